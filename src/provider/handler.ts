@@ -116,12 +116,14 @@ export type Abandoned =
   | ({ operation: "delete" } & DeleteRequest);
 
 /** What the engine keeps of a resource that is there but not whole. */
-export interface Partial {
+export interface PartialResource {
   id: string;
   /** Kept in the state as the resource's outputs. */
   outputs: Properties;
   /** At least one; each is shown, and kept as an `initErrors` entry. */
   reasons: string[];
+  /** Only from a read: the inputs as found, as in `ReadResult`. */
+  inputs?: Properties;
 }
 
 /** One resource type. */
@@ -147,7 +149,7 @@ export interface Handler {
    * known to be there and why it is not whole. Without it, or for an empty id, the engine gets a plain error and
    * keeps the state it had. For a delete only the reasons count. `context.signal.reason` says why it was stopped.
    */
-  abandoned?(request: Abandoned, context: Context): Partial;
+  abandoned?(request: Abandoned, context: Context): PartialResource;
 }
 
 /** Thrown by create, update or read when the resource is there but not whole: the engine keeps it, and retries. */
@@ -156,12 +158,14 @@ export class PartialFailure extends Error {
   readonly id: string;
   readonly outputs: Properties;
   readonly reasons: string[];
+  readonly inputs: Properties | undefined;
 
-  constructor({ id, outputs, reasons }: Partial) {
+  constructor({ id, outputs, reasons, inputs }: PartialResource) {
     super(reasons.join("\n"));
     this.id = id;
     this.outputs = outputs;
     this.reasons = reasons;
+    this.inputs = inputs;
   }
 }
 
