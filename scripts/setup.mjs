@@ -67,7 +67,8 @@ export function isInstalled(lock, installed) {
 /** How a missing program is installed: [command, ...arguments] by Debian's or Fedora's package, or null where we may not. */
 export function packageInstall(packages, { uid, has }) {
   if (uid !== 0) return null;
-  if (has("apt-get")) return ["apt-get", "install", "-y", "-q", "--no-install-recommends", ...packages.debian];
+  if (has("apt-get"))
+    return ["apt-get", "install", "-y", "-q", "--no-install-recommends", ...packages.debian];
   if (has("dnf")) return ["dnf", "install", "-y", "-q", ...packages.fedora];
   return null;
 }
@@ -111,7 +112,9 @@ function readJson(file) {
 
 /** Folders searched for programs. Daemons lie in sbin, which is not on every user's PATH. Our own node_modules are left out. */
 function searchPath() {
-  const own = (process.env.PATH ?? "").split(path.delimiter).filter((dir) => dir && path.resolve(dir) !== bins);
+  const own = (process.env.PATH ?? "")
+    .split(path.delimiter)
+    .filter((dir) => dir && path.resolve(dir) !== bins);
   return [...new Set([...own, "/usr/sbin", "/usr/local/sbin", "/sbin"])];
 }
 
@@ -219,7 +222,10 @@ async function locked(file, python, work) {
     "print('locked', flush=True)",
     "sys.stdin.read()",
   ].join("\n");
-  const holder = spawn(python, ["-I", "-c", program, file], { stdio: ["pipe", "pipe", "inherit"], detached: true });
+  const holder = spawn(python, ["-I", "-c", program, file], {
+    stdio: ["pipe", "pipe", "inherit"],
+    detached: true,
+  });
   try {
     await new Promise((resolve, reject) => {
       let text = "";
@@ -229,7 +235,9 @@ async function locked(file, python, work) {
         if (text.includes("locked")) resolve();
       });
       holder.on("error", reject);
-      holder.on("exit", () => reject(new SetupError(`The lock file ${file} cannot be written; make its folder writable.`)));
+      holder.on("exit", () =>
+        reject(new SetupError(`The lock file ${file} cannot be written; make its folder writable.`)),
+      );
     });
     return await work();
   } finally {
@@ -258,9 +266,14 @@ async function installPackages() {
   if (!npm) throw new SetupError("npm was not found: install Node.js 20 or newer together with npm.");
   await step("npm packages (npm ci, about a minute)", async () => {
     // No package needs its install script (ssh2's optional addons would be compiled), except `node`: see installNode.
-    const result = await run(npm, ["ci", "--ignore-scripts", "--no-audit", "--no-fund"], { log: "npm", what: "npm ci" });
+    const result = await run(npm, ["ci", "--ignore-scripts", "--no-audit", "--no-fund"], {
+      log: "npm",
+      what: "npm ci",
+    });
     if (result.status !== 0) {
-      throw new SetupError(`npm ci failed; see to it that npm reaches its registry and run this again.\n${tail(result)}`);
+      throw new SetupError(
+        `npm ci failed; see to it that npm reaches its registry and run this again.\n${tail(result)}`,
+      );
     }
   });
 }
@@ -298,7 +311,8 @@ async function installNode() {
 export const pulumiRoot = inRoot(".setup", "pulumi");
 const programs = ["pulumi", "pulumi-language-nodejs"];
 const hasPulumi = (bin) => programs.every((name) => isExecutable(path.join(bin, name)));
-const versionsFolder = () => path.join(process.env.PULUMI_HOME || path.join(os.homedir(), ".pulumi"), "versions");
+const versionsFolder = () =>
+  path.join(process.env.PULUMI_HOME || path.join(os.homedir(), ".pulumi"), "versions");
 const pulumiReady = () => hasPulumi(path.join(pulumiRoot, "bin"));
 
 async function isPulumi(bin) {
@@ -339,7 +353,8 @@ async function makePulumi(versions, target) {
   const scratch = fs.mkdtempSync(path.join(versions, ".making-"));
   try {
     const made = path.join(scratch, "bin");
-    const why = (await downloadPulumi(scratch)) ?? ((await isPulumi(made)) ? null : "what it installed does not run");
+    const why =
+      (await downloadPulumi(scratch)) ?? ((await isPulumi(made)) ? null : "what it installed does not run");
     if (why) {
       say(`Pulumi CLI: ${why}; building it from its Go modules instead`);
       fs.rmSync(made, { recursive: true, force: true });
@@ -378,27 +393,55 @@ async function buildPulumi(bin, why) {
   const go = find("go");
   const or = `let this machine reach the official installer, or install Pulumi ${pulumiVersion} or newer`;
   if (!go) {
-    throw new SetupError(`The Pulumi CLI is missing (${why}) and there is no Go to build it: install Go 1.25 or newer, ${or}.`);
+    throw new SetupError(
+      `The Pulumi CLI is missing (${why}) and there is no Go to build it: install Go 1.25 or newer, ${or}.`,
+    );
   }
   // Asked in the module's folder, an older Go fetches the toolchain that go.mod names, where it may.
   const toolchain = await ask(go, ["version"], { cwd: inRoot("tools", "pulumi"), timeout: 5 * minutes });
   if (!toolchain) {
-    throw new SetupError(`The Pulumi CLI is missing (${why}) and Go at ${go} is older than 1.25: install Go 1.25 or newer, ${or}.`);
+    throw new SetupError(
+      `The Pulumi CLI is missing (${why}) and Go at ${go} is older than 1.25: install Go 1.25 or newer, ${or}.`,
+    );
   }
   fs.mkdirSync(bin, { recursive: true });
   const version = `-X github.com/pulumi/pulumi/sdk/v3/go/common/version.Version=v${pulumiVersion}`;
   const builds = [
-    ["pulumi", "pulumi", `-s -w ${version}`, "github.com/pulumi/pulumi/pkg/v3/cmd/pulumi", "3 to 8 minutes, 5 GB of Go caches"],
-    ["language-nodejs", "pulumi-language-nodejs", "-s -w", "github.com/pulumi/pulumi/sdk/v3/nodejs/cmd/pulumi-language-nodejs", "half a minute"],
+    [
+      "pulumi",
+      "pulumi",
+      `-s -w ${version}`,
+      "github.com/pulumi/pulumi/pkg/v3/cmd/pulumi",
+      "3 to 8 minutes, 5 GB of Go caches",
+    ],
+    [
+      "language-nodejs",
+      "pulumi-language-nodejs",
+      "-s -w",
+      "github.com/pulumi/pulumi/sdk/v3/nodejs/cmd/pulumi-language-nodejs",
+      "half a minute",
+    ],
   ];
   const limit = 30 * minutes;
   for (const [folder, name, flags, source, time] of builds) {
     await step(`building ${name} from its Go module (once per user; about ${time})`, async () => {
-      const args = ["build", "-C", inRoot("tools", folder), "-trimpath", "-ldflags", flags, "-o", path.join(bin, name), source];
+      const args = [
+        "build",
+        "-C",
+        inRoot("tools", folder),
+        "-trimpath",
+        "-ldflags",
+        flags,
+        "-o",
+        path.join(bin, name),
+        source,
+      ];
       const result = await run(go, args, { log: `build-${name}`, what: `building ${name}`, limit });
       if (result.status !== 0) {
         const how = result.status === null ? `took over ${duration(limit)}` : "failed";
-        throw new SetupError(`Building ${name} with Go ${how}: see to it that Go reaches its module proxy, or ${or}.\n${tail(result)}`);
+        throw new SetupError(
+          `Building ${name} with Go ${how}: see to it that Go reaches its module proxy, or ${or}.\n${tail(result)}`,
+        );
       }
     });
   }
@@ -417,7 +460,10 @@ const missingPrograms = () => machinePrograms.filter(({ name }) => !find(name));
 
 /** Installs packages of the machine as root, or throws `otherwise`. */
 async function installOnMachine(packages, otherwise) {
-  const command = packageInstall(packages, { uid: process.getuid?.() ?? -1, has: (name) => Boolean(find(name)) });
+  const command = packageInstall(packages, {
+    uid: process.getuid?.() ?? -1,
+    has: (name) => Boolean(find(name)),
+  });
   if (!command) throw new SetupError(otherwise);
   const names = packages.debian.join(" ");
   const env = { ...machineEnv(), DEBIAN_FRONTEND: "noninteractive" };
@@ -425,7 +471,8 @@ async function installOnMachine(packages, otherwise) {
   await step(`${names} (${command[0]}, as root)`, async () => {
     // The lab starts an sshd of its own on loopback. The machine's must not appear because of us.
     if (isServer) await ask("systemctl", ["mask", "--runtime", "ssh.service", "ssh.socket"]);
-    if (command[0] === "apt-get") await run("apt-get", ["update", "-q"], { log: "apt-update", what: "apt-get update", env });
+    if (command[0] === "apt-get")
+      await run("apt-get", ["update", "-q"], { log: "apt-update", what: "apt-get update", env });
     const result = await run(command[0], command.slice(1), { log: "packages", what: names, env });
     if (isServer) {
       await ask("systemctl", ["disable", "ssh.service", "ssh.socket"]);
@@ -451,7 +498,8 @@ const venv = (...parts) => inRoot(".venv", ...parts);
 /** What the virtual environment was made from. It holds absolute paths and its Python's, so a moved clone makes a new one. */
 function venvStamp() {
   const hash = createHash("sha256");
-  for (const part of [fs.readFileSync(inRoot("lab", "requirements.txt")), venv()]) hash.update(part).update("\0");
+  for (const part of [fs.readFileSync(inRoot("lab", "requirements.txt")), venv()])
+    hash.update(part).update("\0");
   return hash.digest("hex");
 }
 
@@ -478,7 +526,8 @@ async function findPython(minor, modules) {
 async function installSalt() {
   const python = await findPython(10, "ssl, venv, zlib");
   if (!python) {
-    const otherwise = "The lab needs Python 3.10 or newer with its ssl and venv modules: install the packages python3 and python3-venv.";
+    const otherwise =
+      "The lab needs Python 3.10 or newer with its ssl and venv modules: install the packages python3 and python3-venv.";
     await installOnMachine({ debian: ["python3", "python3-venv"], fedora: ["python3"] }, otherwise);
     return installSalt();
   }
@@ -487,10 +536,22 @@ async function installSalt() {
     const pip = await makeVenv(python);
     // Salt comes as source: what builds it is pinned in the same file (two names of one setting: pip before and after 25.3).
     const requirements = inRoot("lab", "requirements.txt");
-    const env = { ...machineEnv(), PIP_DISABLE_PIP_VERSION_CHECK: "1", PIP_CONSTRAINT: requirements, PIP_BUILD_CONSTRAINT: requirements };
-    const result = await run(pip[0], [...pip.slice(1), "install", "-r", requirements], { log: "pip", what: "Salt", env });
+    const env = {
+      ...machineEnv(),
+      PIP_DISABLE_PIP_VERSION_CHECK: "1",
+      PIP_CONSTRAINT: requirements,
+      PIP_BUILD_CONSTRAINT: requirements,
+    };
+    const result = await run(pip[0], [...pip.slice(1), "install", "-r", requirements], {
+      log: "pip",
+      what: "Salt",
+      env,
+    });
     if (result.status !== 0) {
-      const compiler = /python\.h|command '?\S*(gcc|cc|clang)'? failed|no such file or directory: '\S*cc'/i.test(result.output);
+      const compiler =
+        /python\.h|command '?\S*(gcc|cc|clang)'? failed|no such file or directory: '\S*cc'/i.test(
+          result.output,
+        );
       throw new SetupError(
         compiler
           ? `A part of Salt has no ready-made package for this machine: install a C compiler and Python's headers (gcc, python3-dev).\n${tail(result)}`
@@ -498,9 +559,14 @@ async function installSalt() {
       );
     }
     // Salt loads its modules by file name; compiling them now saves the first run 10 s.
-    await run(venv("bin", "python3"), ["-m", "compileall", "-q", "-j", "0", venv("lib")], { log: "compileall", what: "Salt" });
+    await run(venv("bin", "python3"), ["-m", "compileall", "-q", "-j", "0", venv("lib")], {
+      log: "compileall",
+      what: "Salt",
+    });
     if ((await ask(venv("bin", "salt-call"), ["--version"])) === null) {
-      throw new SetupError(`Salt does not start with ${python}: install another Python 3 (3.10 to 3.13) and put it first on PATH.`);
+      throw new SetupError(
+        `Salt does not start with ${python}: install another Python 3 (3.10 to 3.13) and put it first on PATH.`,
+      );
     }
     fs.writeFileSync(venv(".stamp"), venvStamp());
   });
@@ -508,12 +574,16 @@ async function installSalt() {
 
 /** Makes the virtual environment and returns the pip command for it. Debian splits ensurepip off into python3-venv. */
 async function makeVenv(python) {
-  const make = (...flags) => run(python, ["-m", "venv", ...flags, venv()], { log: "venv", what: "the virtual environment" });
+  const make = (...flags) =>
+    run(python, ["-m", "venv", ...flags, venv()], { log: "venv", what: "the virtual environment" });
   const own = [venv("bin", "python3"), "-m", "pip"];
   if ((await make()).status === 0) return own;
   fs.rmSync(venv(), { recursive: true, force: true });
   // A pip of the machine (22.3 or newer) can install into another environment.
-  if ((await ask(python, ["-m", "pip", "--python", python, "--version"])) !== null && (await make("--without-pip")).status === 0) {
+  if (
+    (await ask(python, ["-m", "pip", "--python", python, "--version"])) !== null &&
+    (await make("--without-pip")).status === 0
+  ) {
     return [python, "-m", "pip", "--python", venv("bin", "python3")];
   }
   const otherwise = `Python at ${python} cannot make virtual environments with pip: install the package python3-venv.`;
@@ -540,9 +610,13 @@ export function isReady(parts) {
  * @throws {SetupError} when a part cannot be had
  */
 export async function setUp(parts) {
+  // The file backend of Pulumi.yaml wants its folder to exist.
+  if (parts.includes("pulumi")) fs.mkdirSync(inRoot(".state"), { recursive: true });
   if (isReady(parts)) return;
   if (!isAtLeast(process.version, "20.0.0", { anyMajor: true })) {
-    throw new SetupError(`Node.js 20 or newer is needed to start with, this is ${process.version}: install a newer one.`);
+    throw new SetupError(
+      `Node.js 20 or newer is needed to start with, this is ${process.version}: install a newer one.`,
+    );
   }
   const python = await findPython(8, "fcntl");
   if (!python) throw new SetupError("Python 3.8 or newer was not found: install the package python3.");

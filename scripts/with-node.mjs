@@ -12,7 +12,9 @@ import { findNode, partsFor, pulumiRoot, root, setUpOrExit } from "./setup.mjs";
 
 const [need, script, ...args] = process.argv.slice(2);
 if (!need?.startsWith("--need=") || !script) {
-  process.stderr.write("usage: node scripts/with-node.mjs --need=node|pulumi|lab|stack SCRIPT [ARGUMENTS…]\n");
+  process.stderr.write(
+    "usage: node scripts/with-node.mjs --need=node|pulumi|lab|stack SCRIPT [ARGUMENTS…]\n",
+  );
   process.exit(2);
 }
 await setUpOrExit(partsFor(need.slice("--need=".length), args));
@@ -21,7 +23,12 @@ const node = findNode();
 const file = path.resolve(root, script);
 const first = [path.join(pulumiRoot, "bin"), path.join(root, "node_modules", ".bin")];
 const rest = (process.env.PATH ?? "").split(path.delimiter).filter((dir) => !first.includes(dir));
-const env = { ...process.env, PATH: [...first, ...rest].join(path.delimiter) };
+// Pulumi's look for a newer version would reach out to the network at every command.
+const env = {
+  PULUMI_SKIP_UPDATE_CHECK: "true",
+  ...process.env,
+  PATH: [...first, ...rest].join(path.delimiter),
+};
 
 if (process.execve) {
   // Becoming the script leaves no process in between: signals, terminal and status are its own.
