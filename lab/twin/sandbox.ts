@@ -1,0 +1,198 @@
+/**
+ * The sandbox of a twin, from outside: its root file system on disk and its process 1.
+ * What happens inside the namespaces is dom0/host/sandbox.py.
+ */
+import { spawn, spawnSync } from "node:child_process";
+import { randomUUID } from "node:crypto";
+import { chmodSync, cpSync, existsSync, mkdirSync, readFileSync, realpathSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { dirname, join, resolve } from "node:path";
+import { identify, type ProcessId } from "./process.ts";
+import type { Install, World } from "./world.ts";
+
+const HERE = import.meta.dirname;
+const REPOSITORY = resolve(HERE, "../..");
+
+/** Paths below a twin's folder. */
+export const layout = (dir: string) => ({
+  root: join(dir, "root"),
+  world: join(dir, "world"),
+  sys: join(dir, "sys"),
+  ssh: join(dir, "ssh"),
+  log: join(dir, "log"),
+  enter: join(dir, "enter"),
+  record: join(dir, "twin.json"),
+  start: join(dir, "start.json"),
+});
+
+/** dom0's disk as a fresh installation leaves it. */
+export function installRoot(dir: string, install: Install, world: World): void {
+  const { root } = layout(dir);
+  removeRoot(dir);
+  cpSync(join(HERE, "skel"), root, { recursive: true });
+  for (const folder of FOLDERS) mkdirSync(join(root, folder), { recursive: true });
+  chmodSync(join(root, "root"), 0o700);
+  chmodSync(join(root, "var/tmp"), 0o1777);
+  const number = world.release.replace(/^R/, "");
+  const files: NonNullable<Install["files"]> = {
+    "/etc/qubes-release": `Qubes release ${number} (${world.release})\n`,
+    "/etc/system-release": `Qubes release ${number} (${world.release})\n`,
+    "/etc/os-release": osRelease(number),
+    "/var/lib/rpm/twin.json": `${JSON.stringify({ packages: install.packages ?? {} }, null, 1)}\n`,
+    ...install.files,
+  };
+  // The machine's own choice of awk, editor and the like, which its /usr/bin refers to, and where its libraries are.
+  for (const path of ["/etc/alternatives", "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d"])
+    if (existsSync(path)) cpSync(path, join(root, path), { recursive: true, verbatimSymlinks: true });
+  for (const [path, file] of Object.entries(files)) {
+    const { content, mode } = typeof file === "string" ? { content: file, mode: "0644" } : file;
+    mkdirSync(dirname(join(root, path)), { recursive: true });
+    writeFileSync(join(root, path), content);
+    chmodSync(join(root, path), Number.parseInt(mode, 8));
+  }
+}
+
+const osRelease = (number: string) => `NAME="Qubes OS"
+VERSION="${number} (R${number})"
+ID=qubes
+ID_LIKE="fedora"
+VERSION_ID="${number}"
+PRETTY_NAME="Qubes OS ${number} (R${number})"
+CPE_NAME="cpe:/o:ITL:qubes:${number}"
+`;
+
+const FOLDERS = [
+  ..."boot dev etc/lightdm/lightdm.conf.d etc/qubes/policy.d/include etc/salt/minion.d etc/systemd/system home/user".split(" "),
+  ..."media mnt opt proc root run srv/formulas/base srv/pillar srv/salt sys tmp usr/local/bin usr/local/sbin".split(" "),
+  ..."usr/share/xsessions var/cache var/lib/qubes var/lib/rpm var/log/libvirt/libxl var/log/lightdm var/log/qubes".split(" "),
+  ..."var/log/salt var/log/xen/console var/tmp".split(" "),
+];
+
+export function removeRoot(dir: string): void {
+  const { root } = layout(dir);
+  try {
+    rmSync(root, { recursive: true, force: true });
+  } catch {
+    // A folder that its owner may not enter, left by dom0's root.
+    spawnSync("chmod", ["-R", "u+rwX", root]);
+    rmSync(root, { recursive: true, force: true });
+  }
+}
+
+/** Starts the machine on its disk: a new boot. Throws with one sentence when this machine cannot do it. */
+export async function boot(dir: string, world: World): Promise<ProcessId> {
+  if (process.platform !== "linux")
+    throw new Error("The twin needs Linux: it is made of namespaces. Run it in a Linux virtual machine.");
+  const paths = layout(dir);
+  mkdirSync(paths.log, { recursive: true });
+  mkdirSync(join(paths.world, "boot"), { recursive: true });
+  writeFileSync(join(paths.world, "boot/cmdline"), `${world.cmdline}\n`);
+  writeFileSync(join(paths.world, "boot/boot_id"), `${randomUUID()}\n`);
+  writeFileSync(join(paths.world, "boot/osrelease"), `${world.kernel}\n`);
+
+  const venv = salt();
+  const reasons: string[] = [];
+  // A user namespace keeps the twin's root from being the machine's; without one it takes the machine's root.
+  for (const userNamespace of process.getuid?.() === 0 ? [true, false] : [true]) {
+    const config = join(dir, "sandbox.json");
+    writeFileSync(
+      config,
+      JSON.stringify({
+        root: paths.root,
+        world: paths.world,
+        sys: paths.sys,
+        tools: join(HERE, "dom0"),
+        venv: venv.path,
+        interpreters: venv.interpreters,
+        log: join(paths.log, "sandbox.log"),
+        hostname: "dom0",
+        userNamespace,
+        daemons: DAEMONS.filter((daemon) => existsSync(join(HERE, "dom0", daemon.argv[0]?.slice(14) ?? ""))),
+      }),
+    );
+    const { code, stdout, stderr } = await run("python3", ["-I", join(HERE, "dom0/host/sandbox.py"), config]);
+    if (code === 0) {
+      const { pid } = JSON.parse(stdout) as { pid: number };
+      const init = identify(pid);
+      writeEnter(dir, init, userNamespace);
+      return init;
+    }
+    reasons.push(stderr.trim() || `python3 ended with status ${code}`);
+    if (!/Operation not permitted|No space left on device|Invalid argument/.test(stderr)) break;
+  }
+  throw new Error(
+    `The twin's sandbox cannot be made on this machine (${reasons.join("; ")}). It needs user namespaces with mounts ` +
+      "(sysctl kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0) or root with CAP_SYS_ADMIN.",
+  );
+}
+
+const DAEMONS = [
+  { argv: ["/usr/lib/twin/bin/qubesd"], log: "/var/log/qubes/qubesd.log", socket: "/run/qubesd.sock" },
+];
+
+/** The virtual environment with Salt, and the folders of its interpreter that lie outside what the sandbox lends of /usr. */
+function salt(): { path: string; interpreters: string[] } {
+  const path = join(REPOSITORY, ".venv");
+  if (!existsSync(join(path, "bin/python3")))
+    throw new Error("The twin has no Salt yet: run `npm run setup`, which makes .venv from lab/requirements.txt.");
+  const home = /^home = (.*)$/m.exec(readFileSync(join(path, "pyvenv.cfg"), "utf8"))?.[1] ?? "/usr/bin";
+  const prefixes = [dirname(home), dirname(dirname(realpathSync(join(path, "bin/python3"))))];
+  const lent = (prefix: string) => prefix === "/usr" || prefix === "/";
+  return { path, interpreters: [...new Set(prefixes)].filter((prefix) => !lent(prefix)) };
+}
+
+/**
+ * `enter COMMAND` runs a command in the sandbox, as a login by SSH would; without an argument it is sshd's ForceCommand.
+ * It checks that process 1 is still the one it was: a reused id would lead to somewhere else.
+ */
+function writeEnter(dir: string, init: ProcessId, userNamespace: boolean): void {
+  const { enter, log } = layout(dir);
+  const user = userNamespace ? "--user --preserve-credentials " : "";
+  const text = `#!/bin/sh
+# Written by lab/twin/sandbox.ts at each start of the twin.
+stat=$(cat /proc/${init.pid}/stat 2>/dev/null)
+set -- "$#" "\${1-}" \${stat##*) }
+if [ "\${22-}" != ${init.start} ]; then
+  echo "the twin is not running" >&2
+  exit 255
+fi
+command=$2
+if [ "$1" = 0 ]; then
+  command=\${SSH_ORIGINAL_COMMAND-}
+  printf '%s\\n' "\${command:-(login shell)}" >>${quote(join(log, "commands.log"))}
+fi
+[ -n "$command" ] || command='exec /bin/bash -l 2>/dev/null || exec /bin/sh -l'
+exec nsenter --target ${init.pid} ${user}--mount --pid --uts --ipc --net -- /usr/bin/env -i -C /root ${ENVIRONMENT.join(" ")} TERM="\${TERM:-dumb}" /bin/sh -c "$command"
+`;
+  writeFileSync(`${enter}.new`, text, { mode: 0o755 });
+  renameSync(`${enter}.new`, enter);
+}
+
+const ENVIRONMENT = [
+  "PATH=/run/twin/bin:/usr/lib/twin/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+  "HOME=/root USER=root LOGNAME=root SHELL=/bin/sh LANG=C.UTF-8",
+];
+
+export const quote = (text: string) => `'${text.replaceAll("'", "'\\''")}'`;
+
+export interface Result {
+  code: number;
+  stdout: string;
+  stderr: string;
+}
+
+/** Runs a program with nothing on its stdin and waits for it; a signal counts as 128 + its number, as in a shell. */
+export function run(file: string, args: string[]): Promise<Result> {
+  return new Promise((done, fail) => {
+    const child = spawn(file, args, { stdio: ["ignore", "pipe", "pipe"] });
+    let stdout = "";
+    let stderr = "";
+    child.stdout.setEncoding("utf8").on("data", (text: string) => {
+      stdout += text;
+    });
+    child.stderr.setEncoding("utf8").on("data", (text: string) => {
+      stderr += text;
+    });
+    child.on("error", fail);
+    child.on("close", (code, signal) => done({ code: code ?? 128 + (signal === "SIGKILL" ? 9 : 15), stdout, stderr }));
+  });
+}

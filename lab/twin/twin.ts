@@ -1,0 +1,254 @@
+/**
+ * A twin: a simulated Qubes dom0 in a sandbox, reached by SSH. See README.md for what it is made of.
+ * One folder a twin; everything it has lies there, and it belongs to whoever started it.
+ */
+import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { basename, join, resolve } from "node:path";
+import { type CompareOptions, compare, dump, type TwinDump } from "./dump.ts";
+import { alive, end, type ProcessId, signal, tree } from "./process.ts";
+import { boot, installRoot, layout, type Result, removeRoot, run } from "./sandbox.ts";
+import { type Sshd, startSshd } from "./sshd.ts";
+import { writeSysfs } from "./sysfs.ts";
+import { defaultWorld, fixture, type Install, type Machine, type Patch, patched, type World } from "./world.ts";
+
+export type { TwinDump } from "./dump.ts";
+export type { Faults, Install, Machine, World } from "./world.ts";
+
+export interface StartOptions {
+  /** The twin's folder; it is made. A disk left there by an earlier start with the same options is booted again. */
+  dir: string;
+  /** A profile of lab/twin/machines by name, a path, or the machine itself. */
+  machine?: string | Machine;
+  /** A fixture of lab/twin/installs by name, a path, or the installation itself. */
+  install?: string | Install;
+  /** What differs from the default world. */
+  world?: Patch<World>;
+  /** Goes on when this process ends; otherwise the twin ends with it. */
+  detached?: boolean;
+}
+
+export interface Counters {
+  /** TCP connections that sshd took. */
+  connections: number;
+  authentications: number;
+  /** Commands and shells started by SSH. */
+  execs: number;
+  /** admin.vm.List calls that qubesd answered. */
+  snapshots: number;
+}
+
+/** How a twin is reached and what runs it; .lab/<name>/twin.json. */
+interface Running {
+  sandbox: ProcessId;
+  sshd: Sshd;
+}
+
+/** What it starts from, for a reset; .lab/<name>/start.json. */
+interface Start {
+  install: Install;
+  world: World;
+}
+
+const DEFAULT_MACHINE = "recorded";
+const DEFAULT_INSTALL = "recorded";
+
+export async function startTwin(options: StartOptions): Promise<Twin> {
+  const dir = resolve(options.dir);
+  if (await attachTwin(dir)) throw new Error(`The twin in ${dir} is already running; stop it first.`);
+  const machine = part<Machine>("machines", options.machine ?? DEFAULT_MACHINE);
+  const install = part<Install>("installs", options.install ?? DEFAULT_INSTALL);
+  const start: Start = { install, world: patched(defaultWorld(machine), options.world ?? {}) };
+
+  const paths = layout(dir);
+  mkdirSync(join(paths.world, "bin"), { recursive: true });
+  const text = JSON.stringify(start, null, 1);
+  if (!existsSync(paths.root) || !existsSync(paths.start) || readFileSync(paths.start, "utf8") !== text) {
+    installRoot(dir, start.install, start.world);
+    writeFileSync(paths.start, text);
+  }
+  rmSync(join(dir, "world.json"), { force: true });
+  symlinkSync("world/world.json", join(dir, "world.json"));
+  const [sandbox, sshd] = await both(powerOn(dir, start), startSshd(dir));
+  const twin = new Twin(dir, { sandbox, sshd });
+  twin.record();
+  if (!options.detached) endWithThisProcess(twin);
+  return twin;
+}
+
+/** The running twin of a folder, null when none runs there. */
+export async function attachTwin(folder: string): Promise<Twin | null> {
+  const dir = resolve(folder);
+  const { record } = layout(dir);
+  if (!existsSync(record)) return null;
+  const running = JSON.parse(readFileSync(record, "utf8")) as Running;
+  if (alive(running.sandbox) && alive(running.sshd.process)) return new Twin(dir, running);
+  // Half of it is gone (a crash, a kill): the other half is of no use to anyone.
+  await end([...tree(running.sandbox), ...tree(running.sshd.process)]);
+  rmSync(record);
+  return null;
+}
+
+function part<T>(folder: "machines" | "installs", given: string | T): T {
+  return typeof given === "string" ? fixture<T>(folder, given) : given;
+}
+
+/** Both, or neither: when one fails, the other is ended. */
+async function both(sandbox: Promise<ProcessId>, sshd: Promise<Sshd>): Promise<[ProcessId, Sshd]> {
+  const [first, second] = await Promise.allSettled([sandbox, sshd]);
+  if (first.status === "fulfilled" && second.status === "fulfilled") return [first.value, second.value];
+  if (first.status === "fulfilled") await end([first.value]);
+  if (second.status === "fulfilled") await end([second.value.process]);
+  throw first.status === "rejected" ? first.reason : (second as PromiseRejectedResult).reason;
+}
+
+async function powerOn(dir: string, start: Start): Promise<ProcessId> {
+  const paths = layout(dir);
+  mkdirSync(paths.sys, { recursive: true });
+  writeWorld(dir, start.world);
+  writeFileSync(join(paths.world, "install.json"), JSON.stringify(start.install, null, 1));
+  return boot(dir, start.world);
+}
+
+function readWorld(dir: string): World {
+  return JSON.parse(readFileSync(join(layout(dir).world, "world.json"), "utf8")) as World;
+}
+
+/** world.json, and what follows from it outside the running system: /sys and which commands there are. */
+function writeWorld(dir: string, world: World): void {
+  const { world: folder, sys } = layout(dir);
+  const file = join(folder, "world.json");
+  writeFileSync(`${file}.new`, JSON.stringify(world, null, 1));
+  renameSync(`${file}.new`, file);
+  writeSysfs(sys, world);
+  const bin = join(folder, "bin");
+  rmSync(bin, { recursive: true, force: true });
+  mkdirSync(bin);
+  if (!world.faults.saltMissing)
+    for (const name of ["qubesctl", "salt-call"]) symlinkSync(`/usr/lib/twin/salt/bin/${name}`, join(bin, name));
+  if (world.faults.noPython)
+    writeFileSync(join(bin, "python3"), '#!/bin/sh\necho "sh: python3: command not found" >&2\nexit 127\n', { mode: 0o755 });
+}
+
+export class Twin {
+  readonly dir: string;
+  readonly name: string;
+  readonly port: number;
+  readonly user: string;
+  readonly identityFile: string;
+  /** "SHA256:…" */
+  readonly hostKey: string;
+  #running: Running;
+
+  constructor(dir: string, running: Running) {
+    this.dir = dir;
+    this.name = basename(dir);
+    this.port = running.sshd.port;
+    this.user = running.sshd.user;
+    this.identityFile = running.sshd.identityFile;
+    this.hostKey = running.sshd.hostKey;
+    this.#running = running;
+  }
+
+  /** Runs a command line in dom0 as root, past SSH. */
+  exec(command: string): Promise<Result> {
+    return run(layout(this.dir).enter, [command]);
+  }
+
+  dump(): Promise<TwinDump> {
+    return dump(this);
+  }
+
+  compare(before: TwinDump, after: TwinDump, options?: CompareOptions): string[] {
+    return compare(before, after, options);
+  }
+
+  /** Changes the surroundings; it takes effect at once. A part that is `undefined` in the patch goes. */
+  async world(patch: Patch<World>): Promise<void> {
+    const before = readWorld(this.dir);
+    const after = patched(before, patch);
+    writeWorld(this.dir, after);
+    if (Boolean(before.faults.diskFull) !== Boolean(after.faults.diskFull)) await this.#fillDisk(after);
+  }
+
+  async #fillDisk(world: World): Promise<void> {
+    const { code, stderr } = await this.exec(`/usr/lib/twin/host/disk.py ${world.faults.diskFull ? "fill" : "free"}`);
+    if (code !== 0) throw new Error(`The disk of the twin ${this.name} cannot be made full or free: ${stderr.trim()}`);
+  }
+
+  /** Since the twin's folder was made or its logs were cleared by a reset. Differences: see `since`. */
+  counters(): Counters {
+    const { log, root } = layout(this.dir);
+    const sshd = read(join(log, "sshd.log"));
+    return {
+      connections: count(sshd, /^Connection from /gm),
+      authentications: count(sshd, /^Accepted publickey for /gm),
+      execs: count(sshd, /^Starting session: /gm),
+      snapshots: count(read(join(root, "var/log/qubes/qubesd-calls.log")), /\badmin\.vm\.List\b/g),
+    };
+  }
+
+  /** What was counted since an earlier reading. */
+  since(before: Counters): Counters {
+    const now = this.counters();
+    return {
+      connections: now.connections - before.connections,
+      authentications: now.authentications - before.authentications,
+      execs: now.execs - before.execs,
+      snapshots: now.snapshots - before.snapshots,
+    };
+  }
+
+  /** A fresh installation in its first world and a new boot; address and keys stay. */
+  async reset(): Promise<void> {
+    await end([this.#running.sandbox]);
+    const start = JSON.parse(readFileSync(layout(this.dir).start, "utf8")) as Start;
+    installRoot(this.dir, start.install, start.world);
+    this.#running.sandbox = await powerOn(this.dir, start);
+    this.record();
+  }
+
+  async stop(): Promise<void> {
+    await end(this.#processes());
+    rmSync(layout(this.dir).record, { force: true });
+  }
+
+  /** Stops the twin and removes all it had. */
+  async remove(): Promise<void> {
+    await this.stop();
+    removeRoot(this.dir);
+    rmSync(this.dir, { recursive: true, force: true });
+  }
+
+  /** Ends it without waiting, for a process that is ending itself. */
+  kill(): void {
+    for (const process of this.#processes()) signal(process, "SIGKILL");
+    rmSync(layout(this.dir).record, { force: true });
+  }
+
+  /** sshd with its sessions, and process 1, which takes everything in the sandbox with it. */
+  #processes(): ProcessId[] {
+    return [...tree(this.#running.sshd.process), this.#running.sandbox];
+  }
+
+  record(): void {
+    const { record } = layout(this.dir);
+    writeFileSync(`${record}.new`, JSON.stringify(this.#running, null, 1));
+    renameSync(`${record}.new`, record);
+  }
+}
+
+const read = (path: string) => (existsSync(path) ? readFileSync(path, "utf8") : "");
+const count = (text: string, pattern: RegExp) => text.match(pattern)?.length ?? 0;
+
+const ours = new Set<Twin>();
+
+function endWithThisProcess(twin: Twin): void {
+  if (ours.size === 0) {
+    process.on("exit", () => {
+      for (const each of ours) each.kill();
+    });
+    for (const [name, number] of [["SIGINT", 2], ["SIGTERM", 15], ["SIGHUP", 1]] as const)
+      process.once(name, () => process.exit(128 + number));
+  }
+  ours.add(twin);
+}
