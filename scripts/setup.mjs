@@ -495,7 +495,7 @@ async function installPrograms() {
 
 const venv = (...parts) => inRoot(".venv", ...parts);
 
-/** What the virtual environment was made from. It holds absolute paths and its Python's, so a moved clone makes a new one. */
+/** What the virtual environment was made from. It holds its own absolute path, so a moved clone makes a new one. */
 function venvStamp() {
   const hash = createHash("sha256");
   for (const part of [fs.readFileSync(inRoot("lab", "requirements.txt")), venv()])
@@ -507,6 +507,15 @@ function saltReady() {
   if (!isExecutable(venv("bin", "python3")) || !isExecutable(venv("bin", "salt-call"))) return false;
   try {
     return fs.readFileSync(venv(".stamp"), "utf8") === venvStamp();
+  } catch {
+    return false;
+  }
+}
+
+/** Whether a script of the virtual environment names this clone's own Python, and not that of where it was copied from. */
+function isMadeHere(script) {
+  try {
+    return fs.readFileSync(script, "utf8").startsWith(`#!${venv("bin")}/`);
   } catch {
     return false;
   }
@@ -532,7 +541,6 @@ async function installSalt() {
     return installSalt();
   }
   await step("Salt for the lab in .venv (pip, about half a minute)", async () => {
-    fs.rmSync(venv(), { recursive: true, force: true });
     const pip = await makeVenv(python);
     // Salt comes as source: what builds it is pinned in the same file (two names of one setting: pip before and after 25.3).
     const requirements = inRoot("lab", "requirements.txt");
@@ -572,11 +580,17 @@ async function installSalt() {
   });
 }
 
-/** Makes the virtual environment and returns the pip command for it. Debian splits ensurepip off into python3-venv. */
+/**
+ * Makes the virtual environment, unless it only lacks packages (a twin may be running from it), and returns the pip command
+ * for it. Debian splits ensurepip off into python3-venv.
+ */
 async function makeVenv(python) {
   const make = (...flags) =>
     run(python, ["-m", "venv", ...flags, venv()], { log: "venv", what: "the virtual environment" });
   const own = [venv("bin", "python3"), "-m", "pip"];
+  if (isMadeHere(venv("bin", "pip")) && (await ask(own[0], [...own.slice(1), "--version"])) !== null)
+    return own;
+  fs.rmSync(venv(), { recursive: true, force: true });
   if ((await make()).status === 0) return own;
   fs.rmSync(venv(), { recursive: true, force: true });
   // A pip of the machine (22.3 or newer) can install into another environment.
