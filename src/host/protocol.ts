@@ -1,0 +1,211 @@
+/**
+ * The agent's protocol: JSON lines over one exec's stdin and stdout. Host answers are outside data; these schemas are
+ * where they become typed values. The other end is `salt/agent/agent.py`; a test keeps both in step.
+ *
+ *     controller → agent   {"id": 1, "op": "snapshot", "args": {…}}
+ *     agent → controller   {"id": 1, "event": {…}}            any number, while it works
+ *     agent → controller   {"id": 1, "ok": {…}}  or  {"id": 1, "error": {…}}
+ *
+ * The first line the agent writes is its Hello. End of its stdin means the controller is gone: a running apply is
+ * stopped, undone from its journal, the lock released. `cancel` ({"id": 2, "op": "cancel", "args": {"id": 1}}) does the same for one request.
+ */
+import { z } from "zod";
+
+export const PROTOCOL = 1;
+
+export const Hello = z.object({
+  agent: z.string(), // sha256 of the source that runs
+  protocol: z.literal(PROTOCOL),
+  python: z.string(),
+  user: z.string(),
+});
+
+export const PropertyValue = z.object({ default: z.boolean(), value: z.string() });
+export const QubeValue = z.object({ class: z.string(), template: z.string().nullable(), label: z.string() });
+export const FileValue = z.object({ content: z.string(), mode: z.string() });
+export const KeyValue = z.union([PropertyValue, QubeValue, FileValue, z.string(), z.literal(true), z.null()]);
+
+/** One entry of the ledger on the host: who owns this key, what it was before they did, what they made of it. */
+export const LedgerEntry = z.object({
+  owner: z.string(), // URN
+  first: KeyValue,
+  ours: KeyValue,
+  /** dom0's clock when `ours` was last written, seconds since the epoch. */
+  at: z.number(),
+});
+
+export const LockHolder = z.object({ holder: z.string(), since: z.number(), pid: z.number() });
+
+export const QubeSnapshot = z.object({
+  class: z.string(),
+  state: z.string(), // Running, Halted, Transient, Paused …
+  /** Every property of admin.vm.property.GetAll; a property without a value is left out. */
+  properties: z.record(z.string(), PropertyValue),
+  features: z.record(z.string(), z.string()),
+  tags: z.array(z.string()),
+  /** Persistent PCI assignments (admin.vm.device.pci.Assigned). */
+  pci: z.array(
+    z.object({
+      port: z.string(),
+      device: z.string(),
+      mode: z.string(),
+      options: z.record(z.string(), z.string()),
+    }),
+  ),
+  /** dom0 shows this running qube's windows now (/run/qubes/guid-running.<xid>); qubes-host.md (d) 3. */
+  guidRunning: z.boolean(),
+  /** A person is in its Xephyr session: a process `qubes-guivm-session <qube>` runs in dom0 (the Exec of its xsession file). */
+  session: z.boolean(),
+});
+
+export const PciFunction = z.object({
+  sbdf: z.string(), // 0000:00:02.0
+  port: z.string().nullable(), // as the host's own list names it, 00_02.0
+  class: z.string(), // 6 hex digits, 030000
+  vendor: z.string(),
+  device: z.string(),
+  subsystem: z.string().nullable(), // vvvv:dddd
+  driver: z.string().nullable(),
+  /** sysfs reset_method, such as ["flr", "bus"]; null where the kernel does not say. */
+  reset: z.array(z.string()).nullable(),
+  name: z.string().nullable(),
+});
+
+export const Facts = z.object({
+  /** First line of /etc/qubes-release, null where the file is missing (not a Qubes host). */
+  qubesRelease: z.string().nullable(),
+  kernel: z.string(),
+  bootId: z.string(),
+  cmdline: z.string(),
+  /** dom0's clock, seconds since the epoch. */
+  now: z.number(),
+  freeBytes: z.number(), // on /var/lib
+  xen: z.object({
+    version: z.string(),
+    virtCaps: z.array(z.string()),
+    totalMemory: z.number(), // MiB
+    freeMemory: z.number(), // MiB
+    iommu: z.boolean().nullable(), // null: the ring buffer no longer says
+    interruptRemapping: z.boolean().nullable(),
+  }),
+  pci: z.array(PciFunction),
+});
+
+export const Snapshot = z.object({
+  facts: Facts,
+  qubes: z.record(z.string(), QubeSnapshot),
+  globals: z.record(z.string(), PropertyValue),
+  labels: z.array(z.string()),
+  /** Every file of /etc/qubes/policy.d (with include/), /usr/share/xsessions, /etc/lightdm/lightdm.conf.d; text up to 256 KiB. */
+  files: z.record(z.string(), FileValue),
+  /** Only the packages that were asked for: version, or null where not installed. */
+  packages: z.record(z.string(), z.string().nullable()),
+  ledger: z.record(z.string(), LedgerEntry),
+  lock: LockHolder.nullable(),
+  /** A journal left by an apply that neither finished nor was undone. The next apply undoes it first. */
+  unfinished: z.object({ holder: z.string(), since: z.number(), keys: z.array(z.string()) }).nullable(),
+});
+export type Snapshot = z.infer<typeof Snapshot>;
+export type QubeSnapshot = z.infer<typeof QubeSnapshot>;
+export type Facts = z.infer<typeof Facts>;
+export type LedgerEntry = z.infer<typeof LedgerEntry>;
+
+export interface SnapshotArgs {
+  packages: string[];
+}
+
+/** A check on the running result; its evidence is kept whether it passes or not. */
+export type Verification =
+  /** Start the qube if it is not running and wait until its agent answers. */
+  | { kind: "start"; id: string; qube: string; timeout: number }
+  /** A command inside the qube as root (qvm-run); passes when it exits 0. */
+  | { kind: "guest"; id: string; qube: string; command: string; timeout: number }
+  /** A command in dom0; passes when it exits 0. `argv`, never a shell line. */
+  | { kind: "host"; id: string; argv: string[]; timeout: number };
+
+export interface ApplyArgs {
+  /** Who is at work, for whoever finds the lock held: "alice@desk, stack lab, pid 4711". */
+  holder: string;
+  /** Seconds to wait for the lock. */
+  wait: number;
+  /** URN that will own what is touched. */
+  owner: string;
+  /** Everything this apply may change: read and journalled before, claimed in the ledger after. */
+  touch: string[];
+  /** Keys whose ownership ends when this apply succeeds. */
+  release: string[];
+  /** Qubes to shut down before Salt runs (deleting a created qube); refused by the host while clients need them. */
+  shutdown: string[];
+  /** Path below /srv/user_salt → text. */
+  formula: Record<string, string>;
+  /** The state that is run: "guidomain.sys-gui". */
+  sls: string;
+  /** Path below the agent's Salt folder → text: `_states/…`, `_utils/…`. */
+  modules: Record<string, string>;
+  /** What must hold after Salt for the apply to count; a failure undoes the apply. */
+  verify: Verification[];
+  /** Running clients that may be restarted afterwards. */
+  restart: string[];
+  /** What the reply's snapshot is asked for. */
+  snapshot: SnapshotArgs;
+}
+
+export const StateResult = z.object({
+  id: z.string(), // the state's __id__
+  function: z.string(), // "qube.properties"
+  result: z.boolean().nullable(),
+  comment: z.string(),
+  changes: z.record(z.string(), z.unknown()),
+});
+
+export const Evidence = z.object({
+  id: z.string(),
+  ok: z.boolean(),
+  seconds: z.number(),
+  /** What was seen, at most 4 KiB, control characters removed. */
+  output: z.string(),
+});
+export type Evidence = z.infer<typeof Evidence>;
+
+export const ApplyResult = z.object({
+  states: z.array(StateResult),
+  evidence: z.array(Evidence),
+  /** Qubes that were restarted because `restart` named them. */
+  restarted: z.array(z.string()),
+  snapshot: Snapshot,
+});
+export type ApplyResult = z.infer<typeof ApplyResult>;
+
+/** Progress of an apply: `{stage: "salt", text: "12 states, 3 s"}`. */
+export const Progress = z.object({ stage: z.string(), text: z.string() });
+export type Progress = z.infer<typeof Progress>;
+
+export const AgentError = z.object({
+  /**
+   * not-qubes, unsupported-user, lock-held, conflict (another owner), disk-full, salt-missing, salt-compile, salt-failed,
+   * verify-failed, shutdown-refused, cancelled, admin-api, bad-request, internal.
+   */
+  code: z.string(),
+  message: z.string(),
+  /** salt-failed: the states that failed. */
+  failed: z.array(StateResult).optional(),
+  evidence: z.array(Evidence).optional(),
+  /** Keys that had been changed when it failed. */
+  changed: z.array(z.string()).optional(),
+  /** Those of them that were put back and read back as before. */
+  undone: z.array(z.string()).optional(),
+  /** Those that could not be put back, each with the reason. */
+  left: z.record(z.string(), z.string()).optional(),
+  holder: LockHolder.optional(),
+});
+export type AgentErrorBody = z.infer<typeof AgentError>;
+
+/** What the agent sends for a request. */
+export const Reply = z.union([
+  z.object({ id: z.number(), event: Progress }),
+  z.object({ id: z.number(), ok: z.unknown() }),
+  z.object({ id: z.number(), error: AgentError }),
+]);
+
+/** Largest line either side accepts, bytes. */
+export const MAX_LINE = 16 * 1024 * 1024;

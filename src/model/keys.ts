@@ -1,0 +1,41 @@
+/**
+ * Keys: one name for each thing on a host that guidomain may change. The host's ledger (who owns what), the
+ * journal (what it was before) and the registry of claims all speak in keys. Design §4 "Who owns what".
+ *
+ *     qube:sys-gui                       the qube itself           value: QubeValue | null (absent)
+ *     property:sys-gui:maxmem            a property                value: PropertyValue
+ *     feature:sys-gui:service.guivm      a feature or service      value: string | null (not set)
+ *     tag:sys-gui:owner-alice            a tag                     value: true | null
+ *     global:default_guivm               a global property         value: PropertyValue
+ *     file:/etc/qubes/policy.d/x.policy  a file of dom0            value: FileValue | null
+ *     package:dummy-psu-sender           a package of dom0         value: version | null (not installed)
+ */
+export type Key =
+  | `qube:${string}`
+  | `property:${string}:${string}`
+  | `feature:${string}:${string}`
+  | `tag:${string}:${string}`
+  | `global:${string}`
+  | `file:${string}`
+  | `package:${string}`;
+
+/** A property as the Admin API gives it; `default: true` means it follows the default and `value` is what that is now. */
+export interface PropertyValue {
+  default: boolean;
+  /** Text as in the API: "True", "4000", "dom0"; "" for none. */
+  value: string;
+}
+
+export interface QubeValue {
+  class: string;
+  template: string | null;
+  label: string;
+}
+
+export interface FileValue {
+  content: string;
+  /** Octal, such as "0644". */
+  mode: string;
+}
+
+export type KeyValue = PropertyValue | QubeValue | FileValue | string | true | null;

@@ -1,0 +1,83 @@
+/** Desired against live: what one apply has to do. Pure. Design §4 "Who owns what". */
+import type { LedgerEntry, Snapshot } from "../host/protocol.ts";
+import type { KeyValue, QubeValue } from "../model/keys.ts";
+import { type Settings, type Wish, wishes } from "../model/settings.ts";
+import { partsOf, sameValue, satisfied, valueOf } from "./values.ts";
+
+/** A value that goes back to what it was before guidomain came. */
+export interface Restore {
+  key: string;
+  /** null: it was not there. */
+  to: KeyValue;
+}
+
+export interface Plan {
+  /** What the host does not have yet. */
+  changes: { wish: Wish; from: KeyValue }[];
+  /** What is ours and no longer asked for. */
+  restores: Restore[];
+  /** Everything the apply may change or claims. */
+  touch: string[];
+  /** Keys that stop being ours. */
+  release: string[];
+}
+
+/** What brings the host to `settings`; keys that `owner` had and no longer wants go back to what they were. */
+export function planApply(qube: string, settings: Settings, snapshot: Snapshot, owner: string): Plan {
+  const wanted = wishes(qube, settings);
+  const keys = new Set<string>(wanted.map((w) => w.key));
+  const dropped = ownedBy(snapshot, owner).filter(([key]) => !keys.has(key));
+  const restores = dropped.flatMap(([key, entry]) => restoreOf(key, entry, snapshot));
+  return {
+    changes: wanted.flatMap((wish) => {
+      const from = valueOf(snapshot, wish.key);
+      return satisfied(wish, from) ? [] : [{ wish, from }];
+    }),
+    restores,
+    touch: [...keys, ...restores.map((r) => r.key)],
+    release: dropped.map(([key]) => key),
+  };
+}
+
+/** What takes away everything that `owner` has brought; with "keep" nothing is taken away, only forgotten. */
+export function planDelete(snapshot: Snapshot, owner: string, onDelete: "restore" | "keep"): Plan {
+  const owned = ownedBy(snapshot, owner);
+  const release = owned.map(([key]) => key);
+  if (onDelete === "keep") return { changes: [], restores: [], touch: [], release };
+  const removed = new Set(
+    owned.filter(([key, entry]) => partsOf(key).kind === "qube" && entry.first === null).map(([key]) => partsOf(key).of),
+  );
+  const restores = owned
+    .filter(([key]) => {
+      const { kind, of } = partsOf(key);
+      return !(removed.has(of) && (kind === "property" || kind === "feature" || kind === "tag"));
+    })
+    .flatMap(([key, entry]) => restoreOf(key, entry, snapshot));
+  // A qube that is removed takes its properties along; they are journalled all the same, for the way back.
+  const along = release.filter((key) => removed.has(partsOf(key).of));
+  return { changes: [], restores, touch: [...new Set([...restores.map((r) => r.key), ...along])], release };
+}
+
+function ownedBy(snapshot: Snapshot, owner: string): [string, LedgerEntry][] {
+  return Object.entries(snapshot.ledger).filter(([, entry]) => entry.owner === owner);
+}
+
+/** Only a value that is still ours goes back; what somebody changed since is theirs. */
+function restoreOf(key: string, entry: LedgerEntry, snapshot: Snapshot): Restore[] {
+  const live = valueOf(snapshot, key);
+  if (live === null) return []; // gone already, or its qube is
+  if (partsOf(key).kind === "qube") {
+    if (entry.first === null) return [{ key, to: null }]; // ours, whatever its label is by now
+    return sameQube(live as QubeValue, entry) ? [] : [{ key, to: entry.first }];
+  }
+  if (!sameValue(live, entry.ours) || sameValue(live, entry.first)) return [];
+  return [{ key, to: entry.first }];
+}
+
+const sameQube = (live: QubeValue, entry: LedgerEntry) => !sameValue(live, entry.ours) || sameValue(live, entry.first);
+
+/** Whose a key is when it is somebody else's, or null. */
+export function otherOwner(snapshot: Snapshot, key: string, owner: string): string | null {
+  const entry = snapshot.ledger[key];
+  return entry && entry.owner !== owner ? entry.owner : null;
+}

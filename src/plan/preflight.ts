@@ -1,0 +1,155 @@
+/** What must hold on the host before a GUI domain may be brought up there. Pure. qubes-host.md (h); design §4, §6. */
+import type { QubeSnapshot, Snapshot } from "../host/protocol.ts";
+import { Refusal } from "../model/failure.ts";
+import type { GuiDomain } from "../model/guiDomain.ts";
+import { clientsOf, valueOf } from "./values.ts";
+
+/** Releases with what they can do; 4.1 and 4.2 are at their end of life (qubes-host.md, head). */
+const SUPPORTED_RELEASES = ["R4.3"];
+
+export interface Notice {
+  severity: "info" | "warning";
+  text: string;
+}
+
+const list = (names: string[]) => (names.length ? names.map((n) => `"${n}"`).join(", ") : "none");
+
+/** Throws a Refusal unless this is a Qubes host of a supported release. */
+export function requireQubes(resource: string, host: string, snapshot: Snapshot): string {
+  const text = snapshot.facts.qubesRelease;
+  const refuse = (what: string, next: string) => new Refusal({ resource, host, what, next });
+  if (text === null)
+    throw refuse(
+      "this is not a Qubes host: it has no /etc/qubes-release",
+      "Check that the address leads to dom0 itself, not to a qube or to another machine",
+    );
+  const release = /\((R\d+\.\d+)[^)]*\)/.exec(text)?.[1];
+  if (!release || !SUPPORTED_RELEASES.includes(release))
+    throw refuse(
+      `its release ${release ?? JSON.stringify(text)} is not supported; supported is ${SUPPORTED_RELEASES.join(", ")}`,
+      "Upgrade the host (4.1 and 4.2 get no more security updates from Qubes), or leave it out",
+    );
+  return release;
+}
+
+/** Refuses what cannot work; returns what the user should know beforehand. */
+export function preflight(gui: GuiDomain, snapshot: Snapshot): Notice[] {
+  const resource = `GUI domain ${gui.qube}`;
+  const refuse = (what: string, next: string) => new Refusal({ resource, host: gui.host, what, next });
+  requireQubes(resource, gui.host, snapshot);
+  const notices: Notice[] = [];
+
+  const template = snapshot.qubes[gui.template];
+  if (template?.class !== "TemplateVM") {
+    const templates = Object.keys(snapshot.qubes).filter((q) => snapshot.qubes[q]?.class === "TemplateVM");
+    throw refuse(
+      `template "${gui.template}" ${template ? `is not a template but of class ${template.class}` : "is not installed"}; installed are ${list(templates)}`,
+      `Install it (qvm-template install ${gui.template}) or set "template" to one that is there`,
+    );
+  }
+  if (template.state === "Halted")
+    notices.push({
+      severity: "info",
+      text: `packages in template ${gui.template} are unknown until it is applied: the template is halted, and a preview starts nothing`,
+    });
+
+  if (!snapshot.labels.includes(gui.label))
+    throw refuse(`label "${gui.label}" does not exist there; labels are ${list(snapshot.labels)}`, `Set "label" to one of them`);
+
+  const existing = snapshot.qubes[gui.qube];
+  if (existing && existing.class !== "AppVM")
+    throw refuse(
+      `qube "${gui.qube}" is there already, of class ${existing.class}; a GUI domain is an AppVM`,
+      `Choose another name with "qube", or rename or remove that qube first`,
+    );
+  if (existing && existing.state !== "Halted" && existing.properties["template"]?.value !== gui.template)
+    throw refuse(
+      `its template cannot be changed from "${existing.properties["template"]?.value}" to "${gui.template}" while the qube is ${existing.state.toLowerCase()}`,
+      `Shut "${gui.qube}" down first (its clients too)`,
+    );
+  if (existing && existing.pci.length > 0)
+    throw refuse(
+      `qube "${gui.qube}" has PCI devices assigned (${existing.pci.map((d) => d.port).join(", ")}), so it cannot be of virt_mode pvh as mode "${gui.display[0]}" needs`,
+      `Unassign them (qvm-pci unassign ${gui.qube}) if they are not wanted there`,
+    );
+
+  if (gui.audiovm !== "" && gui.audiovm !== "dom0" && !snapshot.qubes[gui.audiovm])
+    throw refuse(`audio domain "${gui.audiovm}" does not exist there`, `Set "audiovm" to a qube that is there, "dom0" or ""`);
+  for (const viewer of gui.viewers)
+    if (!snapshot.qubes[viewer]) throw refuse(`viewer "${viewer}" does not exist there`, `Take it out of "viewers", or create it`);
+
+  const clients = gui.clients === "default" ? followersOf(gui.qube, snapshot) : gui.clients;
+  for (const client of clients) clientAllowed(gui, client, snapshot, refuse);
+  return notices;
+}
+
+/** Qubes that follow default_guivm, whatever it is now. */
+export function followersOf(qube: string, snapshot: Snapshot): string[] {
+  return Object.keys(snapshot.qubes).filter((name) => name !== qube && snapshot.qubes[name]?.properties["guivm"]?.default === true);
+}
+
+function clientAllowed(gui: GuiDomain, client: string, snapshot: Snapshot, refuse: (what: string, next: string) => Refusal) {
+  const qube = snapshot.qubes[client];
+  const byDefault = gui.clients === "default";
+  if (!qube) throw refuse(`client "${client}" does not exist there`, `Take it out of "clients", or create it`);
+  if (qube.class === "AdminVM") throw refuse(`client "${client}" is dom0 itself, which has no GUI domain`, `Take it out of "clients"`);
+  const next = byDefault
+    ? `Give it dom0 as its own GUI domain first: qvm-prefs ${client} guivm dom0`
+    : `Take it out of "clients"; its windows then stay with dom0`;
+  if (featureOf(qube, snapshot, "os") === "Windows")
+    throw refuse(
+      `client "${client}" runs Windows, whose GUI agent does not work with a GUI domain. Supported are Linux qubes with the Qubes GUI agent; Windows only with dom0 as GUI domain`,
+      next,
+    );
+  const hvm = qube.properties["virt_mode"]?.value === "hvm";
+  if (hvm && !on(featureOf(qube, snapshot, "gui")))
+    throw refuse(
+      `client "${client}" is an HVM without a GUI agent (feature "gui" is not set): only its emulated screen could be shown, which this release does not set up. Supported are qubes with the Qubes GUI agent`,
+      next,
+    );
+}
+
+/** A feature of the qube or, where it has none, of its template (admin.vm.feature.CheckWithTemplate). */
+function featureOf(qube: QubeSnapshot, snapshot: Snapshot, name: string): string | undefined {
+  const template = qube.properties["template"]?.value;
+  return qube.features[name] ?? (template ? snapshot.qubes[template]?.features[name] : undefined);
+}
+
+const on = (feature: string | undefined) => feature !== undefined && feature !== "";
+
+/** A created GUI domain cannot go while qubes still show their windows through it. */
+export function preflightDelete(resource: string, host: string, qube: string, snapshot: Snapshot): void {
+  if (snapshot.qubes[qube]?.state === "Halted" || !snapshot.qubes[qube]) return;
+  const running = clientsOf(snapshot, qube).filter((name) => snapshot.qubes[name]?.state !== "Halted");
+  if (running.length)
+    throw new Refusal({
+      resource,
+      host,
+      what: `it cannot be removed while it shows the windows of running qubes: ${list(running)}`,
+      next: "Shut them down, then run again. Nothing is ever stopped for you",
+    });
+}
+
+/**
+ * Running clients whose GUI domain was changed after they had started: the change takes effect when they restart
+ * (design §4 "Running clients"). Times are dom0's.
+ */
+export function waitingForRestart(qube: string, snapshot: Snapshot): string[] {
+  return clientsOf(snapshot, qube).filter((name) => {
+    const client = snapshot.qubes[name];
+    if (!client || client.class === "AdminVM" || client.state === "Halted") return false;
+    const key = client.properties["guivm"]?.default ? "global:default_guivm" : `property:${name}:guivm`;
+    const entry = snapshot.ledger[key];
+    const started = Number(client.properties["start_time"]?.value || "NaN");
+    // A client that started before we changed it still has its old GUI domain; one that says no time is taken to have.
+    return entry !== undefined && !(started >= entry.at) && changedByUs(entry.first, qube);
+  });
+}
+
+const changedByUs = (first: unknown, qube: string) =>
+  !(typeof first === "object" && first !== null && "value" in first && first.value === qube);
+
+/** The mode that a qube on the host is set up for, by its services (qubes-host.md (b)). */
+export function modeOf(qube: string, snapshot: Snapshot): "xephyr" | "vnc" {
+  return on((valueOf(snapshot, `feature:${qube}:service.guivm-vnc`) as string | null) ?? undefined) ? "vnc" : "xephyr";
+}

@@ -1,0 +1,116 @@
+/** The value of a key on a host, and whether it is what a description asks for. Pure. */
+import type { Snapshot } from "../host/protocol.ts";
+import type { FileValue, KeyValue, PropertyValue } from "../model/keys.ts";
+import type { Wish } from "../model/settings.ts";
+import { rulesOf } from "../policy/rules.ts";
+
+/** A key taken apart: `property:sys-gui:maxmem` is { kind: "property", of: "sys-gui", name: "maxmem" }. */
+export interface KeyParts {
+  kind: "qube" | "property" | "feature" | "tag" | "global" | "file" | "package";
+  /** The qube of a property, feature or tag; otherwise the same as `name`. */
+  of: string;
+  name: string;
+}
+
+export function partsOf(key: string): KeyParts {
+  const [kind, rest] = split(key);
+  switch (kind) {
+    case "property":
+    case "feature":
+    case "tag": {
+      const [of, name] = split(rest);
+      return { kind, of, name };
+    }
+    case "qube":
+    case "global":
+    case "file":
+    case "package":
+      return { kind, of: rest, name: rest };
+    default:
+      throw new Error(`not a key: ${key}`);
+  }
+}
+
+function split(text: string): [string, string] {
+  const at = text.indexOf(":");
+  return at < 0 ? [text, ""] : [text.slice(0, at), text.slice(at + 1)];
+}
+
+/** What the host has for this key now; null where there is nothing (no such qube, feature not set, file missing). */
+export function valueOf(snapshot: Snapshot, key: string): KeyValue {
+  const { kind, of, name } = partsOf(key);
+  const qube = snapshot.qubes[of];
+  switch (kind) {
+    case "qube":
+      return qube
+        ? { class: qube.class, template: qube.properties["template"]?.value ?? null, label: qube.properties["label"]?.value ?? "" }
+        : null;
+    case "property":
+      return qube ? (qube.properties[name] ?? { default: true, value: "" }) : null;
+    case "feature":
+      return qube?.features[name] ?? null;
+    case "tag":
+      return qube?.tags.includes(name) ? true : null;
+    case "global":
+      return snapshot.globals[name] ?? null;
+    case "file":
+      return snapshot.files[name] ?? null;
+    case "package":
+      return snapshot.packages[name] ?? null;
+  }
+}
+
+/**
+ * Properties that must be set on the qube itself even where the default has the same value: their default is a
+ * global property that guidomain, or anybody, changes.
+ */
+const MUST_BE_EXPLICIT = new Set(["guivm", "audiovm", "netvm"]);
+
+/** Whether the host already has what is asked for. */
+export function satisfied(wish: Wish, live: KeyValue): boolean {
+  const { kind, name } = partsOf(wish.key);
+  if (live === null) return false;
+  switch (kind) {
+    case "package":
+      return true; // any version
+    case "property":
+    case "global":
+      return sameProperty(name, wish.value as PropertyValue, live as PropertyValue);
+    case "file":
+      return sameFile(name, wish.value as FileValue, live as FileValue);
+    default:
+      return sameValue(wish.value, live);
+  }
+}
+
+function sameProperty(name: string, wanted: PropertyValue, live: PropertyValue): boolean {
+  return live.value === wanted.value && (!live.default || !MUST_BE_EXPLICIT.has(name));
+}
+
+/** A policy with the same rules is the same policy, whoever wrote it; its comments and blanks are nobody's loss. */
+function sameFile(path: string, wanted: FileValue, live: FileValue): boolean {
+  if (live.mode !== wanted.mode) return false;
+  if (live.content === wanted.content) return true;
+  if (path.endsWith(".policy")) return sameValue(rulesOf(wanted.content), rulesOf(live.content));
+  if (path.endsWith(".desktop")) return sameValue(entries(wanted.content), entries(live.content));
+  return false;
+}
+
+/** The lines of a desktop entry that say something, in any order. */
+const entries = (text: string) => rulesOf(text).sort();
+
+/** Deep equality of plain values. */
+export function sameValue(a: unknown, b: unknown): boolean {
+  if (a === b) return true;
+  if (typeof a !== "object" || typeof b !== "object" || a === null || b === null) return false;
+  const [left, right] = [Object.entries(a), Object.entries(b)];
+  return left.length === right.length && left.every(([k, v]) => k in b && sameValue(v, (b as Record<string, unknown>)[k]));
+}
+
+/** The qubes that use `qube` as their GUI domain now, by name; not itself. */
+export function clientsOf(snapshot: Snapshot, qube: string): string[] {
+  return Object.keys(snapshot.qubes)
+    .filter((name) => name !== qube && snapshot.qubes[name]?.properties["guivm"]?.value === qube)
+    .sort();
+}
+

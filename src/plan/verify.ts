@@ -1,0 +1,33 @@
+/** The checks that a mode must pass on the host before it counts. Pure. Source: qubes-host.md (d), design §5 "Xephyr". */
+import type { Snapshot, Verification } from "../host/protocol.ts";
+import type { GuiDomain, Mode } from "../model/guiDomain.ts";
+
+/** Seconds. */
+const START = 120;
+const LOOK = 30;
+
+/** Packages without which the mode cannot work, installed in the template (qubes-host.md (b) "Template packages"). */
+const TEMPLATE_PACKAGES: Record<Mode, string[]> = {
+  xephyr: ["qubes-vm-guivm"],
+  vnc: ["qubes-vm-guivm", "lightdm"],
+};
+
+export function verificationsOf(gui: GuiDomain, mode: Mode, snapshot: Snapshot): Verification[] {
+  const { qube } = gui;
+  const guest = (id: string, command: string): Verification => ({ kind: "guest", id, qube, command, timeout: LOOK });
+  const packages = TEMPLATE_PACKAGES[mode].join(" ");
+  const debian = snapshot.qubes[gui.template]?.features["os-distribution"] === "debian";
+  return [
+    {
+      kind: "host",
+      id: "policy evaluates",
+      argv: ["qrexec-policy-exec", "--just-evaluate", qube, "dom0", "policy.EvalGUI+qubes.ClipboardPaste"],
+      timeout: LOOK,
+    },
+    { kind: "start", id: "GUI domain starts", qube, timeout: START },
+    guest(`packages of template ${gui.template}`, debian ? `dpkg-query -W ${packages}` : `rpm -q ${packages}`),
+    ...(mode === "xephyr"
+      ? [guest("session service exists", "test -e /etc/qubes-rpc/qubes.GuiVMSession")]
+      : [guest("greeter runs", "systemctl is-active lightdm"), guest("VNC listens", "ss -ltn | grep -q ':5900 '")]),
+  ];
+}

@@ -1,0 +1,65 @@
+/**
+ * Who wants what in this engine operation: two resources of one program that want the same thing differ before any
+ * host is touched. The ledger on the host says the same about other programs. Design §4 "Who owns what".
+ */
+import { Refusal } from "../model/failure.ts";
+import { otherOwner } from "../plan/changes.ts";
+import { partsOf } from "../plan/values.ts";
+import type { Snapshot } from "../host/protocol.ts";
+
+/** `urn:pulumi:lab::site::guidomain:index:GuiDomain::sys-gui` → `GuiDomain "sys-gui" (stack lab, project site)`. */
+export function ownerName(urn: string): string {
+  const [head = "", project, types = "", name] = urn.split("::");
+  if (name === undefined) return urn;
+  const type = types.split("$").at(-1)?.split(":").at(-1);
+  return `${type} "${name}" (stack ${head.replace("urn:pulumi:", "")}, project ${project})`;
+}
+
+export class Claims {
+  readonly #owners = new Map<string, string>();
+
+  /** Claims `keys` of a host for `urn`, or refuses with the name of the other claimant. Claiming again is no conflict. */
+  claim(host: string, urn: string, resource: string, keys: readonly string[], snapshot: Snapshot): void {
+    for (const key of keys) {
+      const at = `${host}\0${key}`;
+      const other = this.#owners.get(at);
+      if (other !== undefined && other !== urn)
+        throw new Refusal({
+          resource,
+          host,
+          what: `${wordsFor(key)} is claimed by ${ownerName(other)} as well`,
+          next: "One of the two must let go of it; a qube has exactly one GUI domain",
+        });
+      const owner = otherOwner(snapshot, key, urn);
+      if (owner !== null)
+        throw new Refusal({
+          resource,
+          host,
+          what: `${wordsFor(key)} belongs to ${ownerName(owner)}, as the host's ledger says`,
+          next: 'Take it out there first ("pulumi up" or "pulumi destroy" of that stack), or out of this program',
+        });
+    }
+    for (const key of keys) this.#owners.set(`${host}\0${key}`, urn);
+  }
+}
+
+/** A key in the user's words. */
+export function wordsFor(key: string): string {
+  const { kind, of, name } = partsOf(key);
+  switch (kind) {
+    case "qube":
+      return `qube "${of}"`;
+    case "property":
+      return name === "guivm" ? `the GUI domain of "${of}"` : `property ${name} of "${of}"`;
+    case "feature":
+      return name.startsWith("service.") ? `service ${name.slice(8)} of "${of}"` : `feature ${name} of "${of}"`;
+    case "tag":
+      return `tag ${name} of "${of}"`;
+    case "global":
+      return `the host's ${name}`;
+    case "file":
+      return `file ${name}`;
+    case "package":
+      return `dom0 package ${name}`;
+  }
+}

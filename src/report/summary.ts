@@ -1,0 +1,106 @@
+/** What a run did, as one document for programs and as a few lines for people. Pure. Issue 3 item 8. */
+
+export interface Changes {
+  create: number;
+  update: number;
+  delete: number;
+  replace: number;
+  same: number;
+}
+
+export interface HostReport {
+  name: string;
+  /** The GUI domain; one entry for each. */
+  qube: string;
+  mode: string;
+  state: string;
+  attempts: { mode: string; verdict: string; reason: string }[];
+  pending: { kind: string; qubes?: string[]; why: string }[];
+}
+
+/** The document of `--json`; its schema is in docs/json.md. */
+export interface RunReport {
+  changes: Changes;
+  hosts: HostReport[];
+  errors: string[];
+}
+
+/** A resource of the exported state; only what is read here. */
+interface StateResource {
+  type?: unknown;
+  outputs?: unknown;
+}
+
+/** The GUI domains of an exported deployment. Outputs that are missing (older state) are left out, never invented. */
+export function hostsOf(resources: readonly StateResource[]): HostReport[] {
+  return resources
+    .filter((r) => r.type === "guidomain:index:GuiDomain" && typeof r.outputs === "object" && r.outputs !== null)
+    .map((r) => {
+      const outputs = r.outputs as Record<string, unknown>;
+      const text = (key: string) => (typeof outputs[key] === "string" ? outputs[key] : "unknown");
+      const items = <T>(key: string) => (Array.isArray(outputs[key]) ? (outputs[key] as T[]) : []);
+      return {
+        name: text("host"),
+        qube: text("qube"),
+        mode: text("mode"),
+        state: outputs["looked"] === false ? "not looked at" : text("state"),
+        attempts: items<HostReport["attempts"][number]>("attempts"),
+        pending: items<HostReport["pending"][number]>("pending"),
+      };
+    })
+    .sort((a, b) => (a.name + a.qube < b.name + b.qube ? -1 : 1));
+}
+
+const NO_CHANGES: Changes = { create: 0, update: 0, delete: 0, replace: 0, same: 0 };
+
+/** The engine's counts by operation, in our five words; reads and refreshes change nothing. */
+export function changesOf(counts: Readonly<Record<string, number | undefined>>): Changes {
+  const changes = { ...NO_CHANGES };
+  for (const [operation, count = 0] of Object.entries(counts)) {
+    if (operation in changes) changes[operation as keyof Changes] += count;
+    else if (operation === "import") changes.create += count;
+  }
+  return changes;
+}
+
+/** What a person should know at the end, and what to do next. */
+export function summaryText(command: string, report: RunReport): string {
+  const lines: string[] = [];
+  for (const host of report.hosts) {
+    lines.push(`${host.name}: ${host.qube} — mode ${host.mode}, ${STATES[host.state] ?? host.state}`);
+    for (const { mode, verdict, reason } of host.attempts)
+      if (verdict !== "ok") lines.push(`  ${mode}: ${verdict}${reason ? ` — ${reason}` : ""}`);
+    for (const { kind, qubes = [], why } of host.pending) lines.push(`  pending ${kind}: ${qubes.join(", ")} — ${why}`);
+    const next = nextFor(host);
+    if (next) lines.push(`  next: ${next}`);
+  }
+  const done = command === "preview" ? "would be" : "were";
+  const { create, update, delete: gone, replace } = report.changes;
+  const counted = Object.entries({ created: create, updated: update, deleted: gone, replaced: replace })
+    .filter(([, n]) => n > 0)
+    .map(([what, n]) => `${n} ${what}`)
+    .join(", ");
+  lines.push(counted ? `Resources that ${done} changed: ${counted}.` : "No changes.");
+  for (const error of report.errors) lines.push(`Error: ${error}`);
+  return lines.join("\n");
+}
+
+const STATES: Record<string, string> = {
+  ready: "ready",
+  inUse: "in use",
+  drifted: "drifted: somebody changed it since",
+  unverified: "imported, not checked yet",
+};
+
+function nextFor(host: HostReport): string | null {
+  const restart = host.pending.filter((p) => p.kind === "restart").flatMap((p) => p.qubes ?? []);
+  if (host.state === "failed") return 'mend what the error names, then "npm run up" again';
+  if (host.state === "not looked at") return "see that the host answers, then run again";
+  if (host.state === "drifted") return '"npm run up" puts it right';
+  if (restart.length) return `restart ${restart.join(", ")} when it suits you`;
+  if (host.mode === "xephyr" && host.state === "ready")
+    return `log out of dom0 and choose the session "GUI Domain (${host.qube})" at its greeter`;
+  if (host.mode === "vnc" && host.state === "ready")
+    return `from one of its viewers: qvm-connect-tcp 5900:@default:5900, then a VNC viewer on localhost:5900`;
+  return null;
+}

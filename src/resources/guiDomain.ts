@@ -1,0 +1,87 @@
+import * as pulumi from "@pulumi/pulumi";
+import { Host } from "./host.ts";
+
+export interface GuiDomainArgs {
+  /** The machine, or its name in the configuration. */
+  host: Host | pulumi.Input<string>;
+  /** The qube that becomes the GUI domain. Default: the resource's name. */
+  qube?: pulumi.Input<string>;
+  /** "xephyr" (default): inside one full-screen window of dom0. "vnc": a remote display, reached through qrexec. */
+  display?: pulumi.Input<pulumi.Input<"xephyr" | "vnc">[]>;
+  /** Qubes whose windows it shows; "default": every qube without a GUI domain of its own. Default: none. */
+  clients?: pulumi.Input<"default" | pulumi.Input<string>[]>;
+  /** Whether running clients are restarted so that a change takes effect. Default: "never"; they are then listed in `pending`. */
+  restartClients?: pulumi.Input<"never" | "allowed">;
+  /** At dom0's greeter: a person chooses (default), it is chosen beforehand, or `sessionUser` is logged in without a password. */
+  session?: pulumi.Input<"choose" | "preselect" | "autologin">;
+  sessionUser?: pulumi.Input<string>;
+  /** "restore" (default): everything goes back to what it was, a qube that was created here is removed. "keep": all stays. */
+  onDelete?: pulumi.Input<"restore" | "keep">;
+  unreachable?: pulumi.Input<"fail" | "skip">;
+  /** TemplateVM. Default: "fedora-43-xfce". */
+  template?: pulumi.Input<string>;
+  /** Default: "black". */
+  label?: pulumi.Input<string>;
+  /** MiB. */
+  memory?: pulumi.Input<number>;
+  /** MiB; 0 switches memory balancing off. Default: 4000. */
+  maxmem?: pulumi.Input<number>;
+  vcpus?: pulumi.Input<number>;
+  /** Default: true. */
+  autostart?: pulumi.Input<boolean>;
+  /** Its audio domain, "" for none. Default: "dom0" with "xephyr", none with "vnc". */
+  audiovm?: pulumi.Input<string>;
+  /** Packages of dom0. Default: dummy-psu-sender, with "xephyr" also dummy-backlight-dom0. */
+  hostPackages?: pulumi.Input<pulumi.Input<string>[]>;
+  /** "vnc" only: qubes that may reach the display through qubes.ConnectTCP +5900. */
+  viewers?: pulumi.Input<pulumi.Input<string>[]>;
+}
+
+export interface Attempt {
+  mode: string;
+  verdict: "ok" | "refused" | "failed";
+  reason: string;
+}
+
+export interface Pending {
+  kind: "restart";
+  qubes: string[];
+  why: string;
+}
+
+/** A GUI domain: the qube that shows the windows of its clients. Its import id is `host/qube`. */
+export class GuiDomain extends pulumi.CustomResource {
+  declare readonly host: pulumi.Output<string>;
+  declare readonly qube: pulumi.Output<string>;
+  declare readonly display: pulumi.Output<string[]>;
+  declare readonly clients: pulumi.Output<"default" | string[]>;
+  /** The display mode in force, "none" after a failure. */
+  declare readonly mode: pulumi.Output<string>;
+  /** "ready", "inUse", "drifted", "unverified" (imported, never applied) or "failed". */
+  declare readonly state: pulumi.Output<string>;
+  declare readonly attempts: pulumi.Output<Attempt[]>;
+  declare readonly pending: pulumi.Output<Pending[]>;
+  declare readonly evidence: pulumi.Output<{ id: string; ok: boolean; seconds: number; output: string }[]>;
+  declare readonly origin: pulumi.Output<"created" | "adopted">;
+
+  constructor(name: string, args: GuiDomainArgs, options?: pulumi.CustomResourceOptions) {
+    const { host, ...rest } = args;
+    const inputs = { ...GUI_OUTPUTS, ...rest, host: host instanceof Host ? host.name : host };
+    super("guidomain:index:GuiDomain", name, inputs, options);
+  }
+}
+
+const GUI_OUTPUTS = {
+  qube: undefined,
+  display: undefined,
+  clients: undefined,
+  settings: undefined,
+  mode: undefined,
+  state: undefined,
+  attempts: undefined,
+  pending: undefined,
+  evidence: undefined,
+  origin: undefined,
+  looked: undefined,
+  connection: undefined,
+};

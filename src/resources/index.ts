@@ -1,0 +1,2 @@
+export * from "./guiDomain.ts";
+export * from "./host.ts";
