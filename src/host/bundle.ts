@@ -1,0 +1,33 @@
+/** The agent's source as it travels: one JSON object {module: source}, named by its sha256. */
+import { createHash } from "node:crypto";
+import { readdir, readFile } from "node:fs/promises";
+import { basename } from "node:path";
+
+export interface Bundle {
+  /** Source of the loader, for `python3 -I -c`. */
+  loader: string;
+  /** One line of JSON. */
+  text: string;
+  /** sha256 of `text`, hexadecimal. */
+  digest: string;
+}
+
+const SALT = new URL("../../salt/", import.meta.url);
+
+/** Reads the agent from `salt/`: every module of `agent/` but the loader, and the Admin API client. */
+export async function readBundle(salt: URL = SALT): Promise<Bundle> {
+  const modules = (await readdir(new URL("agent/", salt))).filter(
+    (name) => name.endsWith(".py") && name !== "loader.py",
+  );
+  const files = [...modules.map((name) => `agent/${name}`), "_utils/qubes_admin.py"].sort();
+  const source = (file: string) => readFile(new URL(file, salt), "utf8");
+  const entries = await Promise.all(
+    files.map(async (file) => [basename(file, ".py"), await source(file)] as const),
+  );
+  return bundleOf(await source("agent/loader.py"), Object.fromEntries(entries));
+}
+
+export function bundleOf(loader: string, modules: Record<string, string>): Bundle {
+  const text = JSON.stringify(modules);
+  return { loader, text, digest: createHash("sha256").update(text).digest("hex") };
+}

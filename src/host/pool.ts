@@ -1,0 +1,119 @@
+/** All hosts of one process: one line and one agent a host, opened at first use, shared by all resources. */
+import { startAgent } from "./agent.ts";
+import { type Bundle, readBundle } from "./bundle.ts";
+import { cancelled, HostError, ignore } from "./errors.ts";
+import { type HostConnection, type Hosts, publicConnection, secretsOf } from "./inventory.ts";
+import { Scrubber } from "./scrub.ts";
+import { HostSession } from "./session.ts";
+import { connectSsh, type SshLine, type SshOptions } from "./ssh.ts";
+
+export interface PoolOptions {
+  hosts: Hosts;
+  /** The packages that every snapshot tells of. */
+  packages: string[];
+  ssh?: Omit<SshOptions, "signal" | "jump">;
+  /** Milliseconds for the agent to start. */
+  startTimeout?: number;
+  /** Milliseconds for one snapshot. */
+  snapshotTimeout?: number;
+  /** Gets the secrets of the connections; errors and progress of sessions go through it. */
+  scrubber?: Scrubber;
+  /** The agent that is shipped; that of `salt/` unless given. */
+  bundle?: Bundle;
+}
+
+export class HostPool {
+  readonly hosts: Hosts;
+  readonly scrubber: Scrubber;
+  readonly #options: PoolOptions;
+  readonly #sessions = new Map<string, HostSession>();
+  readonly #lines = new Map<string, Promise<SshLine>>();
+  readonly #closing = new AbortController();
+  #bundle: Promise<Bundle> | undefined;
+
+  constructor(options: PoolOptions) {
+    this.#options = options;
+    this.hosts = options.hosts;
+    this.scrubber = options.scrubber ?? new Scrubber();
+    for (const secret of secretsOf(options.hosts.values())) this.scrubber.add(secret);
+  }
+
+  /**
+   * The session of a host; no connection is made yet. `former` is how the host was reached when it was last in the
+   * configuration (a resource's state has it); it counts only where the configuration no longer names the host.
+   */
+  session(name: string, former?: HostConnection): HostSession {
+    const host = this.hosts.get(name) ?? former;
+    if (!host)
+      throw new HostError(
+        "config",
+        name,
+        `${name}: no such host in the configuration${this.hosts.size > 0 ? `; hosts are ${[...this.hosts.keys()].join(", ")}` : ", which names none"}`,
+        `Add ${name} to guidomain:hosts or to the inventory file.`,
+      );
+    const key = keyOf(host);
+    let session = this.#sessions.get(key);
+    if (!session) {
+      const { packages, snapshotTimeout, startTimeout } = this.#options;
+      const open = async () => {
+        const [line, bundle] = await Promise.all([this.#line(host), this.#source()]);
+        return startAgent(line, bundle, {
+          signal: this.#closing.signal,
+          ...(startTimeout && { startTimeout }),
+        });
+      };
+      session = new HostSession(name, open, {
+        packages,
+        scrub: (text) => this.scrubber.scrub(text),
+        ...(snapshotTimeout && { snapshotTimeout }),
+      });
+      this.#sessions.set(key, session);
+    }
+    return session;
+  }
+
+  /** Ends all lines; what still waits is told so. An agent that is at work stops and undoes. */
+  async close(): Promise<void> {
+    this.#closing.abort();
+    const lines = [...this.#lines.values()];
+    await Promise.all([...this.#sessions.values()].map((session) => session.close()));
+    for (const line of lines) await line.then((open) => open.close()).catch(ignore);
+    this.#lines.clear();
+    this.#sessions.clear();
+  }
+
+  /** The line to a host, as itself or as a jump host on the way to others. */
+  async #line(host: HostConnection): Promise<SshLine> {
+    if (this.#closing.signal.aborted) throw cancelled(host.name, "closing");
+    const key = keyOf(host);
+    const current = this.#lines.get(key);
+    if (current) {
+      const line = await current;
+      if (!line.ended) return line;
+      if (this.#lines.get(key) === current) this.#lines.delete(key);
+    }
+    let opening = this.#lines.get(key);
+    if (!opening) {
+      opening = connectSsh(host, {
+        ...this.#options.ssh,
+        signal: this.#closing.signal,
+        jump: (via) => this.#line(via),
+      });
+      const mine = opening;
+      opening.catch(() => {
+        if (this.#lines.get(key) === mine) this.#lines.delete(key);
+      });
+      this.#lines.set(key, opening);
+    }
+    return opening;
+  }
+
+  #source(): Promise<Bundle> {
+    this.#bundle ??= this.#options.bundle ? Promise.resolve(this.#options.bundle) : readBundle();
+    return this.#bundle;
+  }
+}
+
+function keyOf(host: HostConnection): string {
+  return JSON.stringify(publicConnection(host));
+}

@@ -1,0 +1,198 @@
+/** What the provider does with one host: one snapshot for everybody, one apply after the other. */
+import type { Agent, RequestOptions } from "./agent.ts";
+import { AgentFailure, cancelled, HostError, ignore } from "./errors.ts";
+import { type ApplyArgs, ApplyResult, type Progress, Snapshot } from "./protocol.ts";
+import { mapTexts } from "./scrub.ts";
+
+export interface SessionOptions {
+  /** The packages that every snapshot tells of. */
+  packages: string[];
+  /** Milliseconds for one snapshot. */
+  snapshotTimeout?: number;
+  /** Takes secrets out of a text that leaves. */
+  scrub?: (text: string) => string;
+}
+
+export class HostSession {
+  readonly host: string;
+  readonly #open: () => Promise<Agent>;
+  readonly #packages: string[];
+  readonly #snapshotTimeout: number;
+  readonly #scrub: (text: string) => string;
+  #agent: Promise<Agent> | null = null;
+  #snapshot: Promise<Snapshot> | null = null;
+  /** Ends when the last request that was put into the queue has. */
+  #queue: Promise<unknown> = Promise.resolve();
+
+  /** `open` connects and starts an agent; it is called at first use, and again after a line was lost. */
+  constructor(
+    host: string,
+    open: () => Promise<Agent>,
+    { packages, snapshotTimeout = 60_000, scrub = (text) => text }: SessionOptions,
+  ) {
+    this.host = host;
+    this.#open = open;
+    this.#packages = packages;
+    this.#snapshotTimeout = snapshotTimeout;
+    this.#scrub = scrub;
+  }
+
+  /**
+   * The host as it is: one request, shared by all who ask until an apply or `forget`. Aborting ends this caller's
+   * waiting only.
+   */
+  snapshot(signal?: AbortSignal): Promise<Snapshot> {
+    if (!this.#snapshot) {
+      const asked = this.#next(() => this.#take());
+      asked.catch(() => {
+        if (this.#snapshot === asked) this.#snapshot = null;
+      });
+      this.#snapshot = asked;
+    }
+    return this.#told(abortable(this.#snapshot, signal, () => cancelled(this.host, "reading the host")));
+  }
+
+  /** The next snapshot asks the host anew. */
+  forget(): void {
+    this.#snapshot = null;
+  }
+
+  /**
+   * Applies, after every earlier request to this host. Never sent twice: when the line is lost after it was sent, the
+   * error says so (`lost`), and the host undoes by itself. Aborting before its turn ends it at once, aborting while it
+   * runs asks the agent to stop and waits for its word on what was undone.
+   */
+  apply(
+    args: Omit<ApplyArgs, "snapshot">,
+    { onProgress, signal }: RequestOptions = {},
+  ): Promise<ApplyResult> {
+    const waiting = () => cancelled(this.host, "waiting for its turn; nothing was changed");
+    let sent = false;
+    const applied = this.#next(async () => {
+      if (signal?.aborted) throw waiting();
+      const agent = await abortable(this.#connected(), signal, () =>
+        cancelled(this.host, "connecting; nothing was changed"),
+      );
+      sent = true;
+      this.#snapshot = null;
+      let last: Progress | undefined;
+      const result = await agent
+        .request("apply", { ...args, snapshot: { packages: this.#packages } }, ApplyResult, {
+          signal,
+          onProgress: (progress) => {
+            last = mapTexts(progress, this.#scrub);
+            onProgress?.(last);
+          },
+        })
+        .catch((error: unknown) => {
+          throw error instanceof HostError && error.kind === "lost" ? this.#lost(error, agent, last) : error;
+        });
+      this.#snapshot = Promise.resolve(result.snapshot);
+      return result;
+    });
+    // Once sent, only the agent's word counts.
+    return this.#told(abortable(applied, signal, () => (sent ? null : waiting())));
+  }
+
+  async close(): Promise<void> {
+    const agent = this.#agent;
+    this.#agent = null;
+    this.#snapshot = null;
+    await agent?.then((open) => open.close()).catch(ignore);
+  }
+
+  async #take(): Promise<Snapshot> {
+    for (let again = false; ; again = true) {
+      const agent = await this.#connected();
+      let timer: NodeJS.Timeout | undefined;
+      try {
+        const late = new Promise<never>((_, reject) => {
+          timer = setTimeout(() => {
+            reject(
+              new HostError(
+                "protocol",
+                this.host,
+                `${this.host}: the host did not describe itself in ${this.#snapshotTimeout / 1000} s`,
+                "Check whether the machine is overloaded or qubesd hangs, then run it again.",
+              ),
+            );
+            agent.close(); // whatever it still says, nobody waits for it
+          }, this.#snapshotTimeout);
+        });
+        return await Promise.race([agent.request("snapshot", { packages: this.#packages }, Snapshot), late]);
+      } catch (error) {
+        // Reading twice harms nobody.
+        if (again || !(error instanceof HostError) || error.kind !== "lost") throw error;
+      } finally {
+        clearTimeout(timer);
+      }
+    }
+  }
+
+  /** The agent, opened once for all who ask at the same time, and anew where it has ended. */
+  async #connected(): Promise<Agent> {
+    const current = this.#agent;
+    if (current) {
+      const agent = await current;
+      if (!agent.ended) return agent;
+      if (this.#agent === current) this.#agent = null;
+    }
+    if (!this.#agent) {
+      const opening = this.#open();
+      opening.catch(() => {
+        if (this.#agent === opening) this.#agent = null;
+      });
+      this.#agent = opening;
+    }
+    return this.#agent;
+  }
+
+  #next<T>(work: () => Promise<T>): Promise<T> {
+    const result = this.#queue.then(work);
+    this.#queue = result.catch(ignore);
+    return result;
+  }
+
+  #lost(error: HostError, agent: Agent, last: Progress | undefined): HostError {
+    const stage = last
+      ? ` The last that was heard of it: ${last.stage}: ${last.text}.`
+      : " It is not known whether it had begun.";
+    const after = agent.line.ended
+      ? "The host stops it and puts back what it had changed by itself."
+      : "What it had changed stands in the host's journal, and the next apply puts that back first.";
+    return new HostError(
+      "lost",
+      this.host,
+      `${error.message}, while a change was being applied.${stage} ${after}`,
+      error.next,
+    );
+  }
+
+  /** Takes secrets out of what the caller is told in an error. */
+  #told<T>(promise: Promise<T>): Promise<T> {
+    return promise.catch((error: unknown) => {
+      if (error instanceof AgentFailure) throw new AgentFailure(this.host, mapTexts(error.body, this.#scrub));
+      if (error instanceof HostError)
+        throw new HostError(error.kind, error.host, this.#scrub(error.message), this.#scrub(error.next));
+      throw error;
+    });
+  }
+}
+
+/** `promise`, or `reason()` as soon as the signal is aborted; a `reason` of null goes on waiting. */
+function abortable<T>(
+  promise: Promise<T>,
+  signal: AbortSignal | undefined,
+  reason: () => Error | null,
+): Promise<T> {
+  if (!signal) return promise;
+  return new Promise((resolve, reject) => {
+    const onAbort = () => {
+      const error = reason();
+      if (error) reject(error);
+    };
+    if (signal.aborted) onAbort();
+    signal.addEventListener("abort", onAbort, { once: true });
+    promise.then(resolve, reject).finally(() => signal.removeEventListener("abort", onAbort));
+  });
+}
