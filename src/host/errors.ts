@@ -57,10 +57,8 @@ export function cancelled(host: string, doing: string): HostError {
 }
 
 // Terminal control: CSI and OSC sequences, then whatever control characters are left.
-const ESCAPES =
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what this is about
-  /\u001b\[[0-?]*[ -/]*[@-~]|\u001b\][^\u0007\u001b]*(?:\u0007|\u001b\\)?|\u001b./g;
-// biome-ignore lint/suspicious/noControlCharactersInRegex: the same; bidirectional overrides can forge text too
+const ESCAPES = /\u001b\[[0-?]*[ -/]*[@-~]|\u001b\][^\u0007\u001b]*(?:\u0007|\u001b\\)?|\u001b./g;
+// Bidirectional overrides too: they make a text read as another one.
 const CONTROLS = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u202a-\u202e\u2066-\u2069]/g;
 
 /** A host's text made safe to show: no control characters but line ends and tabs, the last `cap` characters of it. */

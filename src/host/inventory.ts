@@ -66,10 +66,11 @@ const refuse = (expected: string) => (issue: { input?: unknown }) =>
     : `${shown(issue.input)} is not allowed; give ${expected}`;
 
 const path = form(/^[^\0\n]*[^\0\n/]$/, "the path of a file");
-const fingerprint = form(
-  /^SHA256:[A-Za-z0-9+/]{43}=?$/,
-  'a fingerprint such as "SHA256:…", as `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` prints it on the host',
-).transform((value) => value.replace(/=$/, ""));
+const FINGERPRINT =
+  'a fingerprint such as "SHA256:…", as `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` prints it on the host';
+const fingerprint = form(/^SHA256:[A-Za-z0-9+/]{43}=?$/, FINGERPRINT).transform((value) =>
+  value.replace(/=$/, ""),
+);
 
 const fields = {
   address: form(
@@ -92,15 +93,17 @@ const fields = {
   // Never shown, whatever was written there.
   passphrase: z.string({ error: () => "the passphrase must be a text (the value is not shown)" }).optional(),
   hostKey: z
-    .union([fingerprint.transform((one) => [one]), z.array(fingerprint).min(1)], {
-      error: (issue) => {
-        const value = Array.isArray(issue.input)
-          ? issue.input.find((one) => !fingerprint.safeParse(one).success)
-          : issue.input;
-        return refuse('a fingerprint ("SHA256:…") or a list of them')({ input: value ?? issue.input });
-      },
-    })
-    .optional(),
+    .unknown()
+    .optional()
+    .transform((value, context) => {
+      if (value === undefined) return undefined;
+      const list: unknown[] = Array.isArray(value) ? value : [value];
+      const parsed = z.array(fingerprint).min(1).safeParse(list);
+      if (parsed.success) return parsed.data;
+      const input = list.find((item) => !fingerprint.safeParse(item).success) ?? value;
+      context.addIssue({ code: "custom", message: refuse(`${FINGERPRINT}, or a list of them`)({ input }) });
+      return z.NEVER;
+    }),
   knownHosts: path.optional(),
   via: form(/./, "the name of another host").optional(),
   proxyCommand: z
