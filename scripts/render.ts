@@ -39,7 +39,7 @@ await runtime.setMocks(
   {
     newResource({ type, name, inputs }) {
       if (type === "guidomain:index:GuiDomain") found.push({ name, inputs });
-      return { id: name, state: { name, ...inputs } };
+      return { id: name, state: { ...inputs, name: inputs["name"] ?? name } };
     },
     call: ({ inputs }) => inputs,
   },

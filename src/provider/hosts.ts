@@ -5,7 +5,7 @@
 import { readFile } from "node:fs/promises";
 import os from "node:os";
 import path from "node:path";
-import { HostError } from "../host/errors.ts";
+import type { HostError } from "../host/errors.ts";
 import {
   type HostConnection,
   InventoryError,
@@ -14,13 +14,12 @@ import {
   parseHosts,
   parseInventory,
   publicConnection,
-  secretsOf,
 } from "../host/inventory.ts";
 import { HostPool } from "../host/pool.ts";
 import type { ApplyArgs, ApplyResult, Snapshot } from "../host/protocol.ts";
 import { Scrubber } from "../host/scrub.ts";
+import type { HostSession } from "../host/session.ts";
 import { saltModules } from "../formula/modules.ts";
-import { Refusal } from "../model/failure.ts";
 import { Claims } from "./claims.ts";
 import type { Context, Failure, Properties, Value } from "./handler.ts";
 
@@ -39,22 +38,28 @@ export type ApplyRequest = Pick<
 export class Hosts {
   readonly claims = new Claims();
   readonly scrubber = new Scrubber();
-  #inventory: Inventory = new Map();
+  /** Grows with what descriptions name; the pool asks for these at each look. */
+  readonly #packages = [...USUAL_PACKAGES];
+  readonly #stored = new Map<string, HostConnection>();
   #source = "guidomain:hosts";
-  #pool = new HostPool({ packages: USUAL_PACKAGES });
+  #pool = this.#poolOf(new Map());
 
   /** The provider's configuration: `hosts`, or `inventory` (a YAML file), or both; the same name twice is refused. */
   async configure(args: Properties): Promise<void> {
     const { hosts, sources } = await inventoryOf(args);
-    this.#inventory = hosts;
     this.#source = sources.join(" and ") || "guidomain:hosts";
-    for (const secret of secretsOf(hosts.values())) this.scrubber.add(secret);
+    await this.#pool.close();
+    this.#pool = this.#poolOf(hosts);
+  }
+
+  #poolOf(hosts: Inventory): HostPool {
+    return new HostPool({ hosts, packages: this.#packages, scrubber: this.scrubber });
   }
 
   /** Why a host of this name cannot be reached, or null. */
   unknownName(name: string): string | null {
-    if (this.#inventory.has(name)) return null;
-    const names = [...this.#inventory.keys()];
+    const names = [...this.#pool.hosts.keys()];
+    if (names.includes(name)) return null;
     return names.length
       ? `${this.#source} has no host "${name}"; it has ${names.map((n) => `"${n}"`).join(", ")}`
       : `no host is configured; say how "${name}" is reached: pulumi config set --path 'guidomain:hosts.${name}.address' …, or guidomain:inventory`;
@@ -62,14 +67,21 @@ export class Hosts {
 
   /** The host as it is: one look for all resources of an operation, until something is written. */
   async snapshot(name: string, packages: string[], context: Context, stored?: Value): Promise<Snapshot> {
-    return this.#pool.session(this.#connectionOf(name, stored)).snapshot({ packages, signal: context.signal });
+    const session = this.#session(name, stored);
+    const asked = this.#packages.length;
+    for (const one of packages) if (!this.#packages.includes(one)) this.#packages.push(one);
+    if (this.#packages.length > asked) session.forget();
+    return session.snapshot(context.signal);
   }
 
   async apply(name: string, request: ApplyRequest, context: Context, stored?: Value): Promise<ApplyResult> {
-    const session = this.#pool.session(this.#connectionOf(name, stored));
-    const modules = Object.keys(request.formula).length ? await saltModules() : {};
-    return session.apply(
-      { ...request, modules, holder: holderOf(context.urn), wait: LOCK_WAIT },
+    return this.#session(name, stored).apply(
+      {
+        ...request,
+        modules: Object.keys(request.formula).length ? await saltModules() : {},
+        holder: holderOf(context.urn),
+        wait: LOCK_WAIT,
+      },
       {
         signal: context.signal,
         onProgress: ({ stage, text }) => context.log(text ? `${stage}: ${text}` : stage, { ephemeral: true }),
@@ -79,27 +91,16 @@ export class Hosts {
 
   /** The non-secret copy of how a host is reached, for the state. */
   connection(name: string): Value {
-    const known = this.#inventory.get(name) ?? this.#stored.get(name);
+    const known = this.#pool.hosts.get(name) ?? this.#stored.get(name);
     return known ? (JSON.parse(JSON.stringify(publicConnection(known))) as Value) : null;
   }
 
-  readonly #stored = new Map<string, HostConnection>();
-
   /** The configuration decides; the copy in the state is for hosts that it no longer names (design §2). */
-  #connectionOf(name: string, stored?: Value): HostConnection {
-    const configured = this.#inventory.get(name);
-    if (configured) return configured;
-    if (stored) {
-      const connection = this.#stored.get(name) ?? parseConnection(stored, `the state of host ${name}`);
-      this.#stored.set(name, connection);
-      return connection;
-    }
-    throw new Refusal({
-      resource: "The provider",
-      host: name,
-      what: this.unknownName(name) ?? "it is not configured",
-      next: "Add it to the configuration, or correct the name",
-    });
+  #session(name: string, stored: Value | undefined): HostSession {
+    if (this.#pool.hosts.has(name) || !stored) return this.#pool.session(name);
+    const former = this.#stored.get(name) ?? parseConnection(stored, `the state of host ${name}`);
+    this.#stored.set(name, former);
+    return this.#pool.session(name, former);
   }
 
   /** `unreachable: "skip"`: the old state is kept, and the run says so and does not end well (design §2). */

@@ -47,6 +47,7 @@ export interface PciFunction {
 
 /** Every output has to be named, or it is not there. */
 const HOST_OUTPUTS = {
+  name: undefined,
   platform: undefined,
   release: undefined,
   kernel: undefined,
