@@ -30,7 +30,7 @@ export interface SshOptions {
   jump?: (via: HostConnection, signal?: AbortSignal) => Promise<SshLine>;
 }
 
-const DEFAULTS = {
+export const DEFAULTS = {
   connectTimeout: 10_000,
   handshakeTimeout: 15_000,
   keepalive: { interval: 2_000, misses: 3 },
@@ -448,6 +448,20 @@ function translate(
   );
 }
 
+/** RFC 4254 §5.1: the reason is a number; the text beside it is the server's own and may say nothing. */
+function channelReason(error: Error & { reason?: unknown }): string {
+  const reasons = [
+    "",
+    "forbidden by the server (administratively prohibited)",
+    "connect failed",
+    "not known",
+    "resource shortage",
+  ];
+  const text = clean(error.message, 300).replace("(SSH) Channel open failure: ", "");
+  const reason = reasons[Number(error.reason ?? 0)] ?? "";
+  return reason && !text.toLowerCase().includes(reason) ? `${reason}: ${text}` : text;
+}
+
 /** A line that stands. When it ends, `ended` says why, and everybody who listens is told once. */
 export class SshLine {
   readonly host: HostConnection;
@@ -494,10 +508,18 @@ export class SshLine {
 
   /** Runs a command; the channel's stdin, stdout and stderr are the caller's. */
   exec(command: string, signal?: AbortSignal): Promise<ClientChannel> {
-    return this.#open(signal, (done) => this.#client.exec(command, done));
+    return this.#open(signal, (done) => this.#client.exec(command, done)).catch((error: Error) => {
+      if (error instanceof HostError) throw error;
+      throw new HostError(
+        "protocol",
+        this.host.name,
+        `${this.host.name}: the SSH server does not run commands for ${this.host.user}: ${error.message}`,
+        "Check its log, and that neither MaxSessions nor a restriction of the key or of the account forbids it.",
+      );
+    });
   }
 
-  /** A TCP connection that the host opens. */
+  /** A TCP connection that the host opens. Throws a plain Error with the server's reason where it does not. */
   forward(address: string, port: number, signal?: AbortSignal): Promise<ClientChannel> {
     return this.#open(signal, (done) => this.#client.forwardOut("127.0.0.1", 0, address, port, done));
   }
@@ -522,7 +544,7 @@ export class SshLine {
       ask((error, channel) => {
         signal?.removeEventListener("abort", onAbort);
         this.#listeners.delete(onEnd);
-        if (error) return reject(this.#ended ?? error);
+        if (error) return reject(this.#ended ?? new Error(channelReason(error)));
         if (signal?.aborted) channel.destroy();
         resolve(channel);
       });
