@@ -49,8 +49,13 @@ export interface CompareOptions {
 /** One line a difference: "files./etc/x: mode 0644 → 0600", "qubes.…maxmem: 4000 → 1234". Empty when equal. */
 export function compare(before: TwinDump, after: TwinDump, options: CompareOptions = {}): string[] {
   const ignore = options.ignore ?? [];
-  const ignored = (path: string) => ignore.some((start) => path === start || /^[./]/.test(path.slice(start.length)) && path.startsWith(start));
-  return [...differences("", before, after)].filter(({ path }) => !ignored(path)).map(({ path, text }) => `${path}: ${text}`);
+  const ignored = (path: string) =>
+    ignore.some(
+      (start) => path === start || (/^[./]/.test(path.slice(start.length)) && path.startsWith(start)),
+    );
+  return [...differences("", before, after)]
+    .filter(({ path }) => !ignored(path))
+    .map(({ path, text }) => `${path}: ${text}`);
 }
 
 interface Difference {
@@ -63,7 +68,15 @@ function* differences(path: string, before: unknown, after: unknown): Generator<
     for (const key of [...new Set([...Object.keys(before), ...Object.keys(after)])].sort())
       yield* differences(path ? `${path}.${key}` : key, before[key], after[key]);
   } else if (JSON.stringify(before) !== JSON.stringify(after)) {
-    yield { path, text: before === undefined ? `new ${show(after)}` : after === undefined ? `gone ${show(before)}` : `${show(before)} → ${show(after)}` };
+    yield {
+      path,
+      text:
+        before === undefined
+          ? `new ${show(after)}`
+          : after === undefined
+            ? `gone ${show(before)}`
+            : `${show(before)} → ${show(after)}`,
+    };
   }
 }
 

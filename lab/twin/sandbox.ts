@@ -4,7 +4,17 @@
  */
 import { spawn, spawnSync } from "node:child_process";
 import { randomUUID } from "node:crypto";
-import { chmodSync, cpSync, existsSync, mkdirSync, readFileSync, realpathSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  realpathSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { identify, type ProcessId } from "./process.ts";
 import type { Install, World } from "./world.ts";
@@ -61,9 +71,15 @@ CPE_NAME="cpe:/o:ITL:qubes:${number}"
 `;
 
 const FOLDERS = [
-  ..."boot dev etc/lightdm/lightdm.conf.d etc/qubes/policy.d/include etc/salt/minion.d etc/systemd/system home/user".split(" "),
-  ..."media mnt opt proc root run srv/formulas/base srv/pillar srv/salt sys tmp usr/local/bin usr/local/sbin".split(" "),
-  ..."usr/share/xsessions var/cache var/lib/qubes var/lib/rpm var/log/libvirt/libxl var/log/lightdm var/log/qubes".split(" "),
+  ..."boot dev etc/lightdm/lightdm.conf.d etc/qubes/policy.d/include etc/salt/minion.d etc/systemd/system home/user".split(
+    " ",
+  ),
+  ..."media mnt opt proc root run srv/formulas/base srv/pillar srv/salt sys tmp usr/local/bin usr/local/sbin".split(
+    " ",
+  ),
+  ..."usr/share/xsessions var/cache var/lib/qubes var/lib/rpm var/log/libvirt/libxl var/log/lightdm var/log/qubes".split(
+    " ",
+  ),
   ..."var/log/salt var/log/xen/console var/tmp".split(" "),
 ];
 
@@ -109,7 +125,11 @@ export async function boot(dir: string, world: World): Promise<ProcessId> {
         daemons: DAEMONS.filter((daemon) => existsSync(join(HERE, "dom0", daemon.argv[0]?.slice(14) ?? ""))),
       }),
     );
-    const { code, stdout, stderr } = await run("python3", ["-I", join(HERE, "dom0/host/sandbox.py"), config]);
+    const { code, stdout, stderr } = await run(join(venv.path, "bin/python3"), [
+      "-I",
+      join(HERE, "dom0/host/sandbox.py"),
+      config,
+    ]);
     if (code === 0) {
       const { pid } = JSON.parse(stdout) as { pid: number };
       const init = identify(pid);
@@ -133,7 +153,9 @@ const DAEMONS = [
 function salt(): { path: string; interpreters: string[] } {
   const path = join(REPOSITORY, ".venv");
   if (!existsSync(join(path, "bin/python3")))
-    throw new Error("The twin has no Salt yet: run `npm run setup`, which makes .venv from lab/requirements.txt.");
+    throw new Error(
+      "The twin has no Salt yet: run `npm run setup`, which makes .venv from lab/requirements.txt.",
+    );
   const home = /^home = (.*)$/m.exec(readFileSync(join(path, "pyvenv.cfg"), "utf8"))?.[1] ?? "/usr/bin";
   const prefixes = [dirname(home), dirname(dirname(realpathSync(join(path, "bin/python3"))))];
   const lent = (prefix: string) => prefix === "/usr" || prefix === "/";
@@ -193,6 +215,8 @@ export function run(file: string, args: string[]): Promise<Result> {
       stderr += text;
     });
     child.on("error", fail);
-    child.on("close", (code, signal) => done({ code: code ?? 128 + (signal === "SIGKILL" ? 9 : 15), stdout, stderr }));
+    child.on("close", (code, signal) =>
+      done({ code: code ?? 128 + (signal === "SIGKILL" ? 9 : 15), stdout, stderr }),
+    );
   });
 }

@@ -1,6 +1,15 @@
 /** The OpenSSH server that a twin is reached through. It runs outside the sandbox, as the current user, on loopback. */
 import { spawn, spawnSync } from "node:child_process";
-import { chmodSync, copyFileSync, existsSync, mkdirSync, openSync, closeSync, readFileSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  closeSync,
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  writeFileSync,
+} from "node:fs";
 import { createServer } from "node:net";
 import { userInfo } from "node:os";
 import { join } from "node:path";
@@ -17,10 +26,11 @@ export interface Sshd {
   hostKey: string;
 }
 
-/** Keys are made once per twin, so that a host keeps its identity over stops and resets. */
-export async function startSshd(dir: string, wanted?: number): Promise<Sshd> {
+/** Keys and, where it is still free, the port are those of the twin's first start: a host keeps its identity and address. */
+export async function startSshd(dir: string): Promise<Sshd> {
   const program = ["/usr/sbin/sshd", "/usr/local/sbin/sshd", "/usr/bin/sshd"].find(existsSync);
-  if (!program) throw new Error("The twin needs OpenSSH's server: install it (apt-get install openssh-server).");
+  if (!program)
+    throw new Error("The twin needs OpenSSH's server: install it (apt-get install openssh-server).");
   const { ssh, log, enter } = layout(dir);
   mkdirSync(ssh, { recursive: true, mode: 0o700 });
   mkdirSync(log, { recursive: true });
@@ -33,13 +43,17 @@ export async function startSshd(dir: string, wanted?: number): Promise<Sshd> {
 
   const penalties = version(program) >= 9.8;
   const logFile = join(log, "sshd.log");
+  const config = join(ssh, "sshd_config");
+  const last = existsSync(config) ? Number(/127\.0\.0\.1:(\d+)/.exec(readFileSync(config, "utf8"))?.[1]) : 0;
   for (let attempt = 0; attempt < 5; attempt++) {
-    const port = attempt === 0 && wanted ? wanted : await freePort();
-    const config = join(ssh, "sshd_config");
+    const port = attempt === 0 && last ? last : await freePort();
     writeFileSync(config, configuration({ port, hostKeyFile, ssh, enter, penalties }));
     const before = existsSync(logFile) ? readFileSync(logFile, "utf8").length : 0;
     const out = openSync(logFile, "a");
-    const child = spawn(program, ["-D", "-f", config, "-E", logFile], { detached: true, stdio: ["ignore", out, out] });
+    const child = spawn(program, ["-D", "-f", config, "-E", logFile], {
+      detached: true,
+      stdio: ["ignore", out, out],
+    });
     closeSync(out);
     child.unref();
     if (child.pid === undefined) throw new Error(`${program} cannot be started`);
@@ -50,7 +64,9 @@ export async function startSshd(dir: string, wanted?: number): Promise<Sshd> {
         return { process: sshd, port, user: user.username, identityFile, hostKey: fingerprint(hostKeyFile) };
       if (!alive(sshd)) {
         if (/Address already in use/.test(said)) break;
-        throw new Error(`The twin's sshd does not start: ${said.trim().split("\n").at(-1) ?? "no reason given"}`);
+        throw new Error(
+          `The twin's sshd does not start: ${said.trim().split("\n").at(-1) ?? "no reason given"}`,
+        );
       }
       await sleep(5);
     }
@@ -58,7 +74,13 @@ export async function startSshd(dir: string, wanted?: number): Promise<Sshd> {
   throw new Error("The twin's sshd found no free port on 127.0.0.1.");
 }
 
-const configuration = (at: { port: number; hostKeyFile: string; ssh: string; enter: string; penalties: boolean }) => `# Written by lab/twin/sshd.ts
+const configuration = (at: {
+  port: number;
+  hostKeyFile: string;
+  ssh: string;
+  enter: string;
+  penalties: boolean;
+}) => `# Written by lab/twin/sshd.ts
 ListenAddress 127.0.0.1:${at.port}
 HostKey "${at.hostKeyFile}"
 AuthorizedKeysFile "${join(at.ssh, "authorized_keys")}"
@@ -88,8 +110,19 @@ function version(program: string): number {
 }
 
 function makeKey(file: string): void {
-  const { status, stderr, error } = spawnSync("ssh-keygen", ["-q", "-t", "ed25519", "-N", "", "-C", "twin", "-f", file]);
-  if (error) throw new Error("The twin needs OpenSSH's ssh-keygen: install it (apt-get install openssh-client).");
+  const { status, stderr, error } = spawnSync("ssh-keygen", [
+    "-q",
+    "-t",
+    "ed25519",
+    "-N",
+    "",
+    "-C",
+    "twin",
+    "-f",
+    file,
+  ]);
+  if (error)
+    throw new Error("The twin needs OpenSSH's ssh-keygen: install it (apt-get install openssh-client).");
   if (status !== 0) throw new Error(`ssh-keygen cannot make ${file}: ${stderr.toString().trim()}`);
   chmodSync(file, 0o600);
 }

@@ -5,14 +5,16 @@ import type { Machine, MachineFunction, World } from "./world.ts";
 
 /** Writes the tree into `sys`, which must be an existing folder; what was there before goes. */
 export function writeSysfs(sys: string, world: World): void {
-  for (const part of ["bus", "devices", "class", "hypervisor"]) rmSync(join(sys, part), { recursive: true, force: true });
+  for (const part of ["bus", "devices", "class", "hypervisor"])
+    rmSync(join(sys, part), { recursive: true, force: true });
   const bus = join(sys, "bus/pci");
   mkdirSync(join(bus, "devices"), { recursive: true });
   mkdirSync(join(bus, "drivers/pciback"), { recursive: true });
   for (const part of ["class", "devices/virtual"]) mkdirSync(join(sys, part), { recursive: true });
 
   const folders = new Map<string, string>();
-  for (const fn of world.machine.devices) folders.set(fn.sbdf, join(sys, "devices", ...pathOf(world.machine, fn)));
+  for (const fn of world.machine.devices)
+    folders.set(fn.sbdf, join(sys, "devices", ...pathOf(world.machine, fn)));
   for (const fn of world.machine.devices) writeFunction(bus, folders, fn, world.machine);
 
   const xen = join(sys, "hypervisor");
@@ -24,9 +26,16 @@ export function writeSysfs(sys: string, world: World): void {
   writeFileSync(join(xen, "version/extra"), `.${extra}\n`);
 }
 
-function writeFunction(bus: string, folders: Map<string, string>, fn: MachineFunction, machine: Machine): void {
+function writeFunction(
+  bus: string,
+  folders: Map<string, string>,
+  fn: MachineFunction,
+  machine: Machine,
+): void {
   const folder = folders.get(fn.sbdf) ?? "";
-  const [subsystemVendor = "0000", subsystemDevice = "0000"] = (fn.subsystem ?? "").split(":").filter(Boolean);
+  const [subsystemVendor = "0000", subsystemDevice = "0000"] = (fn.subsystem ?? "")
+    .split(":")
+    .filter(Boolean);
   const reset = resetMethods(machine, fn);
   const files: Record<string, string> = {
     vendor: `0x${fn.vendor}`,
@@ -56,7 +65,9 @@ function link(path: string, target: string): void {
 /** The bridge whose secondary bus this function is on. */
 function bridgeAbove(machine: Machine, fn: MachineFunction): MachineFunction | undefined {
   const [domain, bus] = fn.sbdf.split(":");
-  return machine.devices.find((other) => other.bridge?.secondary === bus && other.sbdf.split(":")[0] === domain);
+  return machine.devices.find(
+    (other) => other.bridge?.secondary === bus && other.sbdf.split(":")[0] === domain,
+  );
 }
 
 /** Folder names below /sys/devices: the root bus, the bridges, the function. */

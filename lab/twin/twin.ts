@@ -9,7 +9,15 @@ import { alive, end, type ProcessId, signal, tree } from "./process.ts";
 import { boot, installRoot, layout, type Result, removeRoot, run } from "./sandbox.ts";
 import { type Sshd, startSshd } from "./sshd.ts";
 import { writeSysfs } from "./sysfs.ts";
-import { defaultWorld, fixture, type Install, type Machine, type Patch, patched, type World } from "./world.ts";
+import {
+  defaultWorld,
+  fixture,
+  type Install,
+  type Machine,
+  type Patch,
+  patched,
+  type World,
+} from "./world.ts";
 
 export type { TwinDump } from "./dump.ts";
 export type { Faults, Install, Machine, World } from "./world.ts";
@@ -106,7 +114,17 @@ async function powerOn(dir: string, start: Start): Promise<ProcessId> {
   mkdirSync(paths.sys, { recursive: true });
   writeWorld(dir, start.world);
   writeFileSync(join(paths.world, "install.json"), JSON.stringify(start.install, null, 1));
-  return boot(dir, start.world);
+  const sandbox = await boot(dir, start.world);
+  if (start.world.faults.diskFull) await setDisk(dir, "fill");
+  return sandbox;
+}
+
+async function setDisk(dir: string, how: "fill" | "free"): Promise<void> {
+  const { code, stderr } = await run(layout(dir).enter, [`/usr/lib/twin/host/disk.py ${how}`]);
+  if (code !== 0)
+    throw new Error(
+      `The disk of the twin in ${dir} cannot be made ${how === "fill" ? "full" : "free"}: ${stderr.trim()}`,
+    );
 }
 
 function readWorld(dir: string): World {
@@ -124,9 +142,12 @@ function writeWorld(dir: string, world: World): void {
   rmSync(bin, { recursive: true, force: true });
   mkdirSync(bin);
   if (!world.faults.saltMissing)
-    for (const name of ["qubesctl", "salt-call"]) symlinkSync(`/usr/lib/twin/salt/bin/${name}`, join(bin, name));
+    for (const name of ["qubesctl", "salt-call"])
+      symlinkSync(`/usr/lib/twin/salt/bin/${name}`, join(bin, name));
   if (world.faults.noPython)
-    writeFileSync(join(bin, "python3"), '#!/bin/sh\necho "sh: python3: command not found" >&2\nexit 127\n', { mode: 0o755 });
+    writeFileSync(join(bin, "python3"), '#!/bin/sh\necho "sh: python3: command not found" >&2\nexit 127\n', {
+      mode: 0o755,
+    });
 }
 
 export class Twin {
@@ -167,12 +188,8 @@ export class Twin {
     const before = readWorld(this.dir);
     const after = patched(before, patch);
     writeWorld(this.dir, after);
-    if (Boolean(before.faults.diskFull) !== Boolean(after.faults.diskFull)) await this.#fillDisk(after);
-  }
-
-  async #fillDisk(world: World): Promise<void> {
-    const { code, stderr } = await this.exec(`/usr/lib/twin/host/disk.py ${world.faults.diskFull ? "fill" : "free"}`);
-    if (code !== 0) throw new Error(`The disk of the twin ${this.name} cannot be made full or free: ${stderr.trim()}`);
+    const full = Boolean(after.faults.diskFull);
+    if (full !== Boolean(before.faults.diskFull)) await setDisk(this.dir, full ? "fill" : "free");
   }
 
   /** Since the twin's folder was made or its logs were cleared by a reset. Differences: see `since`. */
@@ -247,7 +264,11 @@ function endWithThisProcess(twin: Twin): void {
     process.on("exit", () => {
       for (const each of ours) each.kill();
     });
-    for (const [name, number] of [["SIGINT", 2], ["SIGTERM", 15], ["SIGHUP", 1]] as const)
+    for (const [name, number] of [
+      ["SIGINT", 2],
+      ["SIGTERM", 15],
+      ["SIGHUP", 1],
+    ] as const)
       process.once(name, () => process.exit(128 + number));
   }
   ours.add(twin);

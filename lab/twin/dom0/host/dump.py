@@ -1,4 +1,4 @@
-#!/usr/bin/python3
+#!/usr/lib/dom0-python/bin/python3
 """dom0 as one JSON document: {qubes, packages, files}. Arguments: paths that are left out with everything below."""
 import hashlib
 import json

@@ -1,0 +1,132 @@
+/**
+ * npm run lab -- COMMAND [NAME] …: twins to work against by hand and by the stack `lab`. NAME is `lab` unless given; a twin
+ * lives in .lab/NAME, and .lab/inventory.yaml tells the stacks how to reach it.
+ */
+import { spawnSync } from "node:child_process";
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+import { join, relative, resolve } from "node:path";
+import { parseArgs } from "node:util";
+import { stringify } from "yaml";
+import { layout } from "./sandbox.ts";
+import { attachTwin, startTwin, type Twin } from "./twin.ts";
+import type { Patch, World } from "./world.ts";
+
+const LAB = resolve(import.meta.dirname, "../../.lab");
+const USAGE = `npm run lab -- start [NAME] [--machine PROFILE] [--install FIXTURE]
+               stop|reset|status [NAME]
+               shell [NAME]                 a shell in dom0
+               exec [--name NAME] COMMAND   runs COMMAND in dom0, exits with its status
+               log [NAME]                   what sshd, the sandbox and qubesd wrote, and the commands that came by SSH
+               world [NAME] JSON            changes the surroundings: '{"network": false}', '{"faults": {"diskFull": true}}'`;
+
+async function main(words: string[]): Promise<number> {
+  if (words[0] === "exec") return exec(words.slice(1));
+  const { values, positionals } = parseArgs({
+    args: words,
+    allowPositionals: true,
+    options: { machine: { type: "string" }, install: { type: "string" } },
+  });
+  const [command, ...rest] = positionals;
+  const json = command === "world" ? rest.pop() : undefined;
+  const name = rest[0] ?? "lab";
+  const dir = join(LAB, name);
+  switch (command) {
+    case "start": {
+      const running = await attachTwin(dir);
+      const { machine, install } = values;
+      const twin =
+        running ??
+        (await startTwin({
+          dir,
+          detached: true,
+          ...(machine ? { machine } : {}),
+          ...(install ? { install } : {}),
+        }));
+      writeInventory(twin);
+      console.log(`${running ? "already running" : "started"}: ${address(twin)}`);
+      return 0;
+    }
+    case "stop": {
+      const twin = await attachTwin(dir);
+      await twin?.stop();
+      console.log(twin ? `stopped: ${name}` : `not running: ${name}`);
+      return 0;
+    }
+    case "reset": {
+      await (await running(dir)).reset();
+      console.log(`reset: ${name} is a fresh installation again`);
+      return 0;
+    }
+    case "status": {
+      const twin = await attachTwin(dir);
+      console.log(
+        twin
+          ? `running: ${address(twin)}\ncounted: ${JSON.stringify(twin.counters())}`
+          : `not running: ${name}`,
+      );
+      return twin ? 0 : 3;
+    }
+    case "shell":
+      return spawnSync(layout((await running(dir)).dir).enter, [""], { stdio: "inherit" }).status ?? 1;
+    case "log":
+      for (const [title, file] of Object.entries(logs(dir)))
+        if (existsSync(file))
+          console.log(
+            `== ${title}: ${relative(process.cwd(), file)}\n${readFileSync(file, "utf8").trimEnd()}`,
+          );
+      return 0;
+    case "world":
+      await (await running(dir)).world(JSON.parse(json ?? "{}") as Patch<World>);
+      return 0;
+    default:
+      console.error(USAGE);
+      return 2;
+  }
+}
+
+/** `exec [--name NAME] [--] COMMAND…`: what follows is dom0's, options too. */
+async function exec(words: string[]): Promise<number> {
+  const name = words[0] === "--name" ? (words.splice(0, 2)[1] ?? "") : "lab";
+  if (words[0] === "--") words.shift();
+  const twin = await running(join(LAB, name));
+  return spawnSync(layout(twin.dir).enter, [words.join(" ")], { stdio: "inherit" }).status ?? 1;
+}
+
+async function running(dir: string): Promise<Twin> {
+  const twin = await attachTwin(dir);
+  if (!twin) throw new Error(`No twin runs in ${relative(process.cwd(), dir)}: npm run lab -- start`);
+  return twin;
+}
+
+const address = (twin: Twin) =>
+  `${twin.name}, dom0 at ssh -p ${twin.port} -i ${relative(process.cwd(), twin.identityFile)} ${twin.user}@127.0.0.1 (${twin.hostKey})`;
+
+const logs = (dir: string) => ({
+  commands: join(layout(dir).log, "commands.log"),
+  sshd: join(layout(dir).log, "sshd.log"),
+  sandbox: join(layout(dir).log, "sandbox.log"),
+  qubesd: join(layout(dir).root, "var/log/qubes/qubesd.log"),
+});
+
+/** Every twin of the lab that was ever started; those that are stopped keep their last address. */
+function writeInventory(started: Twin): void {
+  const hosts: Record<string, unknown> = {};
+  for (const name of readdirSync(LAB).sort()) {
+    const { record } = layout(join(LAB, name));
+    if (!existsSync(record)) continue;
+    const { sshd } = JSON.parse(readFileSync(record, "utf8")) as { sshd: Twin };
+    const { port, user, identityFile, hostKey } = name === started.name ? started : sshd;
+    hosts[name] = { address: "127.0.0.1", port, user, identityFile, hostKey };
+  }
+  mkdirSync(LAB, { recursive: true });
+  const file = join(LAB, "inventory.yaml");
+  writeFileSync(`${file}.new`, `# Written by npm run lab -- start.\n${stringify({ hosts })}`);
+  renameSync(`${file}.new`, file);
+}
+
+try {
+  process.exitCode = await main(process.argv.slice(2));
+} catch (error) {
+  console.error(error instanceof Error ? error.message : String(error));
+  process.exitCode = 1;
+}
