@@ -67,8 +67,9 @@ export class Agent {
   /** Gets each line; replaced as the conversation goes on. */
   #onLine: (line: string) => void = ignore;
   #onEnd: (error: Error) => void = ignore;
-  /** Largest line that is accepted now, bytes. */
+  /** Largest line that is accepted now, bytes: until it has said hello, what a shell may print. */
   #cap = NOISE;
+  #noise = "";
 
   constructor(line: SshLine, channel: ClientChannel) {
     this.line = line;
@@ -95,10 +96,9 @@ export class Agent {
     return new Promise((resolve, reject) => {
       if (this.#ended) return reject(this.#ended);
       this.#onEnd = reject;
-      let noise = "";
       const skip = (line: string) => {
-        noise += `${line}\n`;
-        if (noise.length > NOISE) this.#tooNoisy(noise);
+        this.#noise += `${line}\n`;
+        if (this.#noise.length > NOISE) this.#tooNoisy(this.#noise);
       };
       const hello = (line: string) => {
         const parsed = Hello.safeParse(json(line));
@@ -282,6 +282,13 @@ export class Agent {
         `${name}: there is no python3 for ${user} on the host${this.#said()}`,
         "The agent needs Python 3.8 or later there; dom0 of Qubes OS has it. Install python3, or correct the PATH of that user.",
       );
+    if (this.#cap === NOISE)
+      return new HostError(
+        "protocol",
+        name,
+        `${name}: the agent did not start (exit status ${code ?? signal ?? "unknown"})${this.#said(this.#noise)}`,
+        `Check that \`ssh ${user}@${this.line.host.address} python3 --version\` works: the account needs a login shell and Python 3.8 or later.`,
+      );
     const how = signal
       ? `was killed by ${signal}`
       : code === null
@@ -295,8 +302,8 @@ export class Agent {
     );
   }
 
-  #said(): string {
-    const said = clean(this.#stderr, STDERR);
+  #said(noise = ""): string {
+    const said = clean(`${noise}\n${this.#stderr}`, STDERR);
     return said ? `; its last words: ${said}` : "";
   }
 }
