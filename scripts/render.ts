@@ -28,9 +28,15 @@ if (!stack || rest.length || !/^[\w.-]+$/.test(stack)) {
 async function configuration(): Promise<Record<string, string>> {
   const file = path.join(ROOT, "stacks", `Pulumi.${stack}.yaml`);
   const text = await readFile(file, "utf8").catch(() => "");
-  const config = ((parse(text) as { config?: Record<string, unknown> } | null)?.config ?? {}) as Record<string, unknown>;
+  const config = ((parse(text) as { config?: Record<string, unknown> } | null)?.config ?? {}) as Record<
+    string,
+    unknown
+  >;
   return Object.fromEntries(
-    Object.entries(config).map(([key, value]) => [key, typeof value === "string" ? value : JSON.stringify(value)]),
+    Object.entries(config).map(([key, value]) => [
+      key,
+      typeof value === "string" ? value : JSON.stringify(value),
+    ]),
   );
 }
 
@@ -57,7 +63,8 @@ for (const { name, inputs } of found) {
   const parsed = parseGuiDomain(name, given);
   if ("faults" in parsed) {
     faults += parsed.faults.length;
-    for (const { property, reason } of parsed.faults) process.stderr.write(`GUI domain ${name}: ${property}: ${reason}\n`);
+    for (const { property, reason } of parsed.faults)
+      process.stderr.write(`GUI domain ${name}: ${property}: ${reason}\n`);
     continue;
   }
   const { gui } = parsed;

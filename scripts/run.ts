@@ -15,7 +15,9 @@ const COMMANDS = ["up", "preview", "refresh", "destroy"] as const;
 type Command = (typeof COMMANDS)[number];
 
 function usage(message: string): never {
-  process.stderr.write(`${message}\nUsage: npm run ${COMMANDS.join("|")} [-- [--stack NAME] [--json] [--config KEY=VALUE]]\n`);
+  process.stderr.write(
+    `${message}\nUsage: npm run ${COMMANDS.join("|")} [-- [--stack NAME] [--json] [--config KEY=VALUE]]\n`,
+  );
   process.exit(2);
 }
 
@@ -30,7 +32,8 @@ function parse(argv: string[]) {
         config: { type: "string", short: "c", multiple: true, default: [] },
       },
     });
-    const command = COMMANDS.find((c) => c === positionals[0]) ?? usage(`"${positionals[0]}" is not a command`);
+    const command =
+      COMMANDS.find((c) => c === positionals[0]) ?? usage(`"${positionals[0]}" is not a command`);
     if (positionals.length > 1) usage(`"${positionals[1]}" is one word too many`);
     return { command, ...values };
   } catch (error) {
@@ -55,7 +58,9 @@ const write = (text: string) => process.stderr.write(text);
 
 async function open(): Promise<Stack> {
   await mkdir(path.join(ROOT, ".state"), { recursive: true }); // the file backend wants its folder
-  const passphrase = process.env["PULUMI_CONFIG_PASSPHRASE"] ?? (process.env["PULUMI_CONFIG_PASSPHRASE_FILE"] ? undefined : "");
+  const passphrase =
+    process.env["PULUMI_CONFIG_PASSPHRASE"] ??
+    (process.env["PULUMI_CONFIG_PASSPHRASE_FILE"] ? undefined : "");
   const stack = await automation.LocalWorkspace.createOrSelectStack(
     { stackName, workDir: ROOT },
     {
@@ -72,7 +77,11 @@ async function open(): Promise<Stack> {
 }
 
 async function run(stack: Stack): Promise<void> {
-  const options = { onEvent, color: process.stderr.isTTY ? "always" : "never", ...(json ? {} : { onOutput: write, onError: write }) } as const;
+  const options = {
+    onEvent,
+    color: process.stderr.isTTY ? "always" : "never",
+    ...(json ? {} : { onOutput: write, onError: write }),
+  } as const;
   const operations: Record<Command, () => Promise<unknown>> = {
     up: () => stack.up(options),
     preview: () => stack.preview({ ...options, diff: true }),
@@ -82,7 +91,8 @@ async function run(stack: Stack): Promise<void> {
   await operations[command]();
 }
 
-const needsLab = async (stack: Stack) => ((await stack.getAllConfig())["gui-domains:program"]?.value ?? stackName) === "lab";
+const needsLab = async (stack: Stack) =>
+  ((await stack.getAllConfig())["gui-domains:program"]?.value ?? stackName) === "lab";
 
 try {
   const stack = await open();
@@ -104,7 +114,10 @@ try {
   else write(`\n${summaryText(command, report)}\n`);
 } catch (error) {
   const message = error instanceof Error ? error.message : String(error);
-  if (json) process.stdout.write(`${JSON.stringify({ changes: changesOf({}), hosts: [], errors: [message] }, null, 2)}\n`);
+  if (json)
+    process.stdout.write(
+      `${JSON.stringify({ changes: changesOf({}), hosts: [], errors: [message] }, null, 2)}\n`,
+    );
   else write(`Error: ${message}\n`);
   process.exitCode = 1;
 }

@@ -2,7 +2,11 @@
 import { mkdtempSync, rmSync } from "node:fs";
 import os from "node:os";
 import path from "node:path";
-import automation, { type EngineEvent, type Stack } from "@pulumi/pulumi/automation/index.js";
+import automation, {
+  type EngineEvent,
+  type ProjectSettings,
+  type Stack,
+} from "@pulumi/pulumi/automation/index.js";
 import type { Twin } from "../lab/twin/twin.ts";
 import { pulumiRoot } from "../scripts/pulumi.ts";
 
@@ -56,7 +60,14 @@ export class TestStack {
   }
 
   /** Outputs of a resource in the state, by its name. */
-  async resource(name: string): Promise<{ id?: string; inputs: Record<string, unknown>; outputs: Record<string, unknown>; initErrors?: string[] }> {
+  async resource(
+    name: string,
+  ): Promise<{
+    id?: string;
+    inputs: Record<string, unknown>;
+    outputs: Record<string, unknown>;
+    initErrors?: string[];
+  }> {
     const state = (await this.stack.exportStack()).deployment as { resources?: { urn: string }[] };
     const found = state.resources?.find((r) => r.urn.endsWith(`::${name}`));
     if (!found) throw new Error(`the state has no resource ${name}`);
@@ -85,11 +96,15 @@ export class TestStack {
   }
 
   #note(event: EngineEvent, outcome: Outcome): void {
-    if (event.summaryEvent) outcome.changes = { ...event.summaryEvent.resourceChanges } as Record<string, number>;
+    if (event.summaryEvent)
+      outcome.changes = { ...event.summaryEvent.resourceChanges } as Record<string, number>;
     const { diagnosticEvent: diagnostic, resourcePreEvent: step } = event;
-    if (diagnostic?.severity === "error") outcome.errors.push(diagnostic.message.replace(/<\{%[^%]*%\}>/g, "").trim());
+    if (diagnostic?.severity === "error")
+      outcome.errors.push(diagnostic.message.replace(/<\{%[^%]*%\}>/g, "").trim());
     if (step?.metadata.detailedDiff)
-      outcome.diffs[step.metadata.urn.split("::").at(-1) ?? ""] = Object.keys(step.metadata.detailedDiff).sort();
+      outcome.diffs[step.metadata.urn.split("::").at(-1) ?? ""] = Object.keys(
+        step.metadata.detailedDiff,
+      ).sort();
   }
 }
 
@@ -97,20 +112,23 @@ export async function testStack(
   name: string,
   folder: string,
   hosts: Record<string, unknown>,
-  program: () => Promise<Record<string, unknown> | void>,
+  program: () => Promise<Record<string, unknown> | undefined>,
+  plugin = path.join(ROOT, "provider"),
 ): Promise<TestStack> {
+  // The engine reads `plugins`; the SDK's type does not name it.
+  const projectSettings: ProjectSettings & { plugins: object } = {
+    name: "guidomain-tests",
+    runtime: "nodejs",
+    backend: { url: `file://${folder}` },
+    plugins: { providers: [{ name: "guidomain", path: plugin }] },
+  };
   const stack = await automation.LocalWorkspace.createOrSelectStack(
-    { stackName: name, projectName: "guidomain-tests", program },
+    { stackName: name, projectName: "guidomain-tests", program: async () => (await program()) ?? {} },
     {
       workDir: folder,
       pulumiCommand: await automation.PulumiCommand.get({ root: pulumiRoot() }),
       envVars: { PULUMI_CONFIG_PASSPHRASE: "test", PULUMI_BACKEND_URL: `file://${folder}` },
-      projectSettings: {
-        name: "guidomain-tests",
-        runtime: "nodejs",
-        backend: { url: `file://${folder}` },
-        plugins: { providers: [{ name: "guidomain", path: path.join(ROOT, "provider") }] },
-      },
+      projectSettings,
     },
   );
   const wrapped = new TestStack(stack);
