@@ -1,0 +1,376 @@
+"""
+Salt states for qubes, over the Admin API. Each one converges, is dry under test=True (also for a
+qube that does not exist yet), reads back what it wrote, and goes on after an error so that one run
+names all of them.
+
+    sys-gui:
+      qube.present:
+        - class: AppVM
+        - template: fedora-43-xfce
+        - label: black
+
+`changes` has the keys and values of src/model/keys.ts: {"property:sys-gui:maxmem": {"old": …,
+"new": …}}. Stock qvm.* states are not used: see "Traps" in qubes-cli-formats.md §8.
+"""
+
+
+def _admin(function, *args):
+    return __utils__["qubes_admin." + function](*args)  # noqa: F821, Salt's loader puts it here
+
+
+def _text(value):
+    """A value as the Admin API writes it; YAML may have made a number or a boolean of it."""
+    return "" if value is None else str(value)
+
+
+class _Run:
+    """Collects what one state does: `step` for every single thing that it wants to hold."""
+
+    def __init__(self, name):
+        self.name, self.test = name, bool(__opts__.get("test"))  # noqa: F821, as above
+        self.changes, self.errors, self.notes = {}, [], []
+
+    def step(self, key, label, old, new, write, read):
+        """Make `old` into `new` by `write()` unless they are equal; `read()` must then give
+        `new`."""
+        if old == new:
+            return
+        if not self.test:
+            try:
+                write()
+                now = read()
+            except Exception as error:  # AdminError, but Salt's loader hides the class
+                self.fail(label, error)
+                return
+            if now != new:
+                self.errors.append("%s: written, but it reads back as %r" % (label, now))
+                if now == old:
+                    return
+                new = now
+        self.changes[key] = {"old": old, "new": new}
+
+    def fail(self, label, error):
+        self.errors.append("%s: %s" % (label, getattr(error, "message", None) or error))
+
+    def result(self, done="changed"):
+        if self.errors:
+            result, comment = False, "\n".join(self.errors)
+        elif not self.changes:
+            result, comment = True, "as wanted"
+        elif self.test:
+            result, comment = None, "would be %s: %s" % (done, ", ".join(sorted(self.changes)))
+        else:
+            result, comment = True, "%s: %s" % (done, ", ".join(sorted(self.changes)))
+        comment = "\n".join(self.notes + [comment])
+        return {"name": self.name, "result": result, "comment": comment, "changes": self.changes}
+
+
+def _guarded(function):
+    """An error of the Admin API while reading becomes a false state that says so, never a
+    traceback."""
+
+    def state(name, **kwargs):
+        run = _Run(name)
+        try:
+            function(run, name, **{k: v for k, v in kwargs.items() if not k.startswith("__")})
+        except Exception as error:
+            if not hasattr(error, "dest"):
+                raise
+            run.fail(name, error)
+        return run.result()
+
+    return state
+
+
+def _exists(run, qube):
+    """Whether there is anything to read. A missing qube is an error, under test=True only a
+    remark."""
+    if qube in _admin("qubes"):
+        return True
+    if run.test:
+        run.notes.append("%s does not exist yet" % qube)
+    else:
+        run.errors.append("no such qube: %s" % qube)
+    return False
+
+
+# --------------------------------------------------------------------------------------------
+# presence
+
+
+def present(name, template=None, label=None, **kwargs):
+    """The qube exists with this class; template and label follow. `class` is only checked, never
+    changed."""
+    return _guarded(_present)(name, template=template, label=label, **kwargs)
+
+
+def _present(run, name, template=None, label=None, **kwargs):
+    class_ = kwargs.get("class", "AppVM")
+    key = "qube:" + name
+    old = _admin("get_qube", name)
+    if old is None:
+        new = {"class": class_, "template": template, "label": label}
+        run.step(
+            key,
+            name,
+            None,
+            new,
+            lambda: _admin("create", name, class_, template, label),
+            lambda: _admin("get_qube", name),
+        )
+        return
+    if old["class"] != class_:
+        run.errors.append(
+            "%s exists as %s, %s is wanted: nothing was changed. "
+            "Choose another name, or remove that qube yourself" % (name, old["class"], class_)
+        )
+        return
+    now = dict(old)
+    for part, wanted in (("template", template), ("label", label)):
+        if wanted is None or now[part] == wanted:
+            continue
+        if not run.test:
+            try:
+                _admin("set_property", name, part, wanted)
+            except Exception as error:
+                run.fail(part, error)
+                continue
+        now[part] = wanted
+    if not run.test and now != old:
+        written, now = now, _admin("get_qube", name)
+        if now != written:
+            run.errors.append("written, but it reads back as %r" % now)
+    if now != old:
+        run.changes[key] = {"old": old, "new": now}
+
+
+def absent(name, **kwargs):
+    """The qube is not there. A running one is not stopped for us: the state says so and is
+    false."""
+    return _guarded(_absent)(name)
+
+
+def _absent(run, name):
+    old = _admin("get_qube", name)
+    if old is None:
+        return
+    if not run.test and _admin("power_state", name) != "Halted":
+        run.errors.append("%s is running: shut it down first" % name)
+        return
+    run.step(
+        "qube:" + name,
+        name,
+        old,
+        None,
+        lambda: _admin("remove", name),
+        lambda: _admin("get_qube", name),
+    )
+
+
+# ------------------------------------------------------------------------------------------
+# properties
+
+
+def properties(name, set=None, reset=None, **kwargs):
+    """`set`: {property: value}, explicit even where it equals the default. `reset`: follow the
+    default."""
+    return _guarded(_properties)(
+        name, qube=name, prefix="property:%s:" % name, set=set, reset=reset
+    )
+
+
+def global_properties(name, set=None, reset=None, **kwargs):
+    """The same for Qubes' global properties."""
+    return _guarded(_properties)(name, qube=None, prefix="global:", set=set, reset=reset)
+
+
+def _properties(run, _name, qube, prefix, set, reset):
+    exists = qube is None or _exists(run, qube)
+    if not exists and not run.test:
+        return
+    for prop, value in (set or {}).items():
+        new = {"default": False, "value": _text(value)}
+        _property(
+            run,
+            qube,
+            exists,
+            prefix + prop,
+            prop,
+            new,
+            lambda prop=prop, new=new: _admin("set_property", qube, prop, new["value"]),
+        )
+    for prop in reset or []:
+        _property(
+            run,
+            qube,
+            exists,
+            prefix + prop,
+            prop,
+            None,
+            lambda prop=prop: _admin("reset_property", qube, prop),
+        )
+
+
+def _property(run, qube, exists, key, prop, new, write):
+    old = _admin("get_property", qube, prop) if exists else None
+    if exists and old is None:
+        run.errors.append("%s: no such property" % prop)
+        return
+    if new is None:  # to be reset
+        if old is None or old["default"]:
+            return
+        new = {"default": True, "value": _admin("get_default", qube, prop)}
+    run.step(key, prop, old, new, write, lambda: _admin("get_property", qube, prop))
+
+
+# ------------------------------------------------------------------------------------ features and
+# tags
+
+
+def features(name, set=None, unset=None, **kwargs):
+    """`set`: {feature: value}, "" is a value (off). `unset`: these are not set at all."""
+    wanted = {feature: _text(value) for feature, value in (set or {}).items()}
+    wanted.update(dict.fromkeys(unset or []))
+    return _guarded(_features)(name, wanted=wanted)
+
+
+def services(name, on=None, off=None, unset=None, **kwargs):
+    """Services are features service.NAME: "1" on, "" off."""
+    wanted = {"service." + service: "1" for service in on or []}
+    wanted.update({"service." + service: "" for service in off or []})
+    wanted.update({"service." + service: None for service in unset or []})
+    return _guarded(_features)(name, wanted=wanted)
+
+
+def _features(run, name, wanted):
+    exists = _exists(run, name)
+    if not exists and not run.test:
+        return
+    for feature, new in wanted.items():
+
+        def write(feature=feature, new=new):
+            if new is None:
+                _admin("remove_feature", name, feature)
+            else:
+                _admin("set_feature", name, feature, new)
+
+        old = _admin("get_feature", name, feature) if exists else None
+        run.step(
+            "feature:%s:%s" % (name, feature),
+            feature,
+            old,
+            new,
+            write,
+            lambda feature=feature: _admin("get_feature", name, feature),
+        )
+
+
+def tags(name, add=None, remove=None, **kwargs):
+    return _guarded(_tags)(name, add=add, remove=remove)
+
+
+def _tags(run, name, add, remove):
+    exists = _exists(run, name)
+    if not exists and not run.test:
+        return
+
+    def read(tag):
+        return True if _admin("has_tag", name, tag) else None
+
+    for new, function, names in ((True, "set_tag", add), (None, "remove_tag", remove)):
+        for tag in names or []:
+            old = read(tag) if exists else None
+            run.step(
+                "tag:%s:%s" % (name, tag),
+                tag,
+                old,
+                new,
+                lambda function=function, tag=tag: _admin(function, name, tag),
+                lambda tag=tag: read(tag),
+            )
+
+
+# ---------------------------------------------------------------------------------------------
+# devices
+
+
+def devices(name, assign=None, unassign=None, **kwargs):
+    """`assign`: [{port, device ("*": any), options}], required. `unassign`: [{port[, device]}] or
+    ports.
+
+    An option that is off is left out: in Qubes' store any non-empty text, "False" too, means on.
+    """
+    return _guarded(_devices)(name, assign=assign, unassign=unassign)
+
+
+def _devices(run, name, assign, unassign):
+    exists = _exists(run, name)
+    if not exists and not run.test:
+        return
+    if name == "dom0":
+        run.errors.append("devices cannot be assigned to dom0")
+        return
+    available = {device["port"]: device["device"] for device in _admin("pci_available")}
+
+    def assigned():
+        found = _admin("pci_assigned", name) if exists else []
+        return {
+            (d["port"], d["device"]): {"mode": d["mode"], "options": d["options"]} for d in found
+        }
+
+    before = assigned()
+    for entry in unassign or []:
+        entry = entry if isinstance(entry, dict) else {"port": entry}
+        for place in sorted(before):
+            if place[0] == entry["port"] and entry.get("device", place[1]) == place[1]:
+                run.step(
+                    _device_key(name, place),
+                    place[0],
+                    before[place],
+                    None,
+                    lambda place=place: _admin("unassign_pci", name, *place),
+                    lambda place=place: assigned().get(place),
+                )
+    for entry in assign or []:
+        place = (entry["port"], entry.get("device") or "*")
+        # qubesd takes any port and any id; the qube would then fail to start (§8, traps 4 and 7).
+        if place[0] not in available:
+            run.errors.append("%s: dom0 has no such PCI device" % place[0])
+            continue
+        if place[1] not in ("*", available[place[0]]):
+            run.errors.append(
+                "%s: dom0 has %s there, not %s" % (place[0], available[place[0]], place[1])
+            )
+            continue
+        options = {
+            k: "True"
+            for k, v in (entry.get("options") or {}).items()
+            if _text(v).lower() not in ("", "false", "0", "no", "off")
+        }
+        old = before.get(place)
+        new = {"mode": "required", "options": options}
+        if old and old["mode"] == "required" and _on(old["options"]) == _on(options):
+            continue
+
+        def write(place=place, old=old, options=options):
+            if old is not None:
+                _admin("unassign_pci", name, *place)
+            _admin("assign_pci", name, place[0], place[1], options)
+
+        run.step(
+            _device_key(name, place),
+            place[0],
+            old,
+            new,
+            write,
+            lambda place=place: assigned().get(place),
+        )
+
+
+def _on(options):
+    """Any non-empty text counts as on, so "true" (client tools) and "True" are the same option."""
+    return {key for key, value in options.items() if value}
+
+
+def _device_key(name, place):
+    return "device:%s:%s:%s" % (name, place[0], place[1])

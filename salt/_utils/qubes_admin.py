@@ -1,0 +1,341 @@
+"""
+Client of the Qubes Admin API over dom0's socket, for the agent and for our Salt states
+(`__utils__["qubes_admin.…"]`). Python 3.8+, standard library only.
+
+Framing (qubes-cli-formats.md §7): the request is ``METHOD+ARG dom0 name TARGET\\0PAYLOAD``, then
+the sending side is closed. The reply is ``0\\0DATA``, or
+``2\\0TYPE\\0TRACEBACK\\0FORMAT\\0[ARG\\0…]`` for an error, or nothing at all where qubesd refused
+the call or met an internal error.
+
+Values are text as the API gives them: "True", "4000", "dom0", "" for none. A property is
+``{"default": bool, "value": str}``. Nothing here caches.
+"""
+
+import re
+import socket
+
+SOCKET = "/run/qubesd.sock"  # tests point it elsewhere
+
+REPLY_LIMIT = 16 * 1024 * 1024  # bytes
+TIMEOUT = 60  # seconds, for calls that do not start or stop a qube
+
+
+class AdminError(Exception):
+    """A call that did not succeed. `type` is the class Qubes names, such as
+    QubesVMNotFoundError."""
+
+    def __init__(self, method, arg, dest, type_, message):
+        super().__init__(message)
+        self.method, self.arg, self.dest = method, arg, dest
+        self.type, self.message = type_, message
+
+    def __str__(self):
+        call_ = self.method + ("+" + self.arg if self.arg else "")
+        return "%s (%s on %s)" % (self.message, call_, self.dest)
+
+
+class QubesdUnreachable(AdminError):
+    """Nobody answers at the socket, or not in time."""
+
+
+class EmptyReply(AdminError):
+    """qubesd closed without an answer: it does not know this call, or met an internal error."""
+
+
+# ----------------------------------------------------------------------------------------------
+# calls
+
+
+def call(method, dest="dom0", arg="", payload="", timeout=TIMEOUT):
+    """One call; returns DATA as text. `timeout` in seconds, for each wait on the socket."""
+    for part in (method, dest, arg):
+        if not re.fullmatch(r"[\x21-\x7e]*", part):
+            raise AdminError(method, arg, dest, "ValueError", "not allowed in a call: %r" % part)
+    request = "%s+%s dom0 name %s\0%s" % (method, arg, dest, payload)
+    try:
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(timeout)
+            sock.connect(SOCKET)
+            sock.sendall(request.encode("utf-8", "surrogateescape"))
+            sock.shutdown(socket.SHUT_WR)
+            reply = _read_all(sock)
+    except OSError as error:
+        text = "qubesd does not answer at %s: %s" % (SOCKET, error)
+        raise QubesdUnreachable(method, arg, dest, "QubesDaemonCommunicationError", text) from error
+    return _parse_reply(reply, method, arg, dest)
+
+
+def _read_all(sock):
+    chunks, size = [], 0
+    while True:
+        chunk = sock.recv(65536)
+        if not chunk:
+            return b"".join(chunks)
+        size += len(chunk)
+        if size > REPLY_LIMIT:
+            raise OSError("an answer of more than %d bytes" % REPLY_LIMIT)
+        chunks.append(chunk)
+
+
+def _parse_reply(reply, method, arg, dest):
+    text = reply.decode("utf-8", "surrogateescape")
+    if not text:
+        raise EmptyReply(
+            method,
+            arg,
+            dest,
+            "EmptyReply",
+            "Got empty response from qubesd: it refused the call or met an internal error, "
+            "see journalctl -u qubesd in dom0",
+        )
+    if text.startswith("0\0"):
+        return text[2:]
+    if text.startswith("2\0"):
+        fields = text.split("\0")[1:-1]
+        if len(fields) >= 3:
+            type_, _traceback, format_, args = fields[0], fields[1], fields[2], fields[3:]
+            try:
+                message = format_ % tuple(args) if args else format_
+            except (TypeError, ValueError):
+                message = " ".join([format_] + args)
+            raise AdminError(method, arg, dest, type_, message)
+    raise AdminError(method, arg, dest, "ProtocolError", "an answer that is no Admin API reply")
+
+
+def _lines(text):
+    return [line for line in text.split("\n") if line]
+
+
+# -------------------------------------------------------------------------------------------
+# parsing
+
+
+def parse_list(text):
+    """admin.vm.List → {name: {"class": …, "state": …, "uuid": …}}."""
+    qubes = {}
+    for line in _lines(text):
+        name, _, rest = line.partition(" ")
+        qubes[name] = dict(word.partition("=")[::2] for word in rest.split(" "))
+    return qubes
+
+
+def parse_property(text):
+    """``default=True type=int 400`` → {"default": True, "value": "400"}."""
+    found = re.fullmatch(r"default=(True|False) type=\w+ ?(.*)", text, re.DOTALL)
+    if not found:
+        raise ValueError("not a property: %r" % text)
+    return {"default": found.group(1) == "True", "value": found.group(2)}
+
+
+def parse_properties(text):
+    """admin.vm.property.GetAll → {name: property}; newlines and backslashes in values are
+    unescaped."""
+    properties_ = {}
+    for line in _lines(text):
+        name, _, rest = line.partition(" ")
+        value = re.sub(r"\\(.)", lambda m: "\n" if m.group(1) == "n" else m.group(1), rest)
+        properties_[name] = parse_property(value)
+    return properties_
+
+
+def parse_devices(text):
+    """Device lines → [{"backend", "port", "device", "mode", "sbdf", "name", "options": {…}}].
+
+    ``[dom0+]PORT:ID key='value' …``; keys with a leading underscore are the backend's or the user's
+    own: options of an assignment, `_sbdf` of an available device.
+    """
+    devices_ = []
+    for line in _lines(text):
+        fields = {
+            key: re.sub(r"\\(.)", r"\1", value)
+            for key, value in re.findall(r"(\S+?)='((?:[^'\\]|\\.)*)'", line)
+        }
+        own = {key[1:]: value for key, value in fields.items() if key.startswith("_")}
+        name = " ".join(filter(None, (fields.get("vendor"), fields.get("product"))))
+        devices_.append(
+            {
+                "backend": fields.get("backend_domain", ""),
+                "port": fields.get("port_id", ""),
+                "device": fields.get("device_id", "*"),
+                "mode": fields.get("mode", ""),
+                "sbdf": own.get("sbdf"),
+                "name": name or None,
+                "options": own,
+            }
+        )
+    return devices_
+
+
+# -------------------------------------------------------------------------------------------
+# reading
+
+
+def _or_none(missing, function, *args):
+    """What `function` returns, or None where Qubes says that the thing does not exist."""
+    try:
+        return function(*args)
+    except AdminError as error:
+        if error.type in missing:
+            return None
+        raise
+
+
+def qubes():
+    return parse_list(call("admin.vm.List"))
+
+
+def properties(qube):
+    return parse_properties(call("admin.vm.property.GetAll", qube))
+
+
+def global_properties():
+    return parse_properties(call("admin.property.GetAll"))
+
+
+def get_property(qube, name):
+    """The property; None where the qube or the property does not exist. `qube` None: a global
+    one."""
+    method = "admin.property.Get" if qube is None else "admin.vm.property.Get"
+    missing = ("QubesVMNotFoundError", "QubesNoSuchPropertyError")
+    text = _or_none(missing, call, method, qube or "dom0", name)
+    return None if text is None else parse_property(text)
+
+
+def get_default(qube, name):
+    """What the property would be if it followed its default; "" for none."""
+    method = "admin.property.GetDefault" if qube is None else "admin.vm.property.GetDefault"
+    return re.sub(r"^type=\w+ ?", "", call(method, qube or "dom0", name))
+
+
+def features(qube):
+    return {name: call("admin.vm.feature.Get", qube, name) for name in feature_names(qube)}
+
+
+def feature_names(qube):
+    return _lines(call("admin.vm.feature.List", qube))
+
+
+def get_feature(qube, name):
+    """The value ("" is a value: off); None where the feature is not set or the qube does not
+    exist."""
+    missing = ("QubesVMNotFoundError", "QubesFeatureNotFoundError")
+    return _or_none(missing, call, "admin.vm.feature.Get", qube, name)
+
+
+def tags(qube):
+    return _lines(call("admin.vm.tag.List", qube))
+
+
+def has_tag(qube, name):
+    return _or_none(("QubesVMNotFoundError",), call, "admin.vm.tag.Get", qube, name) == "1"
+
+
+def pci_available():
+    return parse_devices(call("admin.vm.device.pci.Available"))
+
+
+def pci_assigned(qube):
+    return parse_devices(call("admin.vm.device.pci.Assigned", qube))
+
+
+def labels():
+    return _lines(call("admin.label.List"))
+
+
+def power_state(qube):
+    """Running, Halted, Transient … as admin.vm.CurrentState says; None where the qube does not
+    exist."""
+    text = _or_none(("QubesVMNotFoundError",), call, "admin.vm.CurrentState", qube)
+    if text is None:
+        return None
+    found = re.search(r"power_state=(\S+)", text)
+    return found.group(1) if found else ""
+
+
+def get_qube(name):
+    """{"class", "template" (None without one), "label"}; None where the qube does not exist."""
+    known = qubes().get(name)
+    if known is None:
+        return None
+    template, label = get_property(name, "template"), get_property(name, "label")
+    return {
+        "class": known["class"],
+        "template": (template or {}).get("value") or None,
+        "label": (label or {}).get("value", ""),
+    }
+
+
+# -------------------------------------------------------------------------------------------
+# writing
+
+
+def set_property(qube, name, value):
+    method = "admin.property.Set" if qube is None else "admin.vm.property.Set"
+    call(method, qube or "dom0", name, value)
+
+
+def reset_property(qube, name):
+    method = "admin.property.Reset" if qube is None else "admin.vm.property.Reset"
+    call(method, qube or "dom0", name)
+
+
+def set_feature(qube, name, value):
+    call("admin.vm.feature.Set", qube, name, value)
+
+
+def remove_feature(qube, name):
+    """Not an error where the feature is not set."""
+    _or_none(("QubesFeatureNotFoundError",), call, "admin.vm.feature.Remove", qube, name)
+
+
+def set_tag(qube, name):
+    call("admin.vm.tag.Set", qube, name)
+
+
+def remove_tag(qube, name):
+    """Not an error where the tag is not there."""
+    _or_none(("QubesTagNotFoundError",), call, "admin.vm.tag.Remove", qube, name)
+
+
+def create(name, class_, template, label):
+    payload = "name=%s label=%s" % (name, label)
+    call("admin.vm.Create." + class_, "dom0", template or "", payload, 120)
+
+
+def remove(name):
+    call("admin.vm.Remove", name, timeout=120)
+
+
+def assign_pci(qube, port, device, options):
+    """A required assignment. qubesd does not check port, id or option keys: the caller has to
+    (§7)."""
+    fields = [
+        ("device_id", device),
+        ("port_id", port),
+        ("devclass", "pci"),
+        ("backend_domain", "dom0"),
+        ("mode", "required"),
+        ("frontend_domain", qube),
+    ]
+    fields += [("_" + key, value) for key, value in sorted(options.items())]
+    payload = " ".join("%s='%s'" % (k, re.sub(r"(['\\])", r"\\\1", v)) for k, v in fields)
+    call("admin.vm.device.pci.Assign", qube, "dom0+%s:%s" % (port, device), payload)
+
+
+def unassign_pci(qube, port, device):
+    call("admin.vm.device.pci.Unassign", qube, "dom0+%s:%s" % (port, device))
+
+
+def start(qube, timeout=180):
+    """Returns when the qube's agent answers, as qubesd does. No error where it already runs
+    (§5)."""
+    call("admin.vm.Start", qube, timeout=timeout)
+
+
+def shutdown(qube):
+    """Asks the qube to shut down and returns at once. No error where it is not running."""
+    _or_none(("QubesVMNotStartedError",), call, "admin.vm.Shutdown", qube)
+
+
+def kill(qube):
+    _or_none(("QubesVMNotStartedError",), call, "admin.vm.Kill", qube)

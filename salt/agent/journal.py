@@ -1,0 +1,228 @@
+"""
+The way back. Before an apply changes anything, the journal says what it may touch and what that
+was; `undo` puts it back without Salt: through the Admin API, file writes and dnf. It lies on disk
+until the apply counts, so the next agent finds it when this one was killed.
+"""
+
+import json
+import os
+import time
+
+import common
+import keys
+import ledger
+import qubes_admin as admin
+from common import Failure
+
+PATIENCE = 20  # seconds that a qube gets to shut down during an undo
+
+
+def plan(args, staged, apply_id):
+    """The record of one apply: everything that undo needs, read from the host as it is now."""
+    touched = keys.read_all(args["touch"])
+    files = [key[5:] for key in touched if key.startswith("file:")]
+    states = {name: qube["state"] for name, qube in admin.qubes().items()}
+    candidates = set(args["shutdown"]) | set(args["restart"])
+    started = {check["qube"] for check in args["verify"] if check["kind"] == "start"}
+    return {
+        "id": apply_id,
+        "holder": args["holder"],
+        "since": time.time(),
+        "before": touched,
+        "staged": {name: keys.read("file:" + name) for name in staged},
+        "owners": {
+            n: found["owner"] for n in files + staged for found in [common.read_file(n)] if found
+        },
+        "directories": common.missing_directories(files + staged),
+        "fresh": common.read_text(common.LEDGER) is None,
+        # Qubes that we may stop and that run now; qubes that we may start and that do not.
+        "running": sorted(name for name in candidates if states.get(name, "Halted") != "Halted"),
+        "halted": sorted(name for name in started if states.get(name, "Halted") == "Halted"),
+    }
+
+
+def begin(record):
+    """Writes the journal, and holds as much disk space as the undo may need. Failure disk-full."""
+    text = json.dumps(record)
+    try:
+        os.makedirs(common.path(common.STATE), mode=0o700, exist_ok=True)
+        fd = os.open(common.path(common.RESERVE), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            os.posix_fallocate(fd, 0, len(text) + 4096 * len(record["owners"]) + 65536)
+        finally:
+            os.close(fd)
+        common.write_file(common.JOURNAL, text, 0o600)
+    except OSError:
+        _forget(record)
+        raise
+
+
+def load():
+    """The record of an apply that neither counted nor was undone; None without one."""
+    text = common.read_text(common.JOURNAL, 64 << 20)
+    if text is None:
+        return None
+    try:
+        record = json.loads(text)
+    except ValueError as error:
+        raise Failure("internal", "%s cannot be read: %s" % (common.JOURNAL, error)) from error
+    return None if record["id"] == ledger.load()["applied"] else record
+
+
+def end():
+    common.remove_file(common.JOURNAL)
+    common.remove_file(common.RESERVE)
+
+
+def recover(emit, run):
+    """Undoes what an earlier, killed apply left. Failure `unfinished` where something cannot be put
+    back."""
+    record = load()
+    if record is None:
+        return
+    emit("recover", "undoing what %s left unfinished" % common.clean(record["holder"], 200))
+    outcome = undo(record, emit, run)
+    if outcome["left"]:
+        raise Failure(
+            "unfinished",
+            "an earlier apply of %s could not be undone: %s. Nothing else was changed. "
+            "Put it right by hand and try again, or remove %s to keep things as they are"
+            % (record["holder"], _reasons(outcome["left"]), common.JOURNAL),
+            **outcome,
+        )
+
+
+def summary(outcome):
+    """One sentence on what an undo did."""
+    changed, left = len(outcome["changed"]), outcome["left"]
+    if not changed and not left:
+        return "Nothing was changed"
+    text = "%d thing%s had been changed" % (changed, "" if changed == 1 else "s")
+    if left:
+        return text + "; not put back: " + _reasons(left)
+    return text + " and put back"
+
+
+def _reasons(left):
+    return "; ".join("%s (%s)" % item for item in sorted(left.items()))
+
+
+# ------------------------------------------------------------------------------------------------
+# undo
+
+
+def undo(record, emit, run):
+    """Puts everything back that differs. Returns {"changed", "undone", "left": {key: reason}}."""
+    common.remove_file(common.RESERVE)
+    before, reasons, stuck = record["before"], {}, {}
+    made = {key[5:] for key, value in before.items() if key.startswith("qube:") and value is None}
+    for qube in record["halted"]:
+        _attempt(stuck, "qube:" + qube, stop_qube, qube, PATIENCE, qube in made)
+
+    changed = _differing(before, list(before), reasons)
+    emit("undo", "%d of %d things to put back" % (len(changed), len(before)))
+    present = _attempt(stuck, "qube:dom0", admin.qubes)
+    removed = {
+        key
+        for key in changed
+        if key.startswith("qube:")
+        and before[key] is not None
+        and present is not None
+        and key[5:] not in present
+    }
+    # One value may need another (a template before its qube, a qube that provides the network): go
+    # on as long as a pass gets anywhere.
+    left = changed
+    while left:
+        for key in sorted(left, key=lambda k: _rank(k, before, removed)):
+            kind, qube, _ = keys.split(key)
+            if kind != "qube" and qube in made:
+                reasons[key] = "goes with qube:%s, which could not be removed" % qube
+                continue
+            if key.startswith("qube:") and before[key] is None:
+                _attempt(reasons, key, stop_qube, qube, PATIENCE, True)
+            owner = record["owners"].get(key[5:]) if kind == "file" else None
+            _attempt(reasons, key, keys.restore, key, before[key], owner, run)
+        still = _differing(before, left, reasons)
+        if len(still) >= len(left):
+            left = still
+            break
+        left = still
+    reasons = dict(stuck, **{key: reasons.get(key, "it reads back otherwise") for key in left})
+    for key in removed - set(left):
+        reasons[key] = "made again, but what its private volume held is gone"
+
+    for qube in record["running"]:
+        key = "qube:" + qube
+        if key not in reasons and _attempt(reasons, key, admin.power_state, qube) == "Halted":
+            emit("undo", "starting %s again" % qube)
+            _attempt(reasons, key, admin.start, qube)
+    for name, value in record["staged"].items():
+        if keys.read("file:" + name) != value:
+            _attempt(
+                reasons, "file:" + name, keys.restore_file, name, value, record["owners"].get(name)
+            )
+    if not reasons:
+        _forget(record)
+    undone = [key for key in changed if key not in reasons]
+    return {"changed": changed, "undone": undone, "left": reasons}
+
+
+def _rank(key, before, removed):
+    """Qubes that must exist, then what refers to qubes, then qubes that must go, then the rest of
+    dom0."""
+    kind = key.partition(":")[0]
+    if kind == "qube":
+        return 0 if key in removed else 4 if before[key] is None else 2
+    return {"global": 1, "property": 2, "feature": 3, "tag": 3, "file": 5, "package": 6}[kind]
+
+
+def _differing(before, candidates, reasons):
+    found = []
+    for key in candidates:
+        try:
+            if not keys.same(keys.read(key), before[key]):
+                found.append(key)
+        except (admin.AdminError, Failure, OSError) as error:
+            reasons[key] = common.clean(str(error), 500)
+            found.append(key)
+    return found
+
+
+def _attempt(reasons, key, function, *args):
+    """Calls; what the host refuses becomes the reason of that key, and the undo goes on."""
+    try:
+        return function(*args)
+    except (admin.AdminError, Failure, OSError) as error:
+        reasons[key] = common.clean(str(error), 500)
+        return None
+
+
+def _forget(record):
+    """Removes what the apply had put there for itself; the journal last of what matters."""
+    common.remove_tree(common.SALT + "/_states/__pycache__")
+    common.remove_tree(common.SALT + "/_utils/__pycache__")
+    end()
+    if record["fresh"]:
+        common.remove_tree(common.STATE)
+    common.remove_directories(record["directories"])
+
+
+def stop_qube(qube, patience, kill=False, stop=None):
+    """Shuts a qube down and waits; after `patience` seconds kills it if `kill`, else raises."""
+    if admin.power_state(qube) in (None, "Halted"):
+        return
+    admin.shutdown(qube)
+    deadline = time.monotonic() + patience
+    while admin.power_state(qube) not in (None, "Halted"):
+        if stop:
+            stop.check()
+        if time.monotonic() > deadline:
+            if not kill:
+                raise Failure(
+                    "shutdown-refused",
+                    "%s did not shut down within %d s; nothing was killed" % (qube, patience),
+                )
+            admin.kill(qube)
+            return
+        time.sleep(0.05)

@@ -1,0 +1,165 @@
+"""
+Keys (src/model/keys.ts): one name for each thing on a host that may change. Read them, compare
+them, put one back to an earlier value.
+"""
+
+import os
+import re
+import subprocess
+
+import common
+import qubes_admin as admin
+from common import Failure
+
+NAME = r"[A-Za-z][A-Za-z0-9_.-]*"
+FORMS = {
+    "qube": re.compile(NAME),
+    "property": re.compile("(%s):([a-z0-9_]+)" % NAME),
+    "feature": re.compile(r"(%s):([\x21-\x7e]+)" % NAME),
+    "tag": re.compile("(%s):([A-Za-z0-9_.-]+)" % NAME),
+    "global": re.compile("[a-z0-9_]+"),
+    "file": re.compile(r"/[^\x00-\x1f\x7f]+"),
+    "package": re.compile(r"[A-Za-z0-9][A-Za-z0-9+._-]*"),
+}
+
+
+def split(key):
+    """("property", "sys-gui", "maxmem"), ("qube", "sys-gui", None), ("global", None,
+    "default_guivm") …"""
+    kind, _, rest = key.partition(":")
+    found = FORMS[kind].fullmatch(rest) if kind in FORMS else None
+    if not found or (kind == "file" and os.path.normpath(rest) != rest):
+        raise Failure("bad-request", "not a key: %s" % common.clean(key, 200))
+    if kind == "qube":
+        return kind, rest, None
+    return (kind,) + (found.groups() or (None, rest))
+
+
+def read(key):
+    kind, qube, name = split(key)
+    if kind == "qube":
+        return admin.get_qube(qube)
+    if kind in ("property", "global"):
+        return admin.get_property(qube, name)
+    if kind == "feature":
+        return admin.get_feature(qube, name)
+    if kind == "tag":
+        return True if admin.has_tag(qube, name) else None
+    if kind == "file":
+        found = common.read_file(name)
+        return found and {"content": found["content"], "mode": found["mode"]}
+    return packages([name])[name]
+
+
+def read_all(keys):
+    names = [split(key)[2] for key in keys if key.startswith("package:")]
+    versions = packages(names)
+    return {key: versions[key[8:]] if key.startswith("package:") else read(key) for key in keys}
+
+
+def same(one, other):
+    """Equal, where a property that follows its default is one thing whatever that default is
+    now."""
+    if (
+        isinstance(one, dict)
+        and isinstance(other, dict)
+        and one.get("default")
+        and other.get("default")
+    ):
+        return True
+    return one == other
+
+
+# --------------------------------------------------------------------------------------------
+# packages
+
+
+def start_rpm(names):
+    """`rpm -q` under way; None where there is nothing to ask or nobody to answer."""
+    try:
+        return names and subprocess.Popen(
+            ["rpm", "-q"] + names,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=dict(os.environ, LC_ALL="C"),
+        )
+    except OSError:
+        return None
+
+
+def end_rpm(process, names):
+    """{name: version or None}; rpm prints NAME-VERSION-RELEASE.ARCH, or "package NAME is not
+    installed"."""
+    versions = dict.fromkeys(names)
+    for line in process.communicate()[0].decode("utf-8", "replace").splitlines() if process else []:
+        parts = line.strip().rsplit("-", 2)
+        if len(parts) == 3 and parts[0] in versions:
+            versions[parts[0]] = parts[1]
+    return versions
+
+
+def packages(names):
+    return end_rpm(start_rpm(names), names)
+
+
+# ---------------------------------------------------------------------------------------- putting
+# back
+
+
+def restore(key, before, owner, run):
+    """Makes `key` what it was. `owner`: [uid, gid] of a file. Raises where the host refuses."""
+    kind, qube, name = split(key)
+    if kind in ("property", "global"):
+        if before is None:
+            raise Failure("internal", "it did not exist before")
+        if before["default"]:
+            admin.reset_property(qube, name)
+        else:
+            admin.set_property(qube, name, before["value"])
+    elif kind == "feature":
+        admin.remove_feature(qube, name) if before is None else admin.set_feature(
+            qube, name, before
+        )
+    elif kind == "tag":
+        admin.remove_tag(qube, name) if before is None else admin.set_tag(qube, name)
+    elif kind == "file":
+        restore_file(name, before, owner)
+    elif kind == "package":
+        _restore_package(name, before, run)
+    else:
+        _restore_qube(qube, before)
+
+
+def restore_file(name, before, owner):
+    if before is None:
+        common.remove_file(name)
+        return
+    os.makedirs(os.path.dirname(common.path(name)), exist_ok=True)
+    common.write_file(name, before["content"], int(before["mode"], 8), owner)
+
+
+def _restore_package(name, before, run):
+    if before is not None:
+        raise Failure(
+            "internal", "%s %s was installed before: install it again by hand" % (name, before)
+        )
+    ended = run(["dnf", "-y", "remove", name], 600)
+    if ended.code:
+        raise Failure(
+            "internal", "dnf -y remove %s: %s" % (name, common.clean(ended.err or ended.out, 500))
+        )
+
+
+def _restore_qube(qube, before):
+    now = admin.get_qube(qube)
+    if before is None:
+        admin.remove(qube)
+    elif now is None:
+        admin.create(qube, before["class"], before["template"], before["label"])
+    elif now["class"] != before["class"]:
+        raise Failure("internal", "it is a %s now" % now["class"])
+    else:
+        for part in ("template", "label"):
+            if now[part] != before[part]:
+                admin.set_property(qube, part, before[part])

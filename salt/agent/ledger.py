@@ -1,0 +1,77 @@
+"""
+Who owns what on this host: {key: {"owner", "first", "ours", "at"}} (src/host/protocol.ts), and
+beside it what we put there ourselves so that nothing of it stays when the last entry is gone:
+formula files by owner, the directories that we had to make, the id of the last apply that counts.
+"""
+
+import json
+import os
+import time
+
+import common
+from common import Failure
+
+
+def load():
+    text = common.read_text(common.LEDGER, 64 << 20)
+    if text is None:
+        return {"version": 1, "entries": {}, "formulas": {}, "created": [], "applied": None}
+    try:
+        ledger = json.loads(text)
+        if ledger["version"] != 1:
+            raise ValueError("version %s" % ledger["version"])
+        return ledger
+    except (ValueError, KeyError, TypeError) as error:
+        raise Failure(
+            "internal",
+            "%s cannot be read (%s): nothing was changed. It says who owns what on this host: "
+            "mend it or move it away" % (common.LEDGER, error),
+        ) from error
+
+
+def save(ledger):
+    common.write_file(common.LEDGER, json.dumps(ledger), 0o600)
+
+
+def conflicts(ledger, keys, owner):
+    """{key: the other owner}."""
+    entries = ledger["entries"]
+    return {k: entries[k]["owner"] for k in keys if k in entries and entries[k]["owner"] != owner}
+
+
+def claim(ledger, owner, before, after, release):
+    """Enters what an apply made of its keys; the first value stays that of the first claim."""
+    entries = ledger["entries"]
+    for key, value in after.items():
+        entry = entries.get(key)
+        if entry is None:
+            entries[key] = {"owner": owner, "first": before[key], "ours": value, "at": time.time()}
+        elif entry["ours"] != value:
+            entry.update(ours=value, at=time.time())
+    for key in release:
+        entries.pop(key, None)
+
+
+def tidy(ledger):
+    """Removes formulas of owners without entries, and everything of ours after the last entry."""
+    owners = {entry["owner"] for entry in ledger["entries"].values()}
+    for owner in set(ledger["formulas"]) - owners:
+        for name in ledger["formulas"].pop(owner):
+            common.remove_file(common.FORMULA + "/" + name)
+    if ledger["entries"]:
+        ledger["created"] = common.remove_directories(ledger["created"])
+        save(ledger)
+        return
+    common.remove_file(common.DROP_IN)
+    common.remove_tree(common.STATE)
+    common.remove_directories(ledger["created"])
+
+
+def store_agent(digest, bundle):
+    """Keeps the agent's source for the next session; older ones go."""
+    os.makedirs(common.path(common.AGENT), mode=0o700, exist_ok=True)
+    for name in os.listdir(common.path(common.AGENT)):
+        if name != digest + ".json":
+            common.remove_file(common.AGENT + "/" + name)
+    if not os.path.exists(common.path(common.AGENT + "/" + digest + ".json")):
+        common.write_file(common.AGENT + "/" + digest + ".json", bundle, 0o600)

@@ -1,0 +1,98 @@
+"""Everything that a plan is compared with, in one look (Snapshot of src/host/protocol.ts). Writes
+nothing."""
+
+import os
+import stat
+
+import common
+import facts
+import journal
+import keys
+import ledger
+import lock
+import qubes_admin as admin
+
+FOLDERS = ["/etc/qubes/policy.d", "/usr/share/xsessions", "/etc/lightdm/lightdm.conf.d"]
+TEXT_LIMIT = 256 * 1024  # bytes of one file
+
+
+def snapshot(args):
+    commands = facts.Commands()
+    names = args["packages"]
+    rpm = keys.start_rpm(names)
+    host = _qubes() if common.read_text(common.RELEASE) is not None else _nothing()
+    available = host.pop("available")
+    record, holder = journal.load(), lock.current()
+    unfinished = (
+        record
+        and not holder
+        and {
+            "holder": common.clean(record["holder"], 200),
+            "since": record["since"],
+            "keys": sorted(record["before"]),
+        }
+    )
+    return dict(
+        host,
+        facts=facts.collect(commands, available),
+        files=_files(),
+        packages=keys.end_rpm(rpm, names),
+        ledger=ledger.load()["entries"],
+        lock=holder,
+        unfinished=unfinished or None,
+    )
+
+
+def _nothing():
+    return {"qubes": {}, "globals": {}, "labels": [], "available": []}
+
+
+def _qubes():
+    found = {}
+    for name, listed in admin.qubes().items():
+        try:
+            found[name] = _qube(name, listed)
+        except admin.AdminError as error:
+            if error.type != "QubesVMNotFoundError":
+                raise  # else it was removed while we looked
+    return {
+        "qubes": found,
+        "globals": admin.global_properties(),
+        "labels": admin.labels(),
+        "available": admin.pci_available(),
+    }
+
+
+def _qube(name, listed):
+    properties = admin.properties(name)
+    xid = properties.get("xid", {}).get("value", "-1")
+    return {
+        "class": listed["class"],
+        "state": listed["state"],
+        "properties": properties,
+        "features": admin.features(name),
+        "tags": admin.tags(name),
+        "pci": [
+            {part: device[part] for part in ("port", "device", "mode", "options")}
+            for device in admin.pci_assigned(name)
+        ],
+        "guidRunning": xid not in ("", "-1", "0")
+        and os.path.exists(common.path("/run/qubes/guid-running." + xid)),
+    }
+
+
+def _files():
+    found = {}
+    for folder in FOLDERS:
+        for parent, _, names in os.walk(common.path(folder)):
+            for name in names:
+                full = os.path.join(parent, name)
+                status = os.lstat(full)
+                if stat.S_ISREG(status.st_mode) and status.st_size <= TEXT_LIMIT:
+                    file = common.read_file(full[len(common.ROOT) :])
+                    if file:
+                        found[full[len(common.ROOT) :]] = {
+                            "content": file["content"],
+                            "mode": file["mode"],
+                        }
+    return found

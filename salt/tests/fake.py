@@ -1,0 +1,560 @@
+"""
+A host in a temporary folder for the agent's tests: an Admin API server over a dict, stand-in
+commands, and a client of the agent's protocol. Only what the tests need; the real counterpart is
+lab/twin.
+"""
+
+import copy
+import hashlib
+import json
+import os
+import shutil
+import socketserver
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import unittest
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+SALT = os.path.dirname(HERE)
+AGENT = os.path.join(SALT, "agent")
+sys.dont_write_bytecode = True
+sys.path[:0] = [AGENT, os.path.join(SALT, "_utils")]
+
+DEFAULTS = {
+    "autostart": "False",
+    "guivm": "*default_guivm",
+    "label": "red",
+    "maxmem": "4000",
+    "memory": "400",
+    "netvm": "",
+    "provides_network": "False",
+    "shutdown_timeout": "60",
+    "vcpus": "2",
+    "virt_mode": "pvh",
+    "xid": "-1",
+}
+INTS = {"maxmem", "memory", "vcpus", "shutdown_timeout", "xid"}
+QUBES = {"guivm", "netvm", "template", "default_guivm"}
+
+
+class Refusal(Exception):
+    """args: Qubes' error class, its format, its arguments."""
+
+
+def qube(class_="AppVM", template="fedora", **properties):
+    own = dict({"label": "red"}, **properties)
+    if class_ in ("AppVM", "DispVM"):
+        own["template"] = template
+    return {
+        "class": class_,
+        "state": "Halted",
+        "own": own,
+        "features": {},
+        "tags": ["created-by-dom0"],
+        "pci": [],
+    }
+
+
+class Qubes:
+    """The state, and one method for each Admin API call."""
+
+    def __init__(self):
+        self.globals = {"default_guivm": "dom0"}
+        self.qubes = {
+            "dom0": dict(qube("AdminVM"), state="Running"),
+            "fedora": qube("TemplateVM"),
+            "personal": qube(),
+            "work": qube(memory="500"),
+        }
+        self.start_seconds = 0
+        self.stubborn = set()  # these do not shut down when asked
+        self.calls = []
+        self.available = [("00_02.0", "0x8086:0x9b41::p030000", "0000:00:02.0")]
+
+    def dump(self):
+        return copy.deepcopy([self.globals, self.qubes])
+
+    def answer(self, method, arg, dest, payload):
+        self.calls.append(method)
+        function = getattr(self, method.replace("admin.", "").replace(".", "_"), None)
+        if function is None:
+            return b""
+        try:
+            return b"0\0" + function(arg, dest, payload).encode("utf-8", "surrogateescape")
+        except Refusal as error:
+            type_, *rest = error.args
+            return ("2\0%s\0\0%s\0" % (type_, "\0".join(rest))).encode()
+
+    def at(self, name):
+        if name not in self.qubes:
+            raise Refusal("QubesVMNotFoundError", "No such domain: %r", name)
+        return self.qubes[name]
+
+    def value(self, dest, name):
+        own = self.at(dest)["own"]
+        if name in own:
+            return False, own[name]
+        if name not in DEFAULTS:
+            raise Refusal("QubesNoSuchPropertyError", "Invalid property %r of %s", name, dest)
+        value = DEFAULTS[name]
+        return True, self.globals[value[1:]] if value.startswith("*") else value
+
+    @staticmethod
+    def show(name, default, value):
+        kind = (
+            "vm"
+            if name in QUBES
+            else "label"
+            if name == "label"
+            else "int"
+            if name in INTS
+            else "str"
+        )
+        return "default=%s type=%s %s" % (default, kind, value)
+
+    def checked(self, name, value):
+        if name in INTS and not value.isdigit():
+            raise Refusal("QubesValueError", "Failed to parse property value as int")
+        if name in QUBES and value and value not in self.qubes:
+            raise Refusal("QubesValueError", "Can't set %s to non-existing qube %s", name, value)
+        if name == "netvm" and value and self.value(value, "provides_network")[1] != "True":
+            raise Refusal("QubesValueError", "The %s qube does not provide network", value)
+        return value
+
+    def vm_List(self, *_):
+        return "".join(
+            "%s class=%s state=%s uuid=0\n" % (n, q["class"], q["state"])
+            for n, q in self.qubes.items()
+        )
+
+    def vm_property_Get(self, arg, dest, _):
+        return self.show(arg, *self.value(dest, arg))
+
+    def vm_property_GetDefault(self, arg, dest, _):
+        value = DEFAULTS[arg]
+        return "type=str " + (self.globals[value[1:]] if value.startswith("*") else value)
+
+    def vm_property_GetAll(self, _, dest, __):
+        names = sorted(set(DEFAULTS) | set(self.at(dest)["own"]))
+        escaped = [
+            (n, self.show(n, *self.value(dest, n)).replace("\\", "\\\\").replace("\n", "\\n"))
+            for n in names
+        ]
+        return "".join("%s %s\n" % pair for pair in escaped)
+
+    def vm_property_Set(self, arg, dest, payload):
+        self.value(dest, arg)
+        if arg == "xid":
+            raise Refusal("QubesValueError", "property 'xid' on AppVM instance cannot be set")
+        self.at(dest)["own"][arg] = self.checked(arg, payload)
+        return ""
+
+    def vm_property_Reset(self, arg, dest, _):
+        self.value(dest, arg)
+        self.at(dest)["own"].pop(arg, None)
+        return ""
+
+    def property_Get(self, arg, *_):
+        if arg not in self.globals:
+            raise Refusal("QubesNoSuchPropertyError", "Invalid property %r of app", arg)
+        return self.show(arg, False, self.globals[arg])
+
+    def property_GetAll(self, *_):
+        return "".join("%s %s\n" % (n, self.show(n, False, v)) for n, v in self.globals.items())
+
+    def property_Set(self, arg, _, payload):
+        self.globals[arg] = self.checked(arg, payload)
+        return ""
+
+    def vm_feature_List(self, _, dest, __):
+        return "".join(name + "\n" for name in self.at(dest)["features"])
+
+    def vm_feature_Get(self, arg, dest, _):
+        features = self.at(dest)["features"]
+        if arg not in features:
+            raise Refusal(
+                "QubesFeatureNotFoundError", "Feature not set for domain %s: %s", dest, arg
+            )
+        return features[arg]
+
+    def vm_feature_Set(self, arg, dest, payload):
+        self.at(dest)["features"][arg] = payload
+        return ""
+
+    def vm_feature_Remove(self, arg, dest, _):
+        self.vm_feature_Get(arg, dest, _)
+        del self.at(dest)["features"][arg]
+        return ""
+
+    def vm_tag_List(self, _, dest, __):
+        return "".join(tag + "\n" for tag in sorted(self.at(dest)["tags"]))
+
+    def vm_tag_Get(self, arg, dest, _):
+        return "1" if arg in self.at(dest)["tags"] else "0"
+
+    def vm_tag_Set(self, arg, dest, _):
+        self.at(dest)["tags"] = sorted(set(self.at(dest)["tags"]) | {arg})
+        return ""
+
+    def vm_tag_Remove(self, arg, dest, _):
+        self.at(dest)["tags"] = [tag for tag in self.at(dest)["tags"] if tag != arg]
+        return ""
+
+    def vm_device_pci_Available(self, *_):
+        return "".join(
+            "%s:%s device_id='%s' port_id='%s' devclass='pci' backend_domain='dom0' "
+            "vendor='Int\\'el' product='GPU' "
+            "interfaces='p030000' _sbdf='%s'\n" % (port, device, device, port, sbdf)
+            for port, device, sbdf in self.available
+        )
+
+    def vm_device_pci_Assigned(self, _, dest, __):
+        return "".join("dom0+x %s\n" % payload for _, payload in self.at(dest)["pci"])
+
+    def vm_device_pci_Assign(self, arg, dest, payload):
+        self.at(dest)["pci"].append([arg, payload])
+        return ""
+
+    def vm_device_pci_Unassign(self, arg, dest, _):
+        self.at(dest)["pci"] = [entry for entry in self.at(dest)["pci"] if entry[0] != arg]
+        return ""
+
+    def label_List(self, *_):
+        return "red\nblack\n"
+
+    def vm_CurrentState(self, _, dest, __):
+        return "mem=0 power_state=%s" % self.at(dest)["state"]
+
+    def vm_Create_AppVM(self, arg, _, payload):
+        fields = dict(word.split("=") for word in payload.split())
+        self.at(arg)
+        if fields["name"] in self.qubes:
+            raise Refusal("QubesValueError", "VM %s already exists", fields["name"])
+        self.qubes[fields["name"]] = qube(template=arg, label=fields["label"])
+        return ""
+
+    def vm_Remove(self, _, dest, __):
+        if self.at(dest)["state"] != "Halted":
+            raise Refusal("QubesVMNotHaltedError", "Domain is not powered off: %r", dest)
+        users = [
+            v for n, q in self.qubes.items() if n != dest for k, v in q["own"].items() if k in QUBES
+        ]
+        if dest in users + list(self.globals.values()):
+            raise Refusal("QubesVMInUseError", "Domain is in use: %r", dest)
+        del self.qubes[dest]
+        return ""
+
+    def vm_Start(self, _, dest, __):
+        self.at(dest)["state"] = "Transient"
+        time.sleep(self.start_seconds)
+        if self.at(dest)["state"] == "Transient":
+            self.at(dest)["state"] = "Running"
+        return ""
+
+    def vm_Shutdown(self, _, dest, __):
+        if self.at(dest)["state"] == "Halted":
+            raise Refusal("QubesVMNotStartedError", "Domain is powered off: %r", dest)
+        if dest not in self.stubborn:
+            self.at(dest)["state"] = "Halted"
+        return ""
+
+    def vm_Kill(self, _, dest, __):
+        self.at(dest)["state"] = "Halted"
+        return ""
+
+
+class Server(socketserver.ThreadingUnixStreamServer):
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(self, path, qubes):
+        class Handler(socketserver.BaseRequestHandler):
+            def handle(self):
+                data = b""
+                while True:
+                    chunk = self.request.recv(65536)
+                    if not chunk:
+                        break
+                    data += chunk
+                head, _, payload = data.decode("utf-8", "surrogateescape").partition("\0")
+                call, _, _, dest = head.split(" ")
+                method, _, arg = call.partition("+")
+                try:
+                    self.request.sendall(qubes.answer(method, arg, dest, payload))
+                except BrokenPipeError:
+                    pass
+
+        super().__init__(path, Handler)
+
+
+# qubesctl plays Salt: the "formula" is a JSON list of actions, done in order.
+QUBESCTL = """
+import json, os, sys, time
+root, sls = os.environ["FAKE_ROOT"], sys.argv[3]
+sys.path.insert(0, os.environ["FAKE_UTILS"])
+sys.dont_write_bytecode = True
+import qubes_admin as admin
+admin.SOCKET = root + "/run/qubesd.sock"
+assert sys.argv[1:3] == ["--dom0-only", "state.sls"], sys.argv
+assert sys.argv[4:] == ["saltenv=user", "--out=json", "--no-color"], sys.argv
+open(root + "/log", "a").write("salt\\n")
+states = {}
+formula = open(root + "/srv/user_salt/" + sls.replace(".", "/") + ".sls").read()
+for number, action in enumerate(json.loads(formula)):
+    kind, args, result, comment = action[0], action[1:], True, ""
+    if kind == "admin":
+        getattr(admin, args[0])(*args[1:])
+    elif kind == "file":
+        os.makedirs(os.path.dirname(root + args[0]), exist_ok=True)
+        open(root + args[0], "w").write(args[1])
+    elif kind == "package":
+        packages = json.load(open(root + "/packages"))
+        packages[args[0]] = args[1]
+        json.dump(packages, open(root + "/packages", "w"))
+    elif kind == "child":  # a grandchild that ignores SIGTERM and writes when it is done
+        import subprocess
+        subprocess.run([sys.executable, "-c", "import os, signal, time; "
+                        "signal.signal(15, signal.SIG_IGN); "
+                        "open(%r, 'w').write(str(os.getpid())); "
+                        "time.sleep(30)" % (root + "/child")])
+    elif kind == "sleep":
+        time.sleep(args[0])
+    elif kind == "compile":
+        print(json.dumps({"local": [args[0]]}))
+        sys.exit(1)
+    elif kind == "die":
+        sys.stderr.write(args[0])
+        sys.exit(args[1])
+    elif kind == "fail":
+        result, comment = False, args[0]
+    states["qube_|-s%d_|-s%d_|-properties" % (number, number)] = {
+        "__id__": "s%d" % number, "__run_num__": number, "result": result, "comment": comment,
+        "changes": {}}
+print(json.dumps({"local": states}))
+sys.exit(2 if any(state["result"] is False for state in states.values()) else 0)
+"""
+RPM = """
+import json, os, sys
+packages = json.load(open(os.environ["FAKE_ROOT"] + "/packages"))
+for name in sys.argv[2:]:
+    print("%s-%s-1.fc41.noarch" % (name, packages[name]) if name in packages
+          else "package %s is not installed" % name)
+"""
+DNF = """
+import json, os, sys
+name = os.environ["FAKE_ROOT"] + "/packages"
+packages = json.load(open(name))
+assert sys.argv[1:3] == ["-y", "remove"]
+del packages[sys.argv[3]]
+json.dump(packages, open(name, "w"))
+"""
+XL = """
+import sys
+info = ["xen_version            : 4.19.4", "virt_caps              : pv hvm hvm_directio",
+        "total_memory           : 16000"]
+dmesg = ["(XEN) [0000001f] I/O virtualisation enabled", "(XEN) Interrupt remapping disabled"]
+print("\\n".join(info if sys.argv[1] == "info" else dmesg))
+"""
+QVM_RUN = """
+import sys
+print("in %s: \\x1b[31m%s\\x07" % (sys.argv[-2], sys.argv[-1]))
+sys.exit(3 if sys.argv[-1] == "false" else 0)
+"""
+
+
+class HostCase(unittest.TestCase):
+    """A fresh host for each test, in-process modules pointed at it."""
+
+    def setUp(self):
+        import common
+        import qubes_admin
+
+        self.root = tempfile.mkdtemp(prefix="guidomain-test-")
+        self.addCleanup(shutil.rmtree, self.root, True)
+        for folder in (
+            "run/qubes",
+            "var/lib",
+            "srv",
+            "etc/salt",
+            "etc/qubes/policy.d/include",
+            "usr/share/xsessions",
+            "bin",
+            "sys/bus/pci/devices/0000:00:02.0",
+        ):
+            os.makedirs(os.path.join(self.root, folder))
+        self.put("/etc/qubes-release", "Qubes release 4.3.0 (R4.3)\n")
+        self.put("/etc/qubes/policy.d/90-default.policy", "* * @anyvm @anyvm deny\n", 0o664)
+        self.put("/packages", json.dumps({"old-package": "1.2"}))
+        for name, text in (
+            ("class", "0x030000"),
+            ("vendor", "0x8086"),
+            ("device", "0x9b41"),
+            ("subsystem_vendor", "0x17aa"),
+            ("subsystem_device", "0x5082"),
+            ("reset_method", "flr bus"),
+        ):
+            self.put("/sys/bus/pci/devices/0000:00:02.0/" + name, text + "\n")
+        for name, code in (
+            ("qubesctl", QUBESCTL),
+            ("rpm", RPM),
+            ("dnf", DNF),
+            ("xl", XL),
+            ("qvm-run", QVM_RUN),
+        ):
+            self.put("/bin/" + name, "#!%s\n%s" % (sys.executable, code), 0o755)
+        self.qubes = Qubes()
+        self.server = Server(self.root + "/run/qubesd.sock", self.qubes)
+        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
+        self.addCleanup(self.server.server_close)
+        self.addCleanup(self.server.shutdown)
+        self.env = dict(
+            os.environ,
+            PATH=self.root + "/bin:" + os.environ["PATH"],
+            FAKE_ROOT=self.root,
+            FAKE_UTILS=os.path.join(SALT, "_utils"),
+        )
+        old = dict(os.environ)
+        os.environ.update(self.env)
+        self.addCleanup(lambda: (os.environ.clear(), os.environ.update(old)))
+        geteuid, os.geteuid = os.geteuid, lambda: 0  # the tests run as anybody
+        self.addCleanup(setattr, os, "geteuid", geteuid)
+        common.ROOT, qubes_admin.SOCKET = self.root, self.root + "/run/qubesd.sock"
+        self.events = []
+
+    def put(self, name, text, mode=0o644):
+        with open(self.root + name, "w") as file:
+            file.write(text)
+        os.chmod(self.root + name, mode)
+
+    def dump(self):
+        """Everything of this host: Qubes' state, and every file and folder with its mode."""
+        files = {}
+        for parent, folders, names in os.walk(self.root):
+            for name in folders + names:
+                full = os.path.join(parent, name)
+                status = os.lstat(full)
+                content = None
+                if stat.S_ISREG(status.st_mode):
+                    with open(full, "rb") as file:
+                        content = file.read()
+                files[full[len(self.root) :]] = (oct(status.st_mode), content)
+        files.pop("/log", None)
+        return {"qubes": self.qubes.dump(), "files": files}
+
+    def args(self, actions=(), touch=(), **more):
+        """ApplyArgs with a formula of `actions` for the stand-in Salt."""
+        args = {
+            "holder": "alice@desk",
+            "wait": 0,
+            "owner": "urn:gui",
+            "touch": list(touch),
+            "release": [],
+            "shutdown": [],
+            "formula": {"guidomain/sys-gui.sls": json.dumps(list(actions))},
+            "sls": "guidomain.sys-gui",
+            "modules": {"_states/qube.py": "# states\n", "_utils/qubes_admin.py": "# utils\n"},
+            "verify": [],
+            "restart": [],
+            "snapshot": {"packages": ["old-package", "new-package"]},
+        }
+        args.update(more)
+        return args
+
+    def apply(self, args, stop=None):
+        import apply
+        import common
+
+        return apply.apply(
+            args, lambda *event: self.events.append(event), stop or common.Stop(), "d1", b"{}"
+        )
+
+    def fails(self, code, args, stop=None):
+        import common
+
+        with self.assertRaises(common.Failure) as caught:
+            self.apply(args, stop)
+        self.assertEqual(caught.exception.code, code, caught.exception.message)
+        return caught.exception
+
+
+class Agent:
+    """The agent as the controller starts it, its paths pointed at the test's folder."""
+
+    def __init__(self, case, spoil=False):
+        sources = {}
+        for name in os.listdir(AGENT):
+            if name.endswith(".py") and name != "loader.py":
+                with open(os.path.join(AGENT, name)) as file:
+                    sources[name[:-3]] = file.read()
+        with open(os.path.join(SALT, "_utils", "qubes_admin.py")) as file:
+            sources["qubes_admin"] = file.read()
+        sources["common"] = sources["common"].replace('ROOT = ""', "ROOT = %r" % case.root)
+        sources["common"] += "\nos.geteuid = lambda: 0\n"
+        sources["qubes_admin"] = sources["qubes_admin"].replace(
+            "/run/qubesd.sock", case.root + "/run/qubesd.sock"
+        )
+        bundle = json.dumps(sources)
+        self.digest = hashlib.sha256(bundle.encode()).hexdigest()
+        with open(os.path.join(AGENT, "loader.py")) as file:
+            loader = file.read().replace("/var/lib/guidomain", case.root + "/var/lib/guidomain")
+        loader = loader.replace("st_uid == 0", "st_uid == %d" % os.getuid())
+        self.process = subprocess.Popen(
+            [sys.executable, "-I", "-c", loader, self.digest],
+            env=case.env,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        case.addCleanup(self.end)
+        self.stored = json.loads(self.process.stdout.readline())["stored"]
+        if not self.stored:
+            self.write(("{}" if spoil else bundle) + "\n")
+        self.number = 0
+        self.hello = None if spoil else self.line()
+
+    def write(self, text):
+        self.process.stdin.write(text.encode())
+        self.process.stdin.flush()
+
+    def line(self):
+        return json.loads(self.process.stdout.readline() or "null")
+
+    def send(self, op, args):
+        self.number += 1
+        self.write(json.dumps({"id": self.number, "op": op, "args": args}) + "\n")
+        return self.number
+
+    def reply(self, number=None):
+        """The next reply, events on the way skipped; `events` keeps them."""
+        self.events = []
+        while True:
+            message = self.line()
+            if message is None or "event" not in message:
+                return message
+            self.events.append(message["event"])
+
+    def ask(self, op, args):
+        self.send(op, args)
+        return self.reply()
+
+    def end(self):
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
+            try:
+                pipe.close()
+            except BrokenPipeError:
+                pass
+
+
+def wait_for(condition, seconds=10):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError("timed out")
+        time.sleep(0.01)

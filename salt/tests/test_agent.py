@@ -1,0 +1,192 @@
+"""The agent as a process: loader, protocol, cancel, end of stdin, signals, SIGKILL."""
+
+import json
+import os
+import signal
+import time
+
+from fake import Agent, HostCase, wait_for
+
+from test_apply import ACTIONS, TOUCH
+
+
+class Process(HostCase):
+    def snapshot(self, agent):
+        reply = agent.ask("snapshot", {"packages": []})
+        self.assertIn("ok", reply, reply)
+        return reply["ok"]
+
+    def busy(self, agent, more=()):
+        """An apply that has made all its changes and now hangs in Salt."""
+        number = agent.send(
+            "apply",
+            self.args(
+                ACTIONS + [["file", "/mark", "x"], ["sleep", 60]] + list(more),
+                TOUCH + ["file:/mark"],
+            ),
+        )
+        wait_for(lambda: os.path.exists(self.root + "/mark"))
+        return number
+
+    def test_from_memory_and_nothing_written(self):
+        before = self.dump()
+        agent = Agent(self)
+        self.assertFalse(agent.stored)
+        self.assertEqual(agent.hello["agent"], agent.digest)
+        self.assertEqual(agent.hello["protocol"], 1)
+        self.snapshot(agent)
+        agent.process.stdin.close()
+        self.assertEqual(agent.process.wait(10), 0)
+        self.assertEqual(agent.process.stderr.read(), b"")
+        self.assertEqual(self.dump(), before)
+
+    def test_stored_by_an_apply(self):
+        agent = Agent(self)
+        self.assertIn("ok", agent.ask("apply", self.args(ACTIONS, TOUCH)))
+        self.assertIn({"stage": "salt", "text": "guidomain.sys-gui"}, agent.events)
+        again = Agent(self)
+        self.assertTrue(again.stored)
+        self.snapshot(again)
+        name = self.root + "/var/lib/guidomain/agent/%s.json" % agent.digest
+        os.chmod(name, 0o666)  # somebody else could have written it
+        self.assertFalse(Agent(self).stored)
+        os.chmod(name, 0o600)
+        self.assertTrue(Agent(self).stored)
+        with open(name, "a") as file:
+            file.write(" ")
+        self.assertFalse(Agent(self).stored)
+
+    def test_spoilt_source_is_refused(self):
+        agent = Agent(self, spoil=True)
+        self.assertEqual(agent.process.wait(10), 65)
+        self.assertIn(b"did not arrive whole", agent.process.stderr.read())
+
+    def test_bad_requests(self):
+        agent = Agent(self)
+        for text in (
+            "nonsense",
+            "[]",
+            '{"id": "x", "op": "snapshot"}',
+            '{"id": 1}',
+            '{"id": 1, "op": "nosuch"}',
+            '{"id": 1, "op": "snapshot"}',
+            '{"id": 1, "op": "snapshot", "args": {"packages": [1]}}',
+        ):
+            agent.write(text + "\n")
+            self.assertEqual(agent.line()["error"]["code"], "bad-request", text)
+        self.snapshot(agent)
+
+    def test_qubesd_down(self):
+        os.unlink(self.root + "/run/qubesd.sock")
+        error = Agent(self).ask("snapshot", {"packages": []})["error"]
+        self.assertEqual(error["code"], "admin-api")
+        self.assertIn("qubesd does not answer", error["message"])
+
+    def test_requests_in_one_write(self):
+        agent = Agent(self)
+        line = json.dumps({"id": 5, "op": "snapshot", "args": {"packages": []}}) + "\n"
+        agent.write(line + line.replace("5", "6", 1))
+        self.assertEqual([agent.line()["id"], agent.line()["id"]], [5, 6])
+
+    def test_not_a_qubes_host(self):
+        os.unlink(self.root + "/etc/qubes-release")
+        agent = Agent(self)
+        self.assertIsNone(self.snapshot(agent)["facts"]["qubesRelease"])
+        self.assertEqual(
+            agent.ask("apply", self.args(ACTIONS, TOUCH))["error"]["code"], "not-qubes"
+        )
+
+    def test_cancel(self):
+        before = self.dump()
+        agent = Agent(self)
+        number = self.busy(agent)
+        waiting = agent.send("snapshot", {"packages": []})
+        agent.send("cancel", {"id": waiting})
+        agent.send("cancel", {"id": number})
+        begun, replies = time.monotonic(), [agent.reply() for _ in range(4)]
+        self.assertLess(time.monotonic() - begun, 3)
+        by_id = {reply["id"]: reply for reply in replies}
+        self.assertEqual(by_id[3]["ok"], {"cancelled": True})
+        self.assertEqual(by_id[number]["error"]["code"], "cancelled")
+        self.assertEqual(by_id[number]["error"]["left"], {})
+        self.assertEqual(len(by_id[number]["error"]["undone"]), len(TOUCH) + 1)
+        self.assertEqual(by_id[waiting]["error"]["code"], "cancelled")
+        self.assertEqual(agent.ask("cancel", {"id": number})["ok"], {"cancelled": False})
+        self.assertEqual(self.dump(), before)
+
+    def ends_clean(self, end):
+        before = self.dump()
+        agent = Agent(self)
+        self.busy(agent)
+        end(agent)
+        self.assertEqual(agent.process.wait(15), 0)
+        self.assertEqual(self.dump(), before)
+
+    def test_end_of_stdin(self):
+        self.ends_clean(lambda agent: agent.process.stdin.close())
+
+    def test_both_ends_closed(self):
+        self.ends_clean(lambda agent: (agent.process.stdout.close(), agent.process.stdin.close()))
+
+    def test_signals_end_the_apply_but_not_the_undo(self):
+        def signals(agent):
+            for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGPIPE, signal.SIGINT) * 3:
+                agent.process.send_signal(number)
+                time.sleep(0.02)
+
+        self.ends_clean(signals)
+
+    def test_killed_agent(self):
+        before = self.dump()
+        agent = Agent(self)
+        self.busy(agent)
+        other = Agent(self)
+        self.assertEqual(self.snapshot(other)["lock"]["holder"], "alice@desk")
+        agent.process.kill()
+        agent.process.wait()
+        # The keeper ends Salt, only then the lock is free.
+        wait_for(lambda: self.snapshot(other)["lock"] is None)
+        self.assertEqual(self.salts(), [])
+        unfinished = self.snapshot(other)["unfinished"]
+        self.assertEqual(
+            (unfinished["holder"], len(unfinished["keys"])), ("alice@desk", len(TOUCH) + 1)
+        )
+        self.assertIn("sys-gui", self.qubes.qubes)
+        reply = other.ask("apply", self.args([["fail", "x"]], TOUCH, wait=20, holder="bob"))
+        self.assertIn(
+            {"stage": "recover", "text": "undoing what alice@desk left unfinished"}, other.events
+        )
+        self.assertEqual(reply["error"]["code"], "salt-failed")
+        self.assertEqual(self.dump(), before)
+
+    def salts(self):
+        """Processes of the stand-in Salt that still run."""
+        found = []
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                with open("/proc/%s/cmdline" % pid, "rb") as file:
+                    if (self.root + "/bin/qubesctl").encode() in file.read():
+                        found.append(pid)
+            except OSError:
+                pass
+        return found
+
+    def test_killed_at_every_stage(self):
+        """SIGKILL when the agent says where it is: the next apply first puts all of it back."""
+        before = self.dump()
+        self.qubes.start_seconds = 0.5
+        start = {"kind": "start", "id": "s", "qube": "sys-gui", "timeout": 5}
+        for stage in ("stage", "salt", "read-back", "verify"):
+            agent = Agent(self)
+            agent.send("apply", self.args(ACTIONS, TOUCH, verify=[start]))
+            while agent.line()["event"]["stage"] != stage:
+                pass
+            agent.process.kill()
+            agent.process.wait()
+            other = Agent(self)
+            wait_for(lambda other=other: self.snapshot(other)["lock"] is None)
+            self.assertIsNotNone(self.snapshot(other)["unfinished"], stage)
+            reply = other.ask("apply", self.args([["fail", "x"]], [], wait=20))
+            self.assertEqual(reply["error"]["code"], "salt-failed", reply)
+            self.assertEqual(self.dump(), before, "killed at " + stage)
+            other.process.stdin.close()

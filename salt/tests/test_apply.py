@@ -1,0 +1,640 @@
+"""Apply, undo, ledger, lock and snapshot, in this process against the fake host."""
+
+import errno
+import json
+import os
+import random
+import threading
+
+from fake import HostCase, qube, wait_for
+
+import apply as apply_module
+import common
+import journal
+import keys
+import ledger
+import lock
+import qubes_admin as admin
+import snapshot
+
+TOUCH = [
+    "qube:sys-gui",
+    "property:sys-gui:maxmem",
+    "feature:sys-gui:gui",
+    "tag:sys-gui:mine",
+    "global:default_guivm",
+    "property:work:memory",
+    "file:/etc/qubes/policy.d/50-gui.policy",
+    "file:/usr/share/xsessions/new/gui.desktop",
+    "package:new-package",
+]
+ACTIONS = [
+    ["admin", "create", "sys-gui", "AppVM", "fedora", "black"],
+    ["admin", "set_property", "sys-gui", "maxmem", "4000"],
+    ["admin", "set_feature", "sys-gui", "gui", "1"],
+    ["admin", "set_tag", "sys-gui", "mine"],
+    ["admin", "set_property", None, "default_guivm", "sys-gui"],
+    ["admin", "set_property", "work", "memory", "600"],
+    ["file", "/etc/qubes/policy.d/50-gui.policy", "a b c d allow\n"],
+    ["file", "/usr/share/xsessions/new/gui.desktop", "[x]\n"],
+    ["package", "new-package", "4.3.1"],
+]
+UNDO = [
+    ["admin", "set_property", None, "default_guivm", "dom0"],
+    ["admin", "set_property", "work", "memory", "500"],
+    ["admin", "remove", "sys-gui"],
+]
+
+
+class Apply(HostCase):
+    def test_success(self):
+        result = self.apply(
+            self.args(
+                ACTIONS,
+                TOUCH,
+                verify=[
+                    {"kind": "start", "id": "starts", "qube": "sys-gui", "timeout": 5},
+                    {
+                        "kind": "guest",
+                        "id": "in it",
+                        "qube": "sys-gui",
+                        "command": "true",
+                        "timeout": 5,
+                    },
+                ],
+            )
+        )
+        self.assertEqual([s["result"] for s in result["states"]], [True] * len(ACTIONS))
+        self.assertEqual(
+            [(e["id"], e["ok"], e["output"]) for e in result["evidence"]],
+            [("starts", True, "sys-gui is running"), ("in it", True, "in sys-gui: true")],
+        )
+        snap = result["snapshot"]
+        self.assertEqual(set(snap["ledger"]), set(TOUCH))
+        entry = snap["ledger"]["property:work:memory"]
+        self.assertEqual(
+            (entry["owner"], entry["first"], entry["ours"]),
+            ("urn:gui", {"default": False, "value": "500"}, {"default": False, "value": "600"}),
+        )
+        self.assertEqual(snap["packages"], {"old-package": "1.2", "new-package": "4.3.1"})
+        self.assertEqual((snap["lock"], snap["unfinished"]), (None, None))
+        self.assertEqual(snap["qubes"]["sys-gui"]["state"], "Running")
+        self.assertIn(
+            "states_dirs: [/var/lib/guidomain/salt/_states]", common.read_text(common.DROP_IN)
+        )
+        self.assertEqual(
+            sorted(os.listdir(self.root + common.STATE)), ["agent", "ledger.json", "salt"]
+        )
+
+    def test_failing_state_puts_everything_back(self):
+        before = self.dump()
+        failure = self.fails(
+            "salt-failed", self.args(ACTIONS + [["fail", "maxmem: no \x1b[31mway\x07"]], TOUCH)
+        )
+        self.assertEqual(self.dump(), before)
+        self.assertEqual(failure.more["failed"][0]["comment"], "maxmem: no way")
+        self.assertEqual(failure.more["failed"][0]["function"], "qube.properties")
+        self.assertEqual(sorted(failure.more["changed"]), sorted(TOUCH))
+        self.assertEqual(sorted(failure.more["undone"]), sorted(TOUCH))
+        self.assertEqual(failure.more["left"], {})
+        self.assertIn("maxmem: no way. 9 things had been changed and put back", failure.message)
+
+    def test_other_failures_put_everything_back(self):
+        before = self.dump()
+        start = {"kind": "start", "id": "s", "qube": "sys-gui", "timeout": 5}
+        guest = {"kind": "guest", "id": "g", "qube": "sys-gui", "command": "false", "timeout": 5}
+        failure = self.fails("verify-failed", self.args(ACTIONS, TOUCH, verify=[start, guest]))
+        self.assertEqual([e["ok"] for e in failure.more["evidence"]], [True, False])
+        self.assertIn("exit 3", failure.message)
+        self.assertEqual(self.dump(), before)
+        host = {"kind": "host", "id": "h", "argv": ["sleep", "5"], "timeout": 0.2}
+        self.assertIn(
+            "no end within 0.2 s",
+            self.fails("verify-failed", self.args(ACTIONS, TOUCH, verify=[host])).message,
+        )
+        self.assertEqual(self.dump(), before)
+        failure = self.fails(
+            "salt-compile", self.args([["compile", "Rendering SLS failed: x"]], TOUCH)
+        )
+        self.assertIn("Rendering SLS failed: x. Nothing was changed", failure.message)
+        self.fails(
+            "salt-missing",
+            self.args([["die", "ModuleNotFoundError: No module named 'salt'", 1]], TOUCH),
+        )
+        self.assertIn(
+            "boom",
+            self.fails("salt-failed", self.args(ACTIONS + [["die", "boom", 5]], TOUCH)).message,
+        )
+        self.assertEqual(self.dump(), before)
+
+    def test_salt_missing(self):
+        before = self.dump()
+        os.unlink(self.root + "/bin/qubesctl")
+        before["files"].pop("/bin/qubesctl")
+        self.assertIn(
+            "Install it in dom0", self.fails("salt-missing", self.args(ACTIONS, TOUCH)).message
+        )
+        self.assertEqual(self.dump(), before)
+
+    def test_not_qubes_and_no_root(self):
+        os.unlink(self.root + "/etc/qubes-release")
+        before = self.dump()
+        self.fails("not-qubes", self.args(ACTIONS, TOUCH))
+        self.assertEqual(self.dump(), before)
+
+    def test_bad_requests(self):
+        before = self.dump()
+        for change in (
+            {"touch": ["nonsense:x"]},
+            {"touch": ["file:/etc/../x"]},
+            {"touch": ["package:-x"]},
+            {"formula": {"other/x.sls": ""}},
+            {"formula": {"guidomain/../x": ""}},
+            {"sls": "top"},
+            {"modules": {"x": ""}},
+            {"wait": "1"},
+            {"touch": ["property:a b:c"]},
+            {"release": None},
+        ):
+            self.fails("bad-request", self.args(ACTIONS, **dict({"touch": []}, **change)))
+        self.assertEqual(self.dump(), before)
+
+    def test_conflict(self):
+        self.apply(self.args(ACTIONS, TOUCH))
+        before = self.dump()
+        failure = self.fails("conflict", self.args([], ["property:work:memory"], owner="urn:other"))
+        self.assertIn(
+            "property:work:memory belongs to urn:gui. Nothing was changed", failure.message
+        )
+        self.fails("conflict", self.args([], [], release=["qube:sys-gui"], owner="urn:other"))
+        self.assertEqual(self.dump(), before)
+
+    def test_first_value_is_kept_and_destroy_leaves_nothing(self):
+        before = self.dump()
+        self.apply(self.args(ACTIONS, TOUCH))
+        self.apply(
+            self.args(
+                [["admin", "set_property", "work", "memory", "700"]], ["property:work:memory"]
+            )
+        )
+        entry = ledger.load()["entries"]["property:work:memory"]
+        self.assertEqual((entry["first"]["value"], entry["ours"]["value"]), ("500", "700"))
+        args = self.args(
+            [["admin", "set_property", "fedora", "memory", "600"]],
+            ["property:fedora:memory"],
+            owner="urn:b",
+            formula={"guidomain/b/x.txt": "x", "guidomain/b.sls": json.dumps([])},
+            sls="guidomain.b",
+        )
+        self.apply(args)
+        self.assertTrue(os.path.exists(self.root + "/srv/user_salt/guidomain/b/x.txt"))
+        self.apply(dict(args, touch=[], release=["property:fedora:memory"]))
+        self.assertFalse(os.path.exists(self.root + "/srv/user_salt/guidomain/b.sls"))
+        self.assertTrue(os.path.exists(self.root + "/srv/user_salt/guidomain/sys-gui.sls"))
+        undo = UNDO + [["file", "/packages", json.dumps({"old-package": "1.2"})]]
+        for name in TOUCH:
+            if name.startswith("file:"):
+                os.unlink(self.root + name[5:])
+        result = self.apply(self.args(undo, TOUCH, release=TOUCH, shutdown=["sys-gui"]))
+        self.assertEqual(result["snapshot"]["ledger"], {})
+        self.assertEqual(self.dump(), before)
+
+    def test_a_failing_second_apply_keeps_the_first(self):
+        self.apply(self.args(ACTIONS, TOUCH))
+        before = self.dump()
+        args = self.args(
+            [["admin", "set_property", "work", "memory", "700"], ["fail", "x"]],
+            ["property:work:memory"],
+        )
+        args["formula"]["guidomain/sys-gui/more.txt"] = "more"
+        args["modules"]["_states/qube.py"] = "# newer\n"
+        self.fails("salt-failed", args)
+        self.assertEqual(self.dump(), before)
+
+    def test_failing_delete_makes_the_qube_again_and_says_what_is_lost(self):
+        self.apply(self.args(ACTIONS, TOUCH))
+        before = self.qubes.dump()
+        failure = self.fails("salt-failed", self.args(UNDO + [["fail", "x"]], TOUCH, release=TOUCH))
+        self.assertEqual(self.qubes.dump(), before)
+        self.assertEqual(list(failure.more["left"]), ["qube:sys-gui"])
+        self.assertIn("private volume", failure.message)
+        # It is as before now, so the journal that is kept for it is undone without more ado.
+        self.apply(
+            self.args(
+                [["admin", "set_property", "work", "memory", "700"]], ["property:work:memory"]
+            )
+        )
+        self.assertIn("recover", [stage for stage, _ in self.events])
+
+    def test_shutdown_and_restart_are_undone(self):
+        self.qubes.qubes["work"]["state"] = self.qubes.qubes["personal"]["state"] = "Running"
+        before = self.dump()
+        self.fails("salt-failed", self.args([["fail", "x"]], [], shutdown=["work"]))
+        self.assertEqual(self.dump(), before)
+        result = self.apply(self.args([], ["property:work:memory"], restart=["work", "fedora"]))
+        self.assertEqual(result["restarted"], ["work"])
+        self.qubes.stubborn = {"personal"}
+        self.qubes.qubes["personal"]["own"]["shutdown_timeout"] = "0"
+        failure = self.fails("shutdown-refused", self.args([], [], shutdown=["personal"]))
+        self.assertIn(
+            "personal did not shut down within 0 s; nothing was killed. Nothing was changed",
+            failure.message,
+        )
+        self.assertEqual(self.qubes.qubes["personal"]["state"], "Running")
+        self.assertEqual(self.apply(self.args([], [], restart=["personal"]))["restarted"], [])
+
+    def test_what_cannot_be_put_back_is_left_and_tried_again(self):
+        before = self.dump()
+        # Somebody else begins to use the new qube while the apply runs.
+        actions = ACTIONS + [
+            ["admin", "set_property", "personal", "guivm", "sys-gui"],
+            ["fail", "x"],
+        ]
+        failure = self.fails("salt-failed", self.args(actions, TOUCH))
+        self.assertEqual(
+            failure.more["left"].pop("qube:sys-gui"),
+            "Domain is in use: 'sys-gui' (admin.vm.Remove on sys-gui)",
+        )
+        self.assertEqual(
+            set(failure.more["left"].values()),
+            {"goes with qube:sys-gui, which could not be removed"},
+        )
+        self.assertIn("qube:sys-gui (Domain is in use", failure.message)
+        snap = snapshot.snapshot({"packages": []})
+        self.assertEqual(
+            (snap["unfinished"]["holder"], sorted(snap["unfinished"]["keys"])),
+            ("alice@desk", sorted(TOUCH)),
+        )
+        self.assertIn(
+            "Put it right by hand", self.fails("unfinished", self.args(ACTIONS, TOUCH)).message
+        )
+        del self.qubes.qubes["personal"]["own"]["guivm"]
+        self.fails("salt-failed", self.args([["fail", "x"]], TOUCH))
+        self.assertEqual(self.dump(), before)
+
+    def test_cancel_ends_salt_and_all_its_children(self):
+        before = self.dump()
+        stop = common.Stop()
+
+        def cancel():
+            wait_for(lambda: os.path.exists(self.root + "/child"))
+            stop.set()
+
+        threading.Thread(target=cancel).start()
+        failure = self.fails("cancelled", self.args(ACTIONS + [["child"]], TOUCH), stop)
+        self.assertIn("9 things had been changed and put back", failure.message)
+        with open(self.root + "/child") as file:
+            child = file.read()
+        self.assertFalse(os.path.exists("/proc/" + child))
+        os.unlink(self.root + "/child")
+        self.assertEqual(self.dump(), before)
+
+    def test_cancel_while_a_qube_starts(self):
+        before = self.dump()
+        self.qubes.start_seconds = 1
+        stop = common.Stop()
+        threading.Timer(0.6, stop.set).start()
+        self.fails(
+            "cancelled",
+            self.args(
+                ACTIONS,
+                TOUCH,
+                verify=[{"kind": "start", "id": "s", "qube": "sys-gui", "timeout": 30}],
+            ),
+            stop,
+        )
+        self.assertEqual(self.dump(), before)
+
+    def test_file_owners_links_and_odd_bytes(self):
+        name = "/etc/qubes/policy.d/include/odd"
+        with open(self.root + name, "wb") as file:
+            file.write(b"\xff\x00bytes")
+        os.chmod(self.root + name, 0o664)
+        if os.getuid() == 0:
+            os.chown(self.root + name, 0, 77)
+        owner = os.stat(self.root + name).st_gid
+        before = self.dump()
+        self.fails(
+            "salt-failed", self.args([["file", name, "text"], ["fail", "x"]], ["file:" + name])
+        )
+        self.assertEqual(self.dump(), before)
+        self.assertEqual(os.stat(self.root + name).st_gid, owner)
+        os.symlink("/etc/passwd", self.root + "/etc/link")
+        before = self.dump()
+        self.assertIn(
+            "symbolic link", self.fails("bad-request", self.args([], ["file:/etc/link"])).message
+        )
+        self.assertEqual(self.dump(), before)
+
+    def test_disk_full_at_every_write(self):
+        """ENOSPC at the 1st, 2nd, … write or allocation: nothing is changed, and nothing stays."""
+        before = self.dump()
+        real = {name: getattr(os, name) for name in ("write", "posix_fallocate")}
+        main, hits = threading.get_ident(), 0
+        for limit in range(1, 100):
+            left = [limit]
+
+            def guarded(function):
+                def call(fd, *args):
+                    if threading.get_ident() == main and os.readlink(
+                        "/proc/self/fd/%d" % fd
+                    ).startswith(self.root):
+                        left[0] -= 1
+                        if left[0] == 0:
+                            raise OSError(errno.ENOSPC, "No space left on device")
+                    return function(fd, *args)
+
+                return call
+
+            for name in real:
+                setattr(os, name, guarded(real[name]))
+            try:
+                self.apply(self.args(ACTIONS, TOUCH))
+            except common.Failure as failure:
+                self.assertEqual(failure.code, "disk-full", failure.message)
+                hits += 1
+            finally:
+                for name in real:
+                    setattr(os, name, real[name])
+            if left[0] > 0:
+                break
+            if os.path.exists(self.root + common.LEDGER):
+                break  # what comes after the ledger is not part of the change
+            self.assertEqual(self.dump(), before, "write %d" % limit)
+        self.assertGreater(hits, 5)
+
+    def test_too_little_space(self):
+        before, real = self.dump(), os.statvfs
+        os.statvfs = lambda name: os.statvfs_result((4096, 4096, 9, 9, 9, 9, 9, 9, 0, 255))
+        try:
+            self.assertIn("Make room", self.fails("disk-full", self.args(ACTIONS, TOUCH)).message)
+        finally:
+            os.statvfs = real
+        self.assertEqual(self.dump(), before)
+
+    def test_committed_but_not_cleaned_up_is_not_undone(self):
+        real, journal_end = journal.end, []
+        journal.end = lambda: (
+            journal_end.append(1) or os._exit
+        )  # "killed" right after the ledger was written
+        try:
+            self.apply(self.args(ACTIONS, TOUCH))
+        finally:
+            journal.end = real
+        self.assertTrue(os.path.exists(self.root + common.JOURNAL))
+        self.assertIsNone(journal.load())
+        self.apply(
+            self.args(
+                [["admin", "set_property", "work", "memory", "700"]], ["property:work:memory"]
+            )
+        )
+        self.assertIn("sys-gui", self.qubes.qubes)
+        self.assertFalse(os.path.exists(self.root + common.JOURNAL))
+
+    def test_unreadable_ledger(self):
+        os.makedirs(self.root + common.STATE)
+        self.put(common.LEDGER, "{")
+        before = self.dump()
+        self.assertIn("cannot be read", self.fails("internal", self.args(ACTIONS, TOUCH)).message)
+        self.assertEqual(self.dump(), before)
+
+    def test_random_changes_are_undone(self):
+        """Any state, any changes to any keys by a formula that then fails: everything is as
+        before."""
+        dice = random.Random(11)
+        kinds = {}
+        for _ in range(30):
+            self.randomise(dice)
+            touch, actions = self.random_change(dice)
+            for key in touch:
+                kinds[key.split(":")[0]] = kinds.get(key.split(":")[0], 0) + 1
+            files = self.dump()["files"]
+            before = self.qubes.dump()
+            failure = self.undone(touch, actions)
+            self.assertEqual(failure["left"], {}, (touch, actions))
+            self.assertEqual(set(failure["undone"]), set(failure["changed"]))
+            self.assertEqual(self.qubes.dump()[0], before[0])
+            for name, was in before[1].items():
+                now = self.qubes.qubes[name]
+                self.assertEqual(
+                    (now["own"], now["features"], sorted(now["tags"]), now["state"]),
+                    (was["own"], was["features"], sorted(was["tags"]), was["state"]),
+                    (name, actions),
+                )
+            self.assertEqual(set(self.qubes.qubes), set(before[1]))
+            self.assertEqual(self.dump()["files"], files)
+        print("keys in random undos:", kinds)
+        self.assertEqual(set(kinds), set(keys.FORMS))
+
+    def randomise(self, dice):
+        q = self.qubes
+        q.qubes = {
+            "dom0": dict(qube("AdminVM"), state="Running"),
+            "fedora": qube("TemplateVM"),
+            "net": qube(),
+        }
+        q.qubes["net"]["own"]["provides_network"] = "True"
+        for name in dice.sample(["a", "b", "c"], 2):
+            q.qubes[name] = qube(netvm=dice.choice(["", "net"]), memory=dice.choice(["400", "900"]))
+            q.qubes[name]["features"] = {
+                f: dice.choice(["", "1", "x y"]) for f in dice.sample(["f", "g", "service.h"], 2)
+            }
+            q.qubes[name]["tags"] = ["created-by-dom0", dice.choice(["t", "owner-bob"])]
+        q.globals = {"default_guivm": dice.choice(sorted(q.qubes))}
+        self.put("/packages", json.dumps({"old-package": "1.2"}))
+
+    def random_change(self, dice):
+        """Keys and what is done to them; a new qube comes first, references to it later."""
+        actions, touch, names = [], [], [n for n in self.qubes.qubes if n not in ("dom0", "fedora")]
+        if dice.random() < 0.6:
+            touch.append("qube:new")
+            actions.append(["admin", "create", "new", "AppVM", "fedora", "black"])
+            names.append("new")
+        for name in names:
+            for prop, values in (
+                ("memory", ["300", "400"]),
+                ("netvm", ["", "net"]),
+                ("guivm", ["dom0", names[-1]]),
+            ):
+                if dice.random() < 0.5 and not (name == "net" and prop == "netvm"):
+                    touch.append("property:%s:%s" % (name, prop))
+                    actions.append(
+                        ["admin", "set_property", name, prop, dice.choice(values)]
+                        if dice.random() < 0.7
+                        else ["admin", "reset_property", name, prop]
+                    )
+            for feature in ("f", "service.h"):
+                if dice.random() < 0.5:
+                    touch.append("feature:%s:%s" % (name, feature))
+                    actions.append(
+                        ["admin", "set_feature", name, feature, "9"]
+                        if dice.random() < 0.6
+                        else ["admin", "remove_feature", name, feature]
+                    )
+            if dice.random() < 0.5:
+                touch.append("tag:%s:t" % name)
+                actions.append(["admin", dice.choice(["set_tag", "remove_tag"]), name, "t"])
+        if dice.random() < 0.6:
+            touch.append("global:default_guivm")
+            actions.append(["admin", "set_property", None, "default_guivm", names[-1]])
+        if dice.random() < 0.5:
+            touch.append("package:new-package")
+            actions.append(["package", "new-package", "1"])
+        if dice.random() < 0.7:
+            name = dice.choice(["/etc/qubes/policy.d/90-default.policy", "/etc/new/dir/file"])
+            touch.append("file:" + name)
+            actions.append(["file", name, "changed"])
+        return touch, actions
+
+    def undone(self, touch, actions):
+        """Journal, the changes in this process (no Salt: quick), undo."""
+        record = journal.plan(self.args(touch=touch), [common.DROP_IN], "id")
+        journal.begin(record)
+        for kind, *rest in actions:
+            if kind == "admin":
+                getattr(admin, rest[0])(*rest[1:])
+            elif kind == "file":
+                os.makedirs(os.path.dirname(self.root + rest[0]), exist_ok=True)
+                self.put(rest[0], rest[1])
+            else:
+                self.put("/packages", json.dumps({"old-package": "1.2", rest[0]: rest[1]}))
+        return journal.undo(record, lambda *_: None, apply_module.runner.run)
+
+
+class Locks(HostCase):
+    def test_held_and_freed(self):
+        mine = lock.Lock("alice", 0, None, common.Stop())
+        holder = lock.current()
+        self.assertEqual((holder["holder"], holder["pid"]), ("alice", os.getpid()))
+        failure = self.fails("lock-held", self.args())
+        self.assertIn("alice has held this host since", failure.message)
+        self.assertEqual(failure.more["holder"], holder)
+        threading.Timer(0.8, mine.release).start()
+        self.apply(self.args(wait=10))
+        self.assertIn(("lock", "waiting for alice"), self.events)
+        self.assertIsNone(lock.current())
+        self.assertFalse(os.path.exists(self.root + common.LOCK))
+
+    def test_waiting_can_be_cancelled(self):
+        mine = lock.Lock("alice", 0, None, common.Stop())
+        stop = common.Stop()
+        threading.Timer(0.2, stop.set).start()
+        self.fails("cancelled", self.args(wait=60), stop)
+        mine.release()
+
+    def test_many_contenders_one_at_a_time(self):
+        inside, most = [], [0]
+
+        def contend():
+            for _ in range(5):
+                held = lock.Lock("x", 30, lambda *_: None, common.Stop())
+                inside.append(1)
+                most[0] = max(most[0], len(inside))
+                lock.current()
+                inside.pop()
+                held.release()
+
+        threads = [threading.Thread(target=contend) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self.assertEqual(most, [1])
+
+
+class Snapshot(HostCase):
+    def test_everything_and_nothing_written(self):
+        self.qubes.qubes["work"]["state"] = "Running"
+        self.qubes.qubes["work"]["own"].update(xid="7", memory="1\\n2\n3")
+        self.qubes.qubes["work"]["features"] = {"f": "", "g": "a b\nc"}
+        self.put("/run/qubes/guid-running.7", "")
+        self.put("/usr/share/xsessions/big.desktop", "x" * 300000)
+        self.put("/etc/qubes/policy.d/include/admin-local-rwx", "a\n")
+        before = self.dump()
+        snap = snapshot.snapshot({"packages": ["old-package", "new-package"]})
+        self.assertEqual(self.dump(), before)
+        facts = snap["facts"]
+        self.assertEqual(facts["qubesRelease"], "Qubes release 4.3.0 (R4.3)")
+        self.assertEqual(
+            facts["xen"],
+            {
+                "version": "4.19.4",
+                "virtCaps": ["pv", "hvm", "hvm_directio"],
+                "freeMemory": 0,
+                "totalMemory": 16000,
+                "iommu": True,
+                "interruptRemapping": False,
+            },
+        )
+        self.assertEqual(
+            facts["pci"],
+            [
+                {
+                    "sbdf": "0000:00:02.0",
+                    "port": "00_02.0",
+                    "class": "030000",
+                    "vendor": "8086",
+                    "device": "9b41",
+                    "subsystem": "17aa:5082",
+                    "driver": None,
+                    "reset": ["flr", "bus"],
+                    "name": "Int'el GPU",
+                }
+            ],
+        )
+        work = snap["qubes"]["work"]
+        self.assertEqual(
+            (work["class"], work["state"], work["guidRunning"]), ("AppVM", "Running", True)
+        )
+        self.assertEqual(work["features"], {"f": "", "g": "a b\nc"})
+        self.assertEqual(work["properties"]["memory"], {"default": False, "value": "1\\n2\n3"})
+        self.assertEqual(work["properties"]["netvm"], {"default": True, "value": ""})
+        self.assertEqual(snap["globals"]["default_guivm"], {"default": False, "value": "dom0"})
+        self.assertEqual(snap["labels"], ["red", "black"])
+        self.assertEqual(
+            sorted(snap["files"]),
+            [
+                "/etc/qubes/policy.d/90-default.policy",
+                "/etc/qubes/policy.d/include/admin-local-rwx",
+            ],
+        )
+        self.assertEqual(snap["files"]["/etc/qubes/policy.d/90-default.policy"]["mode"], "0664")
+        self.assertEqual(snap["packages"], {"old-package": "1.2", "new-package": None})
+
+    def test_not_a_qubes_host(self):
+        os.unlink(self.root + "/etc/qubes-release")
+        os.unlink(self.root + "/run/qubesd.sock")
+        for name in ("xl", "rpm"):
+            os.unlink(self.root + "/bin/" + name)
+        snap = snapshot.snapshot({"packages": ["surely-no-such-package"]})
+        self.assertIsNone(snap["facts"]["qubesRelease"])
+        self.assertEqual(
+            (snap["qubes"], snap["globals"], snap["packages"]),
+            ({}, {}, {"surely-no-such-package": None}),
+        )
+
+    def test_a_qube_that_vanishes_meanwhile(self):
+        real = self.qubes.vm_feature_List
+
+        def vanish(arg, dest, payload):
+            if dest == "work":
+                self.qubes.qubes.pop("work", None)
+            return real(arg, dest, payload)
+
+        self.qubes.vm_feature_List = vanish
+        self.assertEqual(
+            sorted(snapshot.snapshot({"packages": []})["qubes"]), ["dom0", "fedora", "personal"]
+        )
+
+    def test_resets_are_unknown_without_the_kernels_word(self):
+        os.unlink(self.root + "/sys/bus/pci/devices/0000:00:02.0/reset_method")
+        self.assertIsNone(snapshot.snapshot({"packages": []})["facts"]["pci"][0]["reset"])
+
+
+class Clean(HostCase):
+    def test_clean(self):
+        self.assertEqual(common.clean("\x1b[0;32mok\x1b[0m\x07\r\n\x9b31mx\u202ey"), "ok\n31mxy")
+        long = common.clean("ä" * 5000)
+        self.assertLessEqual(len(long.encode()), 4096)
+        self.assertIn("…", long)
+        self.assertEqual(common.cleaned({"a\x07": ["\x00b", 1, None]}), {"a": ["b", 1, None]})
