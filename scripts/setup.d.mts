@@ -33,3 +33,4 @@ export declare function findNode(): string | undefined;
 export declare function isReady(parts: readonly Part[]): boolean;
 export declare function setUp(parts: readonly Part[]): Promise<void>;
 export declare function setUpOrExit(parts: readonly Part[]): Promise<void>;
+export declare function sentence(error: unknown): string;

@@ -388,7 +388,7 @@ async function downloadPulumi(folder) {
   return `the official installer ${result.status === null ? `took over ${duration(limit)}` : "failed"}`;
 }
 
-/** Builds the CLI and the language host; the modules are pinned in tools/. Versions: docs of tools/README.md. */
+/** Builds the CLI and the language host; the modules are pinned in tools/ (why these versions: tools/README.md). */
 async function buildPulumi(bin, why) {
   const go = find("go");
   const or = `let this machine reach the official installer, or install Pulumi ${pulumiVersion} or newer`;
@@ -657,11 +657,22 @@ export async function setUpOrExit(parts) {
   try {
     await setUp(parts);
   } catch (error) {
-    say(error instanceof SetupError ? error.message : (error?.stack ?? String(error)));
+    say(sentence(error));
     process.exit(1);
   } finally {
     for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) process.off(signal, interrupted);
   }
+}
+
+/** What a person reads of an error; one that is a defect of ours shows where it comes from. */
+export function sentence(error) {
+  if (error instanceof SetupError) return error.message;
+  if (error?.code === "ENOSPC")
+    return `There is no space left for ${error.path ?? "its files"}: free some and run this again.`;
+  if (["EACCES", "EPERM", "EROFS"].includes(error?.code)) {
+    return `${error.path ?? "A file"} cannot be written (${error.code}): make it writable for this user and run this again.`;
+  }
+  return error?.stack ?? String(error);
 }
 
 function interrupted() {

@@ -4,7 +4,17 @@ import * as os from "node:os";
 import * as path from "node:path";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
-import { duration, isAtLeast, isInstalled, isReady, packageInstall, partsFor, root } from "./setup.mjs";
+import {
+  duration,
+  isAtLeast,
+  isInstalled,
+  isReady,
+  packageInstall,
+  partsFor,
+  root,
+  SetupError,
+  sentence,
+} from "./setup.mjs";
 
 const pure = suite("set-up: decisions");
 
@@ -60,6 +70,14 @@ pure("durations are told in minutes and seconds", () => {
   assert.is(duration(400), "0 s");
   assert.is(duration(59_400), "59 s");
   assert.is(duration(125_000), "2 min 5 s");
+});
+
+pure("errors of the file system are sentences, defects of ours keep their stack", () => {
+  const error = (code: string) => Object.assign(new Error(code), { code, path: "x/y" });
+  assert.is(sentence(new SetupError("Install it.")), "Install it.");
+  assert.match(sentence(error("ENOSPC")), /^There is no space left for x\/y: /);
+  assert.match(sentence(error("EACCES")), /^x\/y cannot be written \(EACCES\): /);
+  assert.match(sentence(new TypeError("oops")), /TypeError: oops\n +at /);
 });
 
 pure.run();
