@@ -5,6 +5,7 @@ import { AgentFailure, type HostError } from "./errors.ts";
 import type { HostConnection } from "./inventory.ts";
 import { HostPool, type PoolOptions } from "./pool.ts";
 import type { Progress } from "./protocol.ts";
+import type { HostSession } from "./session.ts";
 import { applyArgs, fakeAgent } from "./testing/fakeAgent.ts";
 import { refusal } from "./testing/refusal.ts";
 import { type Relay, startRelay } from "./testing/relay.ts";
@@ -60,6 +61,17 @@ async function failure(promise: Promise<unknown>): Promise<AgentFailure> {
   throw new Error("it was expected to fail, and did not");
 }
 
+/** An apply that has begun on the host; `end` is how it ended. */
+async function begun(session: HostSession, signal?: AbortSignal): Promise<{ end: Promise<unknown> }> {
+  return new Promise((resolve) => {
+    const end: Promise<unknown> = session.apply(applyArgs("long"), {
+      signal,
+      onProgress: () => resolve({ end }),
+    });
+    end.catch(() => resolve({ end }));
+  });
+}
+
 test("many first uses at once: one connection, one login, one exec, one snapshot", async () => {
   const before = counts();
   const hosts = pool([sshd.host("t14")]);
@@ -106,24 +118,23 @@ test("applies go one after the other, a snapshot asked meanwhile comes after", a
 test("hosts do not wait for each other", async () => {
   const hosts = pool([sshd.host("a"), sshd.host("b")]);
   const abort = new AbortController();
-  const long = failure(hosts.session("a").apply(applyArgs("long"), { signal: abort.signal }));
+  const { end } = await begun(hosts.session("a"), abort.signal);
   await hosts.session("b").apply(applyArgs("good"));
   abort.abort();
-  assert.is((await long).body.code, "cancelled");
+  assert.is((await failure(end)).body.code, "cancelled");
 });
 
 test("cancelling an apply: while it waits, nothing is sent; while it runs, the agent's word counts", async () => {
   const session = pool([sshd.host("t14")]).session("t14");
   const [first, second] = [new AbortController(), new AbortController()];
-  const running = failure(session.apply(applyArgs("long"), { signal: first.signal }));
+  const { end } = await begun(session, first.signal);
   const waiting = refusal(session.apply(applyArgs("die"), { signal: second.signal }));
   second.abort();
   const stopped = await waiting;
   assert.is(stopped.kind, "cancelled");
   assert.match(stopped.message, /t14: stopped while waiting for its turn; nothing was changed/);
-  await sleep(300);
   first.abort();
-  assert.equal((await running).body.undone, []);
+  assert.equal((await failure(end)).body.undone, []);
   await session.apply(applyArgs("good")); // "die" was not sent
 });
 
@@ -141,7 +152,7 @@ test("a line lost between requests: the next one connects again", async () => {
   const session = pool([sshd.host("t14", { port: via.port })]).session("t14");
   await session.snapshot();
   via.cut();
-  await sleep(100);
+  await sleep(300);
   await session.apply(applyArgs("good"));
   assert.is(via.connections(), 2);
 });
@@ -200,6 +211,21 @@ test("an agent killed in the middle of an apply: the line stays, a new agent is 
   assert.match(error.message, /salt: 2 of 5\. .*host's journal, and the next apply puts that back first/);
   await session.apply(applyArgs("good"));
   assert.equal(since(before), [1, 1, 2]);
+});
+
+test("an apply whose answer cannot be understood is not called harmless", async () => {
+  for (const [behaviour, message] of [
+    ["stranger", /request that was not made .*The host stops it and puts back/],
+    ["wrong", /is not what was agreed: states: .*It has ended; what it did is not known here/],
+  ] as const) {
+    const error = await refusal(
+      pool([sshd.host("t14")])
+        .session("t14")
+        .apply(applyArgs(behaviour)),
+    );
+    assert.is(error.kind, "lost");
+    assert.match(error.message, message);
+  }
 });
 
 test("a host that does not describe itself in time", async () => {
@@ -266,11 +292,10 @@ test("secrets do not leave in errors or progress", async () => {
 test("closing ends what waits, and nothing connects afterwards", async () => {
   const before = counts();
   const hosts = pool([sshd.host("t14"), sshd.host("b", { proxyCommand: ["sleep", "60"] })]);
-  const working = refusal(hosts.session("t14").apply(applyArgs("long")));
   const connecting = refusal(hosts.session("b").snapshot());
-  await sleep(500);
+  const { end } = await begun(hosts.session("t14"));
   await hosts.close();
-  assert.is((await working).kind, "cancelled");
+  assert.is((await refusal(end)).kind, "lost"); // it was sent: whether anything was changed is not known
   assert.is((await connecting).kind, "cancelled");
   assert.is((await refusal(hosts.session("t14").snapshot())).kind, "cancelled");
   assert.is(since(before)[0], 1);

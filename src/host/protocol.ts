@@ -32,6 +32,8 @@ export const LedgerEntry = z.object({
   ours: KeyValue,
   /** dom0's clock when `ours` was last written, seconds since the epoch. */
   at: z.number(),
+  /** Packages only: other owners that want it too. When `owner` lets go, the first of them takes its place. */
+  also: z.array(z.string()).optional(),
 });
 
 export const LockHolder = z.object({ holder: z.string(), since: z.number(), pid: z.number() });

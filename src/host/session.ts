@@ -58,8 +58,8 @@ export class HostSession {
   }
 
   /**
-   * Applies, after every earlier request to this host. Never sent twice: when the line is lost after it was sent, the
-   * error says so (`lost`), and the host undoes by itself. Aborting before its turn ends it at once, aborting while it
+   * Applies, after every earlier request to this host. Never sent twice: when its answer does not come, the
+   * error is `lost` and says what the host makes of it. Aborting before its turn ends it at once, aborting while it
    * runs asks the agent to stop and waits for its word on what was undone.
    */
   apply(
@@ -73,6 +73,7 @@ export class HostSession {
       const agent = await abortable(this.#connected(), signal, () =>
         cancelled(this.host, "connecting; nothing was changed"),
       );
+      if (signal?.aborted) throw waiting();
       sent = true;
       this.#snapshot = null;
       let last: Progress | undefined;
@@ -85,7 +86,10 @@ export class HostSession {
           },
         })
         .catch((error: unknown) => {
-          throw error instanceof HostError && error.kind === "lost" ? this.#lost(error, agent, last) : error;
+          // "config": it was too large to be sent.
+          throw error instanceof HostError && error.kind !== "config"
+            ? this.#lost(error, agent, last)
+            : error;
         });
       this.#snapshot = Promise.resolve(result.snapshot);
       return result;
@@ -157,9 +161,11 @@ export class HostSession {
     const stage = last
       ? ` The last that was heard of it: ${last.stage}: ${last.text}.`
       : " It is not known whether it had begun.";
-    const after = agent.line.ended
-      ? "The host stops it and puts back what it had changed by itself."
-      : "What it had changed stands in the host's journal, and the next apply puts that back first.";
+    const after = !agent.ended
+      ? "It has ended; what it did is not known here."
+      : agent.line.ended || error.kind !== "lost"
+        ? "The host stops it and puts back what it had changed by itself." // the end of the agent's stdin tells it to
+        : "What it had changed stands in the host's journal, and the next apply puts that back first.";
     return new HostError(
       "lost",
       this.host,

@@ -3,7 +3,6 @@ import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { connect as connectTcp } from "node:net";
 import type { Duplex } from "node:stream";
-import { execa } from "execa";
 import ssh2, {
   type AnyAuthMethod,
   type ClientChannel,
@@ -184,7 +183,7 @@ async function open(
   options: SshOptions,
 ): Promise<SshLine> {
   const transport = host.proxyCommand
-    ? throughProxy(host)
+    ? await throughProxy(host)
     : host.via
       ? await throughJump(host, host.via, options)
       : await throughTcp(host, options);
@@ -281,7 +280,8 @@ async function throughJump(
   }
 }
 
-function throughProxy(host: HostConnection): Transport {
+async function throughProxy(host: HostConnection): Promise<Transport> {
+  const { execa } = await import("execa"); // 60 ms that few need
   const [file = "", ...args] = proxyArguments(host);
   const child = execa(file, args, {
     buffer: false,
