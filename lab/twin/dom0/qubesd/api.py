@@ -1,0 +1,407 @@
+"""The Admin API's calls (qubes-cli-formats.md §7): a table from method to handler(call), which gives the reply's text."""
+import re
+
+from .errors import QubesFeatureNotFoundError, QubesTagNotFoundError, Refused
+from .model import CLASSES
+
+METHODS = {}
+
+
+class Call:
+    def __init__(self, system, method, arg, dest, payload):
+        self.system, self.method, self.arg, self.dest, self.payload = system, method, arg, dest, payload
+
+    @property
+    def qube(self):
+        return self.system.qube(self.dest)
+
+    @property
+    def text(self):
+        try:
+            return self.payload.decode("ascii")
+        except UnicodeDecodeError:
+            raise Refused("payload is not ASCII")
+
+
+def method(name, on_dom0=False, arg=False, payload=False, writes=False):
+    """Registers a handler. Calls with an argument or payload that the method does not take are refused."""
+
+    def register(handler):
+        def run(call):
+            call.qube  # an unknown destination is the first thing that fails
+            if (on_dom0 and call.dest != "dom0") or (call.arg and not arg) or (call.payload and not payload):
+                raise Refused("not valid for %s" % name)
+            return handler(call) or ""
+
+        run.writes = writes
+        METHODS[name] = run
+        return handler
+
+    return register
+
+
+def lines(items):
+    return "".join("%s\n" % item for item in items)
+
+
+# --- properties
+
+
+def serialize(holder, name):
+    value = holder.value(name)
+    text = "" if value is None else str(value)
+    return "default=%s type=%s %s" % (holder.is_default(name), holder.definition(name).type, text)
+
+
+def holder_methods(prefix, holder_of, on_dom0):
+    def each(name, **options):
+        return method("%s.%s" % (prefix, name), on_dom0=on_dom0, **options)
+
+    @each("List")
+    def names(call):
+        return lines(holder_of(call).definitions)
+
+    @each("GetAll")
+    def get_all(call):
+        holder = holder_of(call)
+        return lines(
+            "%s %s" % (name, serialize(holder, name).replace("\\", "\\\\").replace("\n", "\\n"))
+            for name in holder.definitions
+        )
+
+    @each("Get", arg=True)
+    def get(call):
+        holder_of(call).definition(call.arg)
+        return serialize(holder_of(call), call.arg)
+
+    @each("GetDefault", arg=True)
+    def get_default(call):
+        holder = holder_of(call)
+        definition = holder.definition(call.arg)
+        if definition.once or call.arg in ("label", "template"):
+            return ""
+        value = definition.default(holder)
+        return "type=%s %s" % (definition.type, "" if value is None else value)
+
+    @each("Set", arg=True, payload=True, writes=True)
+    def set_(call):
+        holder_of(call).definition(call.arg)
+        try:
+            text = call.payload.decode()
+        except UnicodeDecodeError:
+            text = "\ufffd"
+        holder_of(call).set(call.arg, text)
+
+    @each("Reset", arg=True, writes=True)
+    def reset(call):
+        holder_of(call).reset(call.arg)
+
+
+holder_methods("admin.vm.property", lambda call: call.qube, False)
+holder_methods("admin.property", lambda call: call.system, True)
+
+
+# --- lists
+
+
+@method("admin.vm.List")
+def vm_list(call):
+    system = call.system
+    qubes = [call.qube] if call.dest != "dom0" else sorted(system.qubes.values(), key=lambda q: (q.name != "dom0", q.name))
+    return lines("%s class=%s state=%s uuid=%s" % (q.name, q.klass, q.state(), q.uuid) for q in qubes)
+
+
+@method("admin.vmclass.List", on_dom0=True)
+def vmclass_list(call):
+    return lines(CLASSES)
+
+
+@method("admin.label.List", on_dom0=True)
+def label_list(call):
+    return lines(call.system.labels)
+
+
+@method("admin.label.Index", on_dom0=True, arg=True)
+def label_index(call):
+    return str(call.system.labels.index(call.system.label(call.arg)) + 1)
+
+
+@method("admin.pool.List", on_dom0=True)
+def pool_list(call):
+    return lines(call.system.pools)
+
+
+@method("admin.deviceclass.List", on_dom0=True)
+def deviceclass_list(call):
+    return lines(["block", "mic", "pci", "usb"])
+
+
+# --- features and tags
+
+
+@method("admin.vm.feature.List")
+def feature_list(call):
+    return lines(call.qube.features)
+
+
+def found(call, value):
+    if value is None:
+        raise QubesFeatureNotFoundError(call.dest, call.arg)
+    return value
+
+
+@method("admin.vm.feature.Get", arg=True)
+def feature_get(call):
+    return found(call, call.qube.features.get(call.arg))
+
+
+@method("admin.vm.feature.CheckWithTemplate", arg=True)
+def feature_check_with_template(call):
+    return found(call, call.qube.feature_with_template(call.arg))
+
+
+@method("admin.vm.feature.CheckWithAdminVM", arg=True)
+def feature_check_with_adminvm(call):
+    own = call.qube.features.get(call.arg)
+    return found(call, own if own is not None else call.system.qube("dom0").features.get(call.arg))
+
+
+@method("admin.vm.feature.Set", arg=True, payload=True, writes=True)
+def feature_set(call):
+    if not re.fullmatch(r"[a-zA-Z0-9_.-]+", call.arg) or not re.fullmatch(r"[\x20-\x7e]*", call.text):
+        raise Refused("illegal feature name or value")
+    call.qube.set_feature(call.arg, call.text)
+
+
+@method("admin.vm.feature.Remove", arg=True, writes=True)
+def feature_remove(call):
+    found(call, call.qube.features.get(call.arg))
+    call.qube.remove_feature(call.arg)
+
+
+@method("admin.vm.tag.List")
+def tag_list(call):
+    return lines(sorted(call.qube.tags))
+
+
+def tag_name(call):
+    if not re.fullmatch(r"[a-zA-Z0-9_.-]+", call.arg):
+        raise Refused("illegal tag name")
+    return call.arg
+
+
+@method("admin.vm.tag.Get", arg=True)
+def tag_get(call):
+    return "1" if tag_name(call) in call.qube.tags else "0"
+
+
+@method("admin.vm.tag.Set", arg=True, writes=True)
+def tag_set(call):
+    call.qube.add_tag(tag_name(call))
+
+
+@method("admin.vm.tag.Remove", arg=True, writes=True)
+def tag_remove(call):
+    if tag_name(call) not in call.qube.tags:
+        raise QubesTagNotFoundError(call.dest, call.arg)
+    call.qube.remove_tag(call.arg)
+
+
+# --- life of a qube
+
+
+def create(call):
+    klass = call.method.rpartition(".")[2]
+    values = {}
+    for part in call.text.split(" "):
+        key, equals, value = part.partition("=")
+        if not equals or key not in ("name", "label") or key in values:
+            raise Refused("not a parameter: %s" % part)
+        values[key] = value
+    if set(values) != {"name", "label"}:
+        raise Refused("name and label are needed")
+    call.system.create(klass, values["name"], values["label"], call.arg or None, "dom0")
+
+
+for klass in CLASSES:
+    method("admin.vm.Create." + klass, on_dom0=True, arg=True, payload=True, writes=True)(create)
+
+
+@method("admin.vm.Remove", writes=True)
+def remove(call):
+    call.system.remove(call.qube)
+
+
+@method("admin.vm.Start", writes=True)
+def start(call):
+    call.system.start(call.qube)
+
+
+@method("admin.vm.Shutdown", arg=True, writes=True)
+def shutdown(call):
+    words = set(call.arg.split("+")) - {""}
+    if not words <= {"force", "wait"}:
+        raise Refused("not an argument of Shutdown")
+    call.system.shutdown(call.qube, "force" in words)
+
+
+@method("admin.vm.Kill", writes=True)
+def kill(call):
+    call.system.kill(call.qube)
+
+
+@method("admin.vm.Pause", writes=True)
+def pause(call):
+    call.system.pause(call.qube)
+
+
+@method("admin.vm.Unpause", writes=True)
+def unpause(call):
+    call.system.unpause(call.qube)
+
+
+@method("admin.vm.CurrentState")
+def current_state(call):
+    qube = call.qube
+    return "mem=%d mem_static_max=%d cputime=%d power_state=%s" % (
+        qube.memory_now(),
+        qube.memory_most(),
+        qube.cpu_time(),
+        qube.state(),
+    )
+
+
+@method("admin.vm.volume.List")
+def volume_list(call):
+    return "" if call.qube.klass == "AdminVM" else lines(["root", "private", "volatile", "kernel"])
+
+
+@method("admin.vm.volume.CloneFrom", arg=True)
+def volume_clone_from(call):
+    """The token of a copy is the volume's own name here."""
+    return "%s+%s" % (call.qube.name, call.arg)
+
+
+@method("admin.vm.volume.CloneTo", arg=True, payload=True, writes=True)
+def volume_clone_to(call):
+    source, _, volume = call.text.partition("+")
+    if volume != call.arg:
+        raise Refused("another volume")
+    if volume == "root":
+        qube = call.system.qube(source)
+        call.qube.root = qube.root or (qube.template or qube).name
+
+
+# --- PCI devices
+
+
+def fields(pairs):
+    return " ".join("%s='%s'" % (key, value.replace("'", "\\'")) for key, value in pairs)
+
+
+@method("admin.vm.device.pci.Available", arg=True)
+def pci_available(call):
+    if call.dest != "dom0":
+        return ""  # only dom0 has PCI devices to give
+    rows = {}
+    for device in call.system.functions():
+        if call.arg in ("", device.port):
+            rows["%s:%s" % (device.port, device.device_id)] = fields(
+                [
+                    ("device_id", device.device_id),
+                    ("port_id", device.port),
+                    ("devclass", "pci"),
+                    ("backend_domain", "dom0"),
+                    ("vendor", device.vendor),
+                    ("product", device.product),
+                    ("interfaces", device.interface),
+                    ("_sbdf", device.sbdf),
+                ]
+            )
+    return lines("%s %s" % row for row in sorted(rows.items()))
+
+
+def assignment_row(port, device, mode, frontend, options):
+    basic = [("device_id", device), ("port_id", port), ("devclass", "pci"), ("backend_domain", "dom0")]
+    more = [("mode", mode), ("frontend_domain", frontend)] + [("_" + key, value) for key, value in options.items()]
+    return "dom0+%s:%s" % (port, device), fields(basic + more)
+
+
+def of_port(call, rows):
+    """Only the port that the argument names, `dom0+PORT`."""
+    wanted = call.arg.partition("+")[2]
+    return lines("%s %s" % row for row in sorted(rows) if not wanted or row[0].startswith("dom0+%s:" % wanted))
+
+
+@method("admin.vm.device.pci.Assigned", arg=True)
+def pci_assigned(call):
+    rows = [assignment_row(e["port"], e["device"], e["mode"], call.dest, e["options"]) for e in call.qube.pci]
+    return of_port(call, rows)
+
+
+@method("admin.vm.device.pci.Attached", arg=True)
+def pci_attached(call):
+    rows = []
+    for device, each in call.qube.attached():
+        mode, options = (each["mode"], each["options"]) if each else ("manual", {})
+        rows.append(assignment_row(device.port, device.device_id, mode, call.dest, options))
+    return of_port(call, rows)
+
+
+def device_of(call):
+    """(port, device id) of an argument `dom0+PORT:ID`; + stands for : in what passes through qrexec, _ for *."""
+    backend, plus, identity = call.arg.partition("+")
+    call.system.qube(backend)
+    port, _, device = identity.replace("+", ":").partition(":")
+    if not plus or not port:
+        raise Refused("not a device")
+    return ("*" if port == "_" else port), ("*" if device == "_" else device)
+
+
+def real_id(call, port, device):
+    """The id that an entry gets: the one given, or that of the function at the port, or Qubes' unknown device."""
+    if device:
+        return device
+    there = next((each for each in call.system.functions() if each.port == port), None)
+    return there.device_id if there else "0000:0000::?******"
+
+
+def unpack(text):
+    """{key: value} of `key='value' key='value'`."""
+    found = re.findall(r"([^\s=]+)='((?:[^'\\]|\\.)*)'(?:\s|$)", text)
+    if " ".join("%s='%s'" % pair for pair in found) != text.strip():
+        raise Refused("not a device's properties")
+    return {key: value.replace("\\'", "'") for key, value in found}
+
+
+@method("admin.vm.device.pci.Assign", arg=True, payload=True, writes=True)
+def pci_assign(call):
+    port, device = device_of(call)
+    values = unpack(call.text)
+    expected = {"backend_domain": "dom0", "port_id": port, "devclass": "pci"}
+    if any(values.get(key, value) != value for key, value in expected.items()):
+        raise Refused("the payload speaks of another device")
+    mode = values.get("mode", "manual")
+    if mode not in ("required", "auto-attach", "ask-to-attach"):
+        raise Refused("Only auto-attachable devices can be assigned.")
+    options = {key[1:]: value for key, value in values.items() if key.startswith("_")}
+    call.qube.assign(port, values.get("device_id") or real_id(call, port, device), mode, options)
+
+
+@method("admin.vm.device.pci.Unassign", arg=True, writes=True)
+def pci_unassign(call):
+    port, device = device_of(call)
+    call.qube.unassign(port, real_id(call, port, device))
+
+
+@method("admin.vm.device.pci.Detach", arg=True, writes=True)
+def pci_detach(call):
+    call.qube.detach(device_of(call)[0])
+
+
+def execute(system, method_name, arg, dest, payload):
+    """(reply text, whether state may have changed)."""
+    handler = METHODS.get(method_name)
+    if handler is None:
+        raise Refused("no such method")
+    return handler(Call(system, method_name, arg, dest, payload)), handler.writes

@@ -1,0 +1,613 @@
+"""The state of a Qubes dom0 and its rules; no sockets, no files but /run/twin/world.json through World.
+
+The stored form (qubes.json; an installation's `install.json` holds the same without "boot"):
+
+    {"labels": [name], "pools": [name], "globals": {property: value set},
+     "qubes": {name: {"class", "qid", "uuid", "properties": {name: value set}, "features": {name: text}, "tags": [name],
+                      "pci": [{"port", "device", "mode", "options": {key: text}}], "root": template its root came from}},
+     "boot": {"id", "nextXid", "running": {name: {"xid", "stubdom_xid", "state", "started", "ready", "stops",
+                                                                         "attached": [sbdf]}},
+              "defined": {name: MiB}}}
+
+Running qubes belong to a boot: under another boot id nothing runs. Times are seconds since the epoch.
+"""
+import time
+import uuid
+
+from . import pci
+from .errors import (
+    DeviceAlreadyAssigned,
+    DeviceNotAssigned,
+    QubesException,
+    QubesLabelNotFoundError,
+    QubesMemoryError,
+    QubesNoSuchPropertyError,
+    QubesPropertyValueError,
+    QubesValueError,
+    QubesVMError,
+    QubesVMInUseError,
+    QubesVMNotFoundError,
+    QubesVMNotHaltedError,
+    QubesVMNotPausedError,
+    QubesVMNotRunningError,
+    QubesVMNotStartedError,
+    QubesVMShutdownTimeoutError,
+    Refused,
+)
+from .properties import GLOBALS, PROPERTIES, check_name, set_once
+
+CLASSES = ("AdminVM", "AppVM", "DispVM", "RemoteVM", "StandaloneVM", "TemplateVM")
+# What qubesd and libvirt keep for a qube with a device model beside its own memory, MiB.
+STUBDOM_MEMORY = 144
+SEE_LOG = ", see /var/log/libvirt/libxl/libxl-driver.log for details"
+# Seconds from a shutdown request until the domain is gone, unless a fault says otherwise.
+SHUTDOWN_TIME = 0.15
+
+
+class Holder:
+    """What has properties: a qube or the system. `set_values` are the explicitly set ones."""
+
+    def definition(self, name):
+        try:
+            return self.definitions[name]
+        except KeyError:
+            raise QubesNoSuchPropertyError(self, name)
+
+    def has(self, name):
+        return name in self.definitions
+
+    def value(self, name):
+        if name in self.set_values:
+            return self.set_values[name]
+        return self.definition(name).default(self)
+
+    def is_default(self, name):
+        return name not in self.set_values and (not self.definition(name).once or self.klass == "AdminVM")
+
+    def set(self, name, text):
+        definition = self.definition(name)
+        value = definition.parse(self, text)
+        if definition.once:
+            set_once(definition)
+        if definition.read_only:
+            raise QubesPropertyValueError("property %r on %s instance cannot be set" % (name, self.klass))
+        value = definition.check(self, value)
+        old = self.value(name)
+        self.set_values[name] = value
+        self.changed("property-set", name, value, old)
+
+    def reset(self, name):
+        definition = self.definition(name)
+        if definition.once:
+            set_once(definition)
+        if name == "label":
+            raise Refused("a label has no default")
+        if name == "template":
+            default = self.system.value("default_template")
+            hint = ". You can set it to the current default (%s) instead" % default if default else ""
+            raise QubesValueError("Cannot unset template" + hint)
+        old = self.value(name)
+        self.set_values.pop(name, None)
+        self.changed("property-reset", name, self.value(name), old)
+
+    def changed(self, what, name, value, old):
+        fields = {"name": name, "oldvalue": old}
+        if what == "property-set":
+            fields["newvalue"] = value
+        self.system.emit(self.subject, "%s:%s" % (what, name), fields)
+
+
+class Qube(Holder):
+    def __init__(self, system, name, raw):
+        self.system, self.name = system, name
+        self.klass, self.qid, self.uuid = raw["class"], raw["qid"], raw["uuid"]
+        self.set_values = dict(raw.get("properties", {}))
+        self.features = dict(raw.get("features", {}))
+        self.tags = set(raw.get("tags", []))
+        self.pci = [dict(each, options=dict(each["options"])) for each in raw.get("pci", [])]
+        # The template whose content a root volume of its own was copied from.
+        self.root = raw.get("root")
+        self.definitions = PROPERTIES[self.klass]
+        self.subject = name
+
+    def __str__(self):
+        return self.name
+
+    def stored(self):
+        raw = {
+            "class": self.klass,
+            "qid": self.qid,
+            "uuid": self.uuid,
+            "properties": self.set_values,
+            "features": self.features,
+            "tags": sorted(self.tags),
+            "pci": self.pci,
+        }
+        return dict(raw, root=self.root) if self.root else raw
+
+    # --- relations
+
+    @property
+    def template(self):
+        return self.system.qubes.get(self.set_values.get("template"))
+
+    @property
+    def netvm(self):
+        return self.system.qubes.get(self.value("netvm")) if self.has("netvm") else None
+
+    def others_with(self, name):
+        return [other for other in self.system.qubes.values() if other is not self and other.has(name)]
+
+    def connected(self):
+        """Names of the qubes whose way to the network leads through this one."""
+        found, todo = set(), [self.name]
+        while todo:
+            netvm = todo.pop()
+            for other in self.system.qubes.values():
+                if other.name not in found and other.has("netvm") and other.value("netvm") == netvm:
+                    found.add(other.name)
+                    todo.append(other.name)
+        return found
+
+    def is_networked(self):
+        return self.netvm is not None or bool(self.has("provides_network") and self.value("provides_network"))
+
+    def feature_with_template(self, name):
+        """Value of a feature, its own or else its template's; None where neither has it."""
+        qube = self
+        while qube:
+            if name in qube.features:
+                return qube.features[name]
+            qube = qube.template
+        return None
+
+    def can_balance_memory(self):
+        """is_memory_balancing_possible: no PCI devices, and in an hvm only with Qubes' agents inside."""
+        if self.pci:
+            return False
+        if self.value("virt_mode") != "hvm":
+            return True
+        names, qube = set(), self
+        while qube:
+            names.update(qube.features)
+            qube = qube.template
+        announced = any(name.startswith("supported-service.") for name in names)
+        agent = self.feature_with_template("qrexec")
+        return bool(agent and (not announced or self.feature_with_template("supported-service.meminfo-writer")))
+
+    # --- state
+
+    @property
+    def run(self):
+        return self.system.running.get(self.name)
+
+    def state(self):
+        if self.klass == "AdminVM":
+            return "Running"
+        if self.run is None:
+            return "Halted"
+        if self.run["state"] == "Running" and self.system.now() < self.run["ready"]:
+            return "Transient"
+        return self.run["state"]
+
+    def is_running(self):
+        return self.state() not in ("Halted", "Paused", "Suspended")
+
+    def is_halted(self):
+        return self.state() == "Halted"
+
+    def start_time(self):
+        return str(float(self.run["started"])) if self.run else None
+
+    def memory_now(self):
+        """KiB."""
+        if self.klass == "AdminVM":
+            return self.system.world.get("dom0Memory", 4096) * 1024
+        return self.value("memory") * 1024 if self.run else 0
+
+    def memory_most(self):
+        """KiB; libvirt knows a qube only once it was started."""
+        if self.klass == "AdminVM":
+            return self.system.world.get("dom0Memory", 4096) * 1024
+        return self.system.boot["defined"].get(self.name, 0) * 1024
+
+    def cpu_time(self):
+        """Nanoseconds, whole milliseconds: what booting costs a qube here, then an idle thousandth."""
+        if not self.run:
+            return 0
+        return (7 + int(self.system.now() - self.run["started"])) * 1000000
+
+    # --- changes
+
+    def changed(self, what, name, value, old):
+        super().changed(what, name, value, old)
+        if name in ("guivm", "audiovm"):
+            self.tag_domain(name, value)
+        if name == "provides_network":
+            self.features.pop("servicevm", None)
+            if value:
+                self.features["servicevm"] = "1"
+
+    def tag_domain(self, kind, value):
+        """The one tag guivm-X or audiovm-X that says whose the qube is (§3, side effects)."""
+        for tag in sorted(self.tags):
+            if tag.startswith(kind + "-"):
+                self.remove_tag(tag)
+        if value:
+            self.add_tag("%s-%s" % (kind, value))
+
+    def add_tag(self, tag):
+        if tag not in self.tags:
+            self.tags.add(tag)
+            self.system.emit(self.name, "domain-tag-add:" + tag, {"tag": tag})
+
+    def remove_tag(self, tag):
+        self.tags.remove(tag)
+        self.system.emit(self.name, "domain-tag-delete:" + tag, {"tag": tag})
+
+    def set_feature(self, name, value):
+        old = self.features.get(name)
+        self.features[name] = value
+        fields = {"feature": name, "value": value}
+        self.system.emit(self.name, "domain-feature-set:" + name, fields if old is None else dict(fields, oldvalue=old))
+
+    def remove_feature(self, name):
+        del self.features[name]
+        self.system.emit(self.name, "domain-feature-delete:" + name, {"feature": name})
+
+    # --- PCI
+
+    def find(self, port, device):
+        return next((each for each in self.pci if (each["port"], each["device"]) == (port, device)), None)
+
+    def assign(self, port, device, mode, options):
+        what = "pci device dom0:%s:%s" % (port, device)
+        if self.find(port, device):
+            raise DeviceAlreadyAssigned("%s already assigned to %s" % (what, self.name))
+        self.pci.append({"port": port, "device": device, "mode": mode, "options": options})
+        fields = {"device": "dom0:%s:%s" % (port, device), "options": str(options)}
+        self.system.emit(self.name, "device-assign:pci", fields)
+
+    def unassign(self, port, device):
+        what = "pci device dom0:%s:%s" % (port, device)
+        found = self.find(port, device)
+        if not found:
+            raise DeviceNotAssigned("%s not assigned to %s" % (what, self.name))
+        self.pci.remove(found)
+        self.system.emit(self.name, "device-unassign:pci", {"device": "dom0:%s:%s" % (port, device)})
+
+    def detach(self, port):
+        device = next((each for each, _ in self.attached() if each.port == port), None)
+        if device is None:
+            raise DeviceNotAssigned("pci device %s not attached to %s" % (port, self.name))
+        if any(each["mode"] == "required" and matches(each, device) for each in self.pci):
+            raise QubesVMNotHaltedError(
+                self.name,
+                "Can not detach a required device from a non halted qube. You need to unassign device first.",
+            )
+        self.run["attached"].remove(device.sbdf)
+        self.system.emit(self.name, "device-detach:pci", {"port": "dom0:" + port})
+
+    def attached(self):
+        """[(function, assignment or None)] of what it holds now; the assignment may have gone since its start."""
+        held = (self.run or {}).get("attached", [])
+        found = []
+        for device in self.system.functions():
+            if device.sbdf in held:
+                found.append((device, next((each for each in self.pci if matches(each, device)), None)))
+        return found
+
+
+def matches(assignment, device):
+    return assignment["port"] in ("*", device.port) and assignment["device"] in ("*", device.device_id)
+
+
+class System(Holder):
+    """`emit(subject, event, fields)` is called for every event; `now` is the clock."""
+
+    klass, name, subject = "Qubes", "system", ""
+
+    def __init__(self, stored, world, boot_id, now=time.time, emit=None):
+        self.system = self
+        self.world, self.now = world, now
+        self.emit = emit or (lambda subject, event, fields: None)
+        self.definitions = GLOBALS
+        self.labels = list(stored["labels"])
+        self.pools = list(stored["pools"])
+        self.set_values = dict(stored["globals"])
+        self.qubes = {}
+        for name, raw in stored["qubes"].items():
+            self.qubes[name] = Qube(self, name, raw)
+        boot = stored.get("boot") or {}
+        if boot.get("id") != boot_id:
+            boot = {"id": boot_id, "nextXid": 1, "running": {}, "defined": {}}
+        self.boot = boot
+
+    def __str__(self):
+        return "system"
+
+    def stored(self):
+        return {
+            "labels": self.labels,
+            "pools": self.pools,
+            "globals": self.set_values,
+            "qubes": {name: qube.stored() for name, qube in self.qubes.items()},
+            "boot": self.boot,
+        }
+
+    @property
+    def running(self):
+        """Runs of this boot; what was told to stop is gone once its time has come."""
+        runs = self.boot["running"]
+        for name in [name for name, run in runs.items() if run.get("stops") and run["stops"] <= self.now()]:
+            self._gone(name)
+        return runs
+
+    def functions(self):
+        return pci.functions(self.world.get("machine"))
+
+    def qube(self, name):
+        try:
+            return self.qubes[name]
+        except KeyError:
+            raise QubesVMNotFoundError(name)
+
+    def label(self, name):
+        if name not in self.labels:
+            raise QubesLabelNotFoundError(name)
+        return name
+
+    not_started = staticmethod(QubesVMNotStartedError)
+    not_halted = staticmethod(QubesVMNotHaltedError)
+
+    def changed(self, what, name, value, old):
+        super().changed(what, name, value, old)
+        # As in R4.3, a reset of the global property retags nothing; only setting it does.
+        if what == "property-set" and name in ("default_guivm", "default_audiovm"):
+            kind = name[len("default_") :]
+            for qube in self.qubes.values():
+                if qube.has(kind) and qube.is_default(kind):
+                    qube.changed("property-set", kind, value, old)
+
+    # --- life of a qube
+
+    def create(self, klass, name, label, template, created_by):
+        definitions = PROPERTIES.get(klass)
+        if definitions is None or klass == "AdminVM":
+            raise Refused("no such class")
+        if template and "template" not in definitions:
+            raise QubesValueError("%s cannot be based on template" % klass)
+        if template:
+            self.qube(template)
+        check_name(name)
+        self.label(label)
+        if name in self.qubes:
+            raise QubesValueError("VM %s already exists" % name)
+        if "template" in definitions and not template:
+            template = self.value("default_dispvm" if klass == "DispVM" else "default_template")
+            if template is None:
+                raise QubesValueError("Template for the qube not specified, nor default template set.")
+        used = {qube.qid for qube in self.qubes.values()}
+        qid = next(number for number in range(1, 65536) if number not in used)
+        qube = Qube(self, name, {"class": klass, "qid": qid, "uuid": str(uuid.uuid4())})
+        if klass == "DispVM":
+            definitions["template"].check(qube, template)
+            self._inherit(qube, self.qubes[template])
+        qube.set_values["label"] = label
+        if template:
+            qube.set_values["template"] = definitions["template"].check(qube, template)
+        self.qubes[name] = qube
+        self.emit("", "domain-add", {"vm": name})
+        for kind in ("guivm", "audiovm"):
+            if qube.has(kind):
+                qube.tag_domain(kind, qube.value(kind))
+        qube.add_tag("created-by-" + created_by)
+        maker = self.qubes[created_by]
+        if maker.features.get("set-created-guivm"):
+            qube.set("guivm", maker.features["set-created-guivm"])
+        self.emit(name, "domain-create-on-disk", {})
+
+    @staticmethod
+    def _inherit(qube, template):
+        """A disposable begins with what its template has set, its features and its tags."""
+        own = ("template", "template_for_dispvms", "installed_by_rpm", "include_in_backups")
+        for name, value in template.set_values.items():
+            if qube.has(name) and name not in own:
+                qube.set_values[name] = value
+        qube.features.update(template.features)
+        qube.tags.update(tag for tag in template.tags if not tag.startswith("created-by-"))
+
+    def remove(self, qube):
+        if qube.klass == "AdminVM":
+            raise QubesVMInUseError("'dom0' cannot be removed")
+        if qube.value("installed_by_rpm"):
+            raise QubesVMInUseError("VM installed by package manager: " + qube.name)
+        if not qube.is_halted():
+            raise QubesVMNotHaltedError(qube.name)
+        used = any(value == qube.name for name, value in self.set_values.items() if GLOBALS[name].type == "vm")
+        for other in self.qubes.values():
+            if other is not qube:
+                used = used or any(
+                    value == qube.name
+                    for name, value in other.set_values.items()
+                    if other.definitions[name].type == "vm"
+                )
+        if used:
+            raise QubesVMInUseError(
+                "Domain is in use: %r;  see 'journalctl -u qubesd -e' in dom0 for details" % qube.name
+            )
+        del self.qubes[qube.name]
+        self.boot["defined"].pop(qube.name, None)
+        self.emit("", "domain-delete", {"vm": qube.name})
+
+    def start(self, qube):
+        """Starts it and, before it, its netvm chain; nothing of it is left running when it fails."""
+        if qube.klass == "AdminVM":
+            raise QubesVMNotHaltedError(qube.name, "Cannot start Dom0 fake domain!")
+        if not qube.is_halted():
+            return
+        self.emit(qube.name, "domain-pre-start", {"start_guid": True})
+        try:
+            self._start(qube)
+        except QubesException as error:
+            self.boot["running"].pop(qube.name, None)
+            self.emit(qube.name, "domain-start-failed", {"reason": str(error)})
+            raise
+        self.emit(qube.name, "domain-start", {"start_guid": True})
+
+    def _start(self, qube):
+        if qube.features.get("prohibit-start"):
+            raise QubesException("Qube start is prohibited. Rationale: " + qube.features["prohibit-start"])
+        devices = self._devices_for(qube)
+        if qube.netvm and qube.netvm.klass != "AdminVM":
+            self.start(qube.netvm)
+        needed = qube.value("memory") + (STUBDOM_MEMORY if qube.value("virt_mode") == "hvm" else 0)
+        if needed > self.free_memory():
+            raise QubesMemoryError(qube.name)
+        self.boot["defined"][qube.name] = qube.value("memory")
+        self._spawn(qube, devices)
+        text = self.world.fault("start", qube.name)
+        if text:
+            raise QubesException(text)
+        xid = self.boot["nextXid"]
+        run = {"xid": xid, "stubdom_xid": -1, "state": "Running", "started": self.now(), "stops": None}
+        run["ready"] = self.now() + (self.world.fault("startSeconds", qube.name) or 0)
+        if qube.value("virt_mode") == "hvm":
+            xid = run["stubdom_xid"] = xid + 1
+        self.boot["nextXid"] = xid + 1
+        run["attached"] = [device.sbdf for device in devices]
+        self.boot["running"][qube.name] = run
+        self.emit(qube.name, "domain-spawn", {"start_guid": True})
+        if qube.feature_with_template("qrexec") and self.world.fault("agent", qube.name):
+            timeout = qube.value("qrexec_timeout")
+            raise QubesException(
+                "Cannot connect to qrexec agent for %d seconds, see /var/log/xen/console/guest-%s.log for details"
+                % (timeout, qube.name)
+            )
+
+    def _devices_for(self, qube):
+        """The functions its assignments mean; refused when a required one is not there (§5, last lines)."""
+        present = self.functions()
+        found = []
+        for each in qube.pci:
+            devices = [device for device in present if matches(each, device)]
+            sbdf = pci.sbdf_of_path(each["port"], present) if each["port"] != "*" else None
+            if not devices and sbdf and each["device"] == "*":
+                # A path that is sound but leads nowhere: qubesd asks libvirt for it.
+                name = "pci_" + sbdf.replace(":", "_").replace(".", "_")
+                raise QubesException(
+                    "Start failed: Node device not found: no node device with matching name %r%s" % (name, SEE_LOG)
+                )
+            if not devices and each["mode"] == "required":
+                raise QubesException("Pci device dom0:%s:%s not available" % (each["port"], each["device"]))
+            if each["mode"] == "required":
+                found += [device for device in devices if device not in found]
+        return found
+
+    def _spawn(self, qube, devices):
+        """What libvirt, libxl and Xen refuse (§5, marked [HV])."""
+        if not devices:
+            return
+        hvm = qube.value("virt_mode") == "hvm"
+        if hvm and not self.world.get("iommu", True):
+            raise QubesException(
+                "Failed to start an HVM qube with PCI devices assigned - hardware does not support IOMMU/VT-d/AMD-Vi"
+            )
+
+        def failed(text):
+            raise QubesException("Start failed: " + text + SEE_LOG)
+
+        if qube.value("virt_mode") == "pvh":
+            failed("internal error: libxenlight failed to create new domain %r" % qube.name)
+        for device in devices:
+            what = "Requested operation is not valid: PCI device %s is " % device.sbdf
+            for name, run in self.running.items():
+                if device.sbdf in run["attached"]:
+                    failed(what + "in use by driver xenlight, domain " + name)
+            if device.secondary:
+                failed(what + "not assignable")
+        for device in devices:
+            reason = self._cannot_reset(device, devices)
+            strict = not any(each["options"].get("no-strict-reset") for each in qube.pci if matches(each, device))
+            if reason and strict:
+                failed("internal error: Unable to reset PCI device %s: %s" % (device.sbdf, reason))
+
+    def _cannot_reset(self, device, given):
+        if not device.resets:
+            return "no FLR, PM reset or bus reset available"
+        if set(device.resets) <= {"bus"}:
+            for other in self.functions():
+                if other.bus == device.bus and other.sbdf not in [each.sbdf for each in given]:
+                    return "internal error: Active %s devices on bus with %s, not doing bus reset" % (
+                        other.sbdf,
+                        device.sbdf,
+                    )
+        return None
+
+    def free_memory(self):
+        """MiB that Xen has left, as `xl info` says it."""
+        used = self.world.get("dom0Memory", 4096)
+        for name in self.running:
+            qube = self.qubes[name]
+            used += qube.value("memory") + (STUBDOM_MEMORY if qube.run["stubdom_xid"] != -1 else 0)
+        return self.world.get("memory") - used
+
+    def shutdown(self, qube, force=False):
+        """Asks it to shut down; it is gone a moment later."""
+        if qube.klass == "AdminVM":
+            raise QubesVMError("Cannot shutdown Dom0 fake domain!")
+        if qube.is_halted():
+            raise QubesVMNotStartedError(qube.name)
+
+        def using(name):
+            return [
+                other.name
+                for other in self.qubes.values()
+                if other.has(name) and other.value(name) == qube.name and other.is_running()
+            ]
+
+        self.emit(qube.name, "domain-pre-shutdown", {"force": force})
+        if not force:
+            if qube.value("provides_network") and using("netvm"):
+                raise QubesVMInUseError("There are other VMs connected to this VM: " + ", ".join(using("netvm")))
+            if using("guivm"):  # its own guivm counts too, as in R4.3
+                raise QubesVMError("There are running VMs using this VM as GuiVM: " + ", ".join(using("guivm")))
+            audio = [name for name in using("audiovm") if name != qube.name]
+            if audio:
+                raise QubesVMInUseError("There are running VMs using this VM as AudioVM: " + ", ".join(audio))
+        if qube.state() == "Paused":
+            if not force:
+                raise QubesVMNotRunningError(qube.name)
+            return self._gone(qube.name)
+        seconds = self.world.fault("shutdown", qube.name)
+        if seconds == "never":
+            return None
+        if not qube.run["stops"]:
+            qube.run["stops"] = self.now() + (SHUTDOWN_TIME if seconds is None else seconds)
+
+    def kill(self, qube):
+        if qube.klass == "AdminVM":
+            raise QubesVMError("Cannot kill Dom0 fake domain!")
+        if qube.is_halted():
+            raise QubesVMNotStartedError(qube.name)
+        self._gone(qube.name)
+
+    def timed_out(self, qube):
+        return QubesVMShutdownTimeoutError(qube.name)
+
+    def _gone(self, name):
+        del self.boot["running"][name]
+        self.emit(name, "domain-stopped", {})
+        self.emit(name, "domain-shutdown", {})
+
+    def pause(self, qube):
+        if qube.klass == "AdminVM" or not qube.is_running():
+            raise QubesVMNotRunningError(qube.name)
+        qube.run["state"] = "Paused"
+        self.emit(qube.name, "domain-paused", {})
+
+    def unpause(self, qube):
+        if qube.state() != "Paused":
+            raise QubesVMNotPausedError(qube.name)
+        qube.run["state"] = "Running"
+        self.emit(qube.name, "domain-unpaused", {})

@@ -1,0 +1,203 @@
+"""The socket /run/qubesd.sock, the stored state and the log of calls.
+
+A request is `METHOD+ARG SOURCE name TARGET\\0PAYLOAD` up to the client's half-close (qubes-cli-formats.md §7).
+"""
+import json
+import os
+import queue
+import signal
+import socket
+import sys
+import threading
+import time
+
+from . import api
+from .errors import QubesException, Refused
+from .model import System
+from .world import World
+
+SOCKET = "/run/qubesd.sock"
+STATE = "/var/lib/qubes/qubes.json"
+INSTALL = "/run/twin/install.json"
+CALLS = "/var/log/qubes/qubesd-calls.log"
+BOOT_ID = "/proc/sys/kernel/random/boot_id"
+STORED = ("labels", "pools", "globals", "qubes", "boot")
+
+
+def read_text(path):
+    with open(path) as file:
+        return file.read()
+
+
+def read_state(path=STATE):
+    """The stored state, or that of a fresh installation; None where there is neither."""
+    for each in (path, INSTALL):
+        try:
+            raw = json.loads(read_text(each))
+        except FileNotFoundError:
+            continue
+        return {key: raw[key] for key in STORED if key in raw}
+    return None
+
+
+class Daemon:
+    def __init__(self):
+        self.world = World()
+        self.lock = threading.Lock()
+        self.listeners = []  # [(destination, queue of (subject, event, fields))]
+        self.saved = None
+        self.load()
+        self.calls = open(CALLS, "a", buffering=1)
+
+    def load(self):
+        stored = read_state()
+        if stored is None:
+            raise SystemExit("qubesd: neither %s nor %s is there" % (STATE, INSTALL))
+        self.system = System(stored, self.world, read_text(BOOT_ID).strip(), emit=self.emit)
+
+    def save(self):
+        text = json.dumps(self.system.stored(), indent=1)
+        if text == self.saved:
+            return
+        with open(STATE + ".new", "w") as file:
+            file.write(text)
+        os.rename(STATE + ".new", STATE)
+        self.saved = text
+
+    def autostart(self):
+        """Once a boot, as the qubes-vm@ units do; without it nothing is started."""
+        fresh = "started" not in self.system.boot
+        self.system.boot["started"] = True
+        if fresh and "qubes.skip_autostart" not in read_text("/proc/cmdline").split():
+            for qube in list(self.system.qubes.values()):
+                if qube.has("autostart") and qube.value("autostart"):
+                    try:
+                        self.system.start(qube)
+                    except QubesException as error:
+                        print("autostart of %s: %s" % (qube.name, error), file=sys.stderr, flush=True)
+        self.save()
+
+    # --- events
+
+    def emit(self, subject, event, fields):
+        for dest, events in self.listeners:
+            if dest == "dom0" or subject == dest:
+                events.put((subject, event, fields))
+
+    def stream(self, connection, dest):
+        events = queue.Queue()
+        listener = (dest, events)
+        with self.lock:
+            self.system.qube(dest)
+            self.listeners.append(listener)
+        try:
+            events.put(("", "connection-established", {}))
+            while True:
+                subject, event, fields = events.get()
+                parts = ["1", subject, event]
+                for key, value in fields.items():
+                    parts += [key, "" if value is None else str(value)]
+                connection.sendall("\0".join(parts + ["", ""]).encode())
+        except OSError:
+            return
+        finally:
+            with self.lock:
+                self.listeners.remove(listener)
+
+    # --- calls
+
+    def answer(self, method, arg, dest, payload):
+        """The reply's bytes; none at all where the call is not valid or something broke."""
+        with self.lock:
+            self.calls.write("%.6f %s %s %s\n" % (time.time(), method, arg or "-", dest))
+            try:
+                try:
+                    text, _ = api.execute(self.system, method, arg, dest, payload)
+                finally:
+                    if getattr(api.METHODS.get(method), "writes", False):
+                        self.keep()
+            except Refused as error:
+                print("%s+%s to %s refused: %s" % (method, arg, dest, error), file=sys.stderr, flush=True)
+                return b""
+            except QubesException as error:
+                return ("2\0%s\0\0%s\0" % (type(error).__name__, error)).encode()
+        try:
+            self.wait(method, arg, dest)
+        except QubesException as error:
+            return ("2\0%s\0\0%s\0" % (type(error).__name__, error)).encode()
+        return b"0\0" + text.encode()
+
+    def keep(self):
+        try:
+            self.save()
+        except OSError as error:
+            self.saved = None
+            self.load()  # what could not be stored did not happen
+            raise Refused("cannot store: %s" % error)
+
+    def wait(self, method, arg, dest):
+        """Start answers when the qube's agent is up, Shutdown+wait when the qube is gone."""
+        if method == "admin.vm.Start":
+            self.until(lambda qube: qube.state() != "Transient", dest, None)
+        elif method == "admin.vm.Shutdown" and "wait" in arg.split("+"):
+            with self.lock:
+                qube = self.system.qube(dest)
+                timeout = qube.value("shutdown_timeout")
+            if not self.until(lambda qube: qube.is_halted(), dest, timeout):
+                raise self.system.timed_out(qube)
+
+    def until(self, condition, dest, timeout):
+        end = None if timeout is None else time.monotonic() + timeout
+        while True:
+            with self.lock:
+                qube = self.system.qubes.get(dest)
+                if qube is None or condition(qube):
+                    return True
+            if end is not None and time.monotonic() > end:
+                return False
+            time.sleep(0.02)
+
+    def serve(self, connection):
+        with connection:
+            data = bytearray()
+            while True:
+                part = connection.recv(65536)
+                if not part:
+                    break
+                data += part
+            try:
+                header, payload = bytes(data).split(b"\0", 1)
+                call, _source, kind, dest = header.decode("ascii").split(" ")
+            except ValueError:
+                return  # a framing error: qubesd hangs up
+            if kind != "name":
+                return
+            method, _, arg = call.partition("+")
+            if method == "admin.Events":
+                return self.stream(connection, dest)
+            try:
+                connection.sendall(self.answer(method, arg, dest, payload))
+            except OSError:
+                return  # the client has gone
+
+    def listen(self):
+        try:
+            os.unlink(SOCKET)
+        except FileNotFoundError:
+            pass
+        server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        server.bind(SOCKET)
+        os.chmod(SOCKET, 0o660)
+        server.listen(128)
+        while True:
+            connection, _ = server.accept()
+            threading.Thread(target=self.serve, args=(connection,), daemon=True).start()
+
+
+def main():
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    os.makedirs(os.path.dirname(STATE), exist_ok=True)
+    os.makedirs(os.path.dirname(CALLS), exist_ok=True)
+    daemon = Daemon()
+    daemon.autostart()
+    daemon.listen()

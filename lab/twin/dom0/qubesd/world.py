@@ -1,0 +1,26 @@
+"""What surrounds dom0: /run/twin/world.json, read again whenever it changed (see lab/twin/world.ts)."""
+import json
+import os
+
+
+class World:
+    def __init__(self, path="/run/twin/world.json"):
+        self._path = path
+        self._seen = None
+        self._data = {}
+
+    def read(self):
+        info = os.stat(self._path)
+        seen = (info.st_mtime_ns, info.st_size, info.st_ino)
+        if seen != self._seen:
+            with open(self._path) as file:
+                self._data = json.load(file)
+            self._seen = seen
+        return self._data
+
+    def get(self, name, default=None):
+        return self.read().get(name, default)
+
+    def fault(self, name, qube):
+        """The fault of that name for one qube: {"faults": {name: {qube: value}}}; None when there is none."""
+        return (self.get("faults") or {}).get(name, {}).get(qube)
