@@ -8,7 +8,8 @@ import type { Properties, Value } from "./handler.ts";
 import { UNKNOWN } from "./handler.ts";
 
 // A backslash before a quote cannot be told from an escaped quote in the engine's notation either.
-const name = fc.oneof(fc.constantFrom("a", "b", "gui-fullscreen", "x.y", "0", 'q"', ""), fc.string({ maxLength: 3 }))
+const name = fc
+  .oneof(fc.constantFrom("a", "b", "gui-fullscreen", "x.y", "0", 'q"', ""), fc.string({ maxLength: 3 }))
   .filter((key) => !key.includes("\\") && key !== "__proto__");
 const value: fc.Arbitrary<Value> = fc.letrec<{ value: Value }>((tie) => ({
   value: fc.oneof(
@@ -68,7 +69,12 @@ test("equal values have no difference, whatever the order of their keys", () => 
 
 test("paths read as the engine writes them", () => {
   const olds = { display: ["xephyr"], session: { user: "a" }, features: { "gui-fs": "1" }, level: "user" };
-  const news = { display: ["gpu", "xephyr"], session: { user: "b" }, features: { "gui-fs": "" }, clients: ["x"] };
+  const news = {
+    display: ["gpu", "xephyr"],
+    session: { user: "b" },
+    features: { "gui-fs": "" },
+    clients: ["x"],
+  };
   assert.equal(diffByPath(olds, news), {
     "display[0]": "update",
     "display[1]": "add",

@@ -19,7 +19,8 @@ function compare(old: Value, now: Value, at: Path, changes: Changes): void {
   for (const key of keysOf(old, now)) {
     const path = [...at, key];
     const [was, is] = [child(old, key), child(now, key)];
-    if (was === undefined || is === undefined) changes[formatPath(path)] = was === undefined ? "add" : "delete";
+    if (was === undefined || is === undefined)
+      changes[formatPath(path)] = was === undefined ? "add" : "delete";
     else if (sameShape(was, is)) compare(was, is, path, changes);
     else if (was !== is) changes[formatPath(path)] = "update";
   }
@@ -36,7 +37,13 @@ function child(value: Value, key: string | number): Value | undefined {
 }
 
 function sameShape(a: Value, b: Value): boolean {
-  return typeof a === "object" && typeof b === "object" && a !== null && b !== null && Array.isArray(a) === Array.isArray(b);
+  return (
+    typeof a === "object" &&
+    typeof b === "object" &&
+    a !== null &&
+    b !== null &&
+    Array.isArray(a) === Array.isArray(b)
+  );
 }
 
 /** The same changes, those at or below the named top-level properties as replacements of the resource. */

@@ -82,7 +82,8 @@ export class ResourceLog {
     }
     const pause = this.#last + EPHEMERAL_PAUSE - performance.now();
     if (this.#waiting) Object.assign(this.#waiting, { message, options });
-    else if (pause > 0) this.#waiting = { message, options, timer: setTimeout(() => this.#sendWaiting(), pause) };
+    else if (pause > 0)
+      this.#waiting = { message, options, timer: setTimeout(() => this.#sendWaiting(), pause) };
     else this.#sendNow(message, options);
   }
 

@@ -17,7 +17,10 @@ const program = fileURLToPath(new URL("testProvider.ts", import.meta.url));
 /** Starts a command whose first line is a port; the rest of its output is collected. */
 async function start(command: string, ...args: string[]) {
   // uvu sets FORCE_COLOR: what would colour the number is part of the test.
-  const child = spawn(command, args, { stdio: ["ignore", "pipe", "pipe"], env: { ...process.env, FORCE_COLOR: "1" } });
+  const child = spawn(command, args, {
+    stdio: ["ignore", "pipe", "pipe"],
+    env: { ...process.env, FORCE_COLOR: "1" },
+  });
   let errors = "";
   child.stderr.setEncoding("utf8").on("data", (text: string) => {
     errors += text;
@@ -65,7 +68,13 @@ test("ends on SIGINT though an operation does not stop", async () => {
 });
 
 test("ends when its engine was killed", async () => {
-  const { child: engine, first } = await start("/bin/sh", "-c", `"$0" "$1" & echo $!; wait`, process.execPath, program);
+  const { child: engine, first } = await start(
+    "/bin/sh",
+    "-c",
+    `"$0" "$1" & echo $!; wait`,
+    process.execPath,
+    program,
+  );
   const provider = Number(first);
   await sleep(500); // it has to have seen its parent
   engine.kill("SIGKILL");

@@ -1,6 +1,7 @@
 /** The process that the engine starts: says its port, serves, and ends when the engine does. */
 
-import type { ProviderPackage } from "./handler.ts";
+import type { Properties, ProviderPackage } from "./handler.ts";
+import type { ServeOptions } from "./server.ts";
 import { serve } from "./server.ts";
 
 /** Milliseconds for closing connections; the engine waits 5 s after SIGINT, and each command would wait with it. */
@@ -9,8 +10,12 @@ const ORPHAN_CHECK = 1000;
 
 export async function runProvider(pkg: ProviderPackage): Promise<void> {
   const parent = process.ppid;
+  const options: ServeOptions = {};
   const engineAddress = process.argv.slice(2).find((argument) => !argument.startsWith("-"));
-  const { port, scrub, stop } = await serve(pkg, engineAddress ? { engineAddress } : {});
+  if (engineAddress) options.engineAddress = engineAddress;
+  const configuration = takeConfiguration(process.env);
+  if (configuration) options.configuration = configuration;
+  const { port, scrub, stop } = await serve(pkg, options);
 
   let ending = false;
   function end(status: number, why: string): void {
@@ -34,4 +39,20 @@ export async function runProvider(pkg: ProviderPackage): Promise<void> {
 
   // The engine reads the port from the first line; console.log would colour it where FORCE_COLOR is set.
   process.stdout.write(`${port}\n`);
+}
+
+/**
+ * The stack's present configuration of this package, which the engine puts into the environment as JSON, names without
+ * the namespace and secrets in clear (sdk/go/common/resource/plugin/provider_plugin.go). It is taken out there, and the
+ * state's passphrase with it: the processes that we start have no business with either.
+ */
+function takeConfiguration(environment: NodeJS.ProcessEnv): Properties | undefined {
+  const text = environment.PULUMI_CONFIG;
+  for (const name of ["PULUMI_CONFIG", "PULUMI_CONFIG_PASSPHRASE"]) delete environment[name];
+  if (text === undefined) return undefined;
+  try {
+    return JSON.parse(text) as Properties;
+  } catch {
+    return undefined; // set by something else: what Configure brings will do
+  }
 }

@@ -11,7 +11,16 @@ import { suite } from "uvu";
 import * as assert from "uvu/assert";
 import { UNKNOWN } from "./handler.ts";
 import { serve } from "./server.ts";
-import { failureOf, fromStruct, partialFailureOf, secret, startEngine, TestClient, toStruct, urnOf } from "./testClient.ts";
+import {
+  failureOf,
+  fromStruct,
+  partialFailureOf,
+  secret,
+  startEngine,
+  TestClient,
+  toStruct,
+  urnOf,
+} from "./testClient.ts";
 import { demoPackage, NOTE, notesIn } from "./testPackage.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "guidomain-server-"));
@@ -48,7 +57,9 @@ test("says its version and its schema", async () => {
 });
 
 test("what it does not have is unimplemented, not broken", async () => {
-  const error = await failureOf(client.call((done) => client.raw.getMapping(new proto.GetMappingRequest(), done)));
+  const error = await failureOf(
+    client.call((done) => client.raw.getMapping(new proto.GetMappingRequest(), done)),
+  );
   assert.is(error.code, grpc.status.UNIMPLEMENTED);
 });
 
@@ -62,6 +73,22 @@ test("configuration as JSON text or structured reaches the package the same, and
     { args: { folder, hosts }, secretKeys: ["hosts"] },
     { args: { folder, hosts }, secretKeys: ["hosts"] },
   ]);
+});
+
+test("the stack's present configuration goes before what the state remembers, for the default provider", async () => {
+  const own = demoPackage();
+  const other = await serve(own, { configuration: { folder: "now", hosts: '{"lab":{}}' } });
+  const caller = new TestClient(other.port);
+  await caller.configure({ folder: "then" });
+  await caller.configure({ folder: "then" }, "default_1_2_3");
+  await caller.configure({ folder: "its own" }, "explicit");
+  const present = { folder: "now", hosts: { lab: {} } };
+  assert.equal(
+    own.configured.map(({ args }) => args),
+    [present, present, { folder: "its own" }],
+  );
+  caller.close();
+  await other.stop();
 });
 
 test("configuration is checked, and goes back as it came", async () => {
@@ -92,11 +119,14 @@ test("diff names paths in detail, and top-level properties in its lists", async 
   const olds = { title: "a", tags: ["x", "y"], text: "same", style: { ink: "red" } };
   const news = { title: "b", tags: ["x", "z"], text: "same", style: { ink: "red", "pen.tip": 1 } };
   const diff: DiffResponse.AsObject = await client.diff(urn, "a", olds, news);
-  assert.equal(new Map(diff.detaileddiffMap), new Map([
-    ["title", { kind: Kind.UPDATE_REPLACE, inputdiff: true }],
-    ["tags[1]", { kind: Kind.UPDATE, inputdiff: true }],
-    ['style["pen.tip"]', { kind: Kind.ADD, inputdiff: true }],
-  ]));
+  assert.equal(
+    new Map(diff.detaileddiffMap),
+    new Map([
+      ["title", { kind: Kind.UPDATE_REPLACE, inputdiff: true }],
+      ["tags[1]", { kind: Kind.UPDATE, inputdiff: true }],
+      ['style["pen.tip"]', { kind: Kind.ADD, inputdiff: true }],
+    ]),
+  );
   assert.equal(new Set(diff.diffsList), new Set(["title", "tags", "style"]));
   assert.equal(diff.replacesList, ["title"]);
   assert.ok(diff.hasdetaileddiff && diff.deletebeforereplace);
@@ -104,7 +134,12 @@ test("diff names paths in detail, and top-level properties in its lists", async 
 });
 
 test("no difference is said as such", async () => {
-  const diff = await client.diff(urn, "a", { title: "a", password: secret("p") }, { title: "a", password: "p" });
+  const diff = await client.diff(
+    urn,
+    "a",
+    { title: "a", password: secret("p") },
+    { title: "a", password: "p" },
+  );
   assert.is(diff.changes, proto.DiffResponse.DiffChanges.DIFF_NONE);
 });
 
@@ -121,7 +156,12 @@ test("create, read, update and delete carry values, secrets and the wish to be r
   const read = await client.read(urn, "crud", made.outputs, inputs);
   assert.equal(read, { id: "crud", outputs: made.outputs, inputs, refreshBeforeUpdate: true });
 
-  const changed = await client.update(urn, "crud", { inputs, outputs: made.outputs }, { ...inputs, text: "bye" });
+  const changed = await client.update(
+    urn,
+    "crud",
+    { inputs, outputs: made.outputs },
+    { ...inputs, text: "bye" },
+  );
   assert.equal(changed, {
     outputs: { ...inputs, text: "bye", length: 3, token: secret("token-crud") },
     refreshBeforeUpdate: true,
@@ -151,7 +191,9 @@ test("a preview knows that it is one, keeps unknowns and writes nothing", async 
 });
 
 test("a half-made resource keeps its id, outputs, secrets and reasons", async () => {
-  const error = await failureOf(client.create(urn, { title: "half", password: secret("hunter22"), fail: "half" }));
+  const error = await failureOf(
+    client.create(urn, { title: "half", password: secret("hunter22"), fail: "half" }),
+  );
   assert.is(error.code, grpc.status.UNKNOWN);
   assert.is(error.details, "ink ran out at [secret]\npaper jam");
   const kept = partialFailureOf(error);
@@ -162,6 +204,24 @@ test("a half-made resource keeps its id, outputs, secrets and reasons", async ()
   assert.equal(outputs.password, secret("hunter22"));
   assert.equal(outputs.token, secret("token-half"));
   await client.delete(urn, "half");
+});
+
+test("a half-made resource stays so, however well it reads, until an update has made it whole", async () => {
+  const inputs = { title: "torn", fail: "half" };
+  const failed = partialFailureOf(await failureOf(client.create(urn, inputs)));
+  const kept = fromStruct(failed?.getProperties());
+
+  const read = partialFailureOf(await failureOf(client.read(urn, "torn", kept, inputs)));
+  assert.is(read?.getId(), "torn");
+  assert.equal(read?.getReasonsList(), ["ink ran out at no password", "paper jam"]);
+  assert.equal(fromStruct(read?.getProperties()), kept, "and the next read says so again");
+  assert.equal(fromStruct(read?.getInputs()), inputs);
+
+  const whole = await client.update(urn, "torn", { inputs, outputs: kept }, { title: "torn", text: "glued" });
+  const reread = await client.read(urn, "torn", whole.outputs, { title: "torn", text: "glued" });
+  assert.is(reread.id, "torn");
+  assert.equal(reread.outputs, whole.outputs);
+  await client.delete(urn, "torn");
 });
 
 test("a half-made resource may have outputs of 30 kB", async () => {
@@ -179,7 +239,9 @@ test("a read may find a resource broken, and says how it found it", async () => 
 });
 
 test("an error is its message alone, without secrets and without a stack", async () => {
-  const error = await failureOf(client.create(urn, { title: "x", fail: "whole", password: secret("a canary in a mine") }));
+  const error = await failureOf(
+    client.create(urn, { title: "x", fail: "whole", password: secret("a canary in a mine") }),
+  );
   assert.is(error.code, grpc.status.UNKNOWN);
   assert.is(error.details, "no pen for [secret]");
   assert.is(partialFailureOf(error), undefined);
@@ -193,7 +255,11 @@ test("a type it does not have is refused by name", async () => {
 });
 
 test("a child's URN names its own type, and a name may contain colons", async () => {
-  await client.create(`urn:pulumi:s::p::a:b:Parent$${NOTE}::odd::name`, { title: "child" }, { preview: true });
+  await client.create(
+    `urn:pulumi:s::p::a:b:Parent$${NOTE}::odd::name`,
+    { title: "child" },
+    { preview: true },
+  );
   assert.equal(pkg.calls, ["preview create odd::name"]);
 });
 
@@ -212,11 +278,17 @@ test("an operation that ignores its time limit is answered for", async () => {
   assert.is(error.details, "timed out after 0.05 s; the pen goes on by itself");
   assert.is(partialFailureOf(error)?.getId(), "stubborn");
   const olds = { inputs, outputs: inputs };
-  const update = await failureOf(client.update(urn, "stubborn", olds, { ...inputs, text: "new" }, { timeout: 0.05 }));
+  const update = await failureOf(
+    client.update(urn, "stubborn", olds, { ...inputs, text: "new" }, { timeout: 0.05 }),
+  );
   assert.is(fromStruct(partialFailureOf(update)?.getProperties()).text, "new");
   const removal = await failureOf(client.delete(urn, "stubborn", inputs, { timeout: 0.05 }));
   assert.is(removal.details, "timed out after 0.05 s; the pen goes on by itself");
-  assert.is(partialFailureOf(removal), undefined, "a delete has no partial failure: the state stays as it was");
+  assert.is(
+    partialFailureOf(removal),
+    undefined,
+    "a delete has no partial failure: the state stays as it was",
+  );
 });
 
 test("a handler's own time limit holds where the program sets none", async () => {
@@ -278,14 +350,20 @@ test("lines carry the URN, in order, without secrets; ephemeral ones are throttl
   assert.is(shown[0]?.message, "line 1");
   assert.is(shown.at(-1)?.message, "[secret]");
   const pauses = shown.slice(1, -1).map((line, index) => line.at - (shown[index]?.at ?? 0));
-  assert.ok(pauses.every((pause) => pause > 80), pauses.join(" "));
+  assert.ok(
+    pauses.every((pause) => pause > 80),
+    pauses.join(" "),
+  );
   await client.delete(urn, "lines");
 });
 
 test("lines that are kept are not throttled", async () => {
   writeFileSync(join(folder, "c.json"), JSON.stringify({ title: "c", complain: true }));
   await client.read(urn, "c", {}, {});
-  assert.equal(engine.lines.map(({ message, severity, ephemeral }) => [message, severity, ephemeral]), [["unreadable", 3, false]]);
+  assert.equal(
+    engine.lines.map(({ message, severity, ephemeral }) => [message, severity, ephemeral]),
+    [["unreadable", 3, false]],
+  );
   rmSync(join(folder, "c.json"));
 });
 

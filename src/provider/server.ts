@@ -30,9 +30,22 @@ import { PartialFailure } from "./handler.ts";
 import { AbandonedError, Operations } from "./operations.ts";
 import { decode, encode, parseConfiguration, Secrets } from "./values.ts";
 
+/**
+ * The output in which the state keeps the reasons of a failed create or update until an update succeeds. The engine
+ * forgets its own list (`initErrors`) as soon as a read succeeds, and a resource that is read before each update
+ * would then pass for whole. Handlers do not see it; names with two underscores are not displayed.
+ */
+const UNFINISHED = "__unfinished";
+
 export interface ServeOptions {
   /** Where the engine listens, its first command-line argument; `Handshake` and `Attach` say it too. */
   engineAddress?: string;
+  /**
+   * The stack's present configuration of this package. It goes before what `Configure` brings to the default provider:
+   * for reading before an update, for refresh and for destroy the engine sends what the state remembers, which
+   * would look for a host at its old address.
+   */
+  configuration?: Properties;
   /** Milliseconds that an aborted operation has before the server answers for it: Ctrl-C has to end within a second. */
   grace?: number;
 }
@@ -67,6 +80,12 @@ export async function serve(pkg: ProviderPackage, options: ServeOptions = {}): P
     return properties;
   }
 
+  /** A resource's outputs, and why it is not whole where the last create or update has failed halfway. */
+  function receiveOutputs(message: Parameters<typeof decode>[0], secrets: Secrets) {
+    const { [UNFINISHED]: reasons, ...outputs } = receive(message, secrets);
+    return { outputs, unfinished: Array.isArray(reasons) ? reasons.map(String) : [] };
+  }
+
   function handlerOf(urn: string): Handler {
     const type = typeOf(urn);
     const handler = pkg.handlers[type];
@@ -84,10 +103,13 @@ export async function serve(pkg: ProviderPackage, options: ServeOptions = {}): P
     secrets: Secrets;
     /** What there is to answer for if the handler does not stop when told to. */
     abandoned?(): Abandoned;
+    /** The reasons to keep with a resource that is not whole, given those of a partial failure. */
+    unfinished?(reasons: string[]): string[];
   }
 
   /** Runs one operation of a resource within its time limit; its errors become gRPC statuses. */
-  async function operate<T>({ request, gone, work, secrets, abandoned }: Operation<T>): Promise<T> {
+  async function operate<T>(operation: Operation<T>): Promise<T> {
+    const { request, gone, work, secrets } = operation;
     const urn = request.getUrn();
     const handler = handlerOf(urn);
     const lines = engineLog.ofResource(urn);
@@ -100,22 +122,27 @@ export async function serve(pkg: ProviderPackage, options: ServeOptions = {}): P
         return work(handler, context);
       });
     } catch (error) {
-      if (!(error instanceof AbandonedError && context)) throw statusOf(error, handler, secrets);
-      throw statusOf(answerFor(error, handler, context, abandoned?.()), handler, secrets);
+      const failure =
+        error instanceof AbandonedError && context
+          ? answerFor(error, handler, context, operation.abandoned?.())
+          : error;
+      if (!(failure instanceof PartialFailure)) throw plainStatus(failure);
+      const keys = withDeclared(handler, secrets);
+      throw partialStatus(failure, keys, operation.unfinished?.(failure.reasons) ?? failure.reasons);
     } finally {
       lines.end();
       await engineLog.flushed();
     }
   }
 
-  function statusOf(error: unknown, handler: Handler, secrets: Secrets): Partial<grpc.StatusObject> {
-    if (!(error instanceof PartialFailure)) return plainStatus(error);
-    const keys = withDeclared(handler, secrets);
+  function partialStatus(error: PartialFailure, secretKeys: ReadonlySet<string>, unfinished: string[]) {
     const reasons = error.reasons.map(scrub);
+    const outputs = { ...error.outputs };
+    if (unfinished.length > 0) outputs[UNFINISHED] = unfinished.map(scrub);
     const failed = new proto.ErrorResourceInitFailed();
     failed.setId(error.id);
-    failed.setProperties(encode(error.outputs, keys));
-    if (error.inputs) failed.setInputs(encode(error.inputs, keys));
+    failed.setProperties(encode(outputs, secretKeys));
+    if (error.inputs) failed.setInputs(encode(error.inputs, secretKeys));
     failed.setReasonsList(reasons);
     failed.setRefreshBeforeUpdate(true); // the next run looks at what is there before it decides
     const detail = new anyProto.Any();
@@ -157,8 +184,20 @@ export async function serve(pkg: ProviderPackage, options: ServeOptions = {}): P
 
   const service: Pick<
     IResourceProviderServer,
-    | "handshake" | "attach" | "getPluginInfo" | "getSchema" | "checkConfig" | "diffConfig" | "configure"
-    | "check" | "diff" | "create" | "read" | "update" | "delete" | "cancel"
+    | "handshake"
+    | "attach"
+    | "getPluginInfo"
+    | "getSchema"
+    | "checkConfig"
+    | "diffConfig"
+    | "configure"
+    | "check"
+    | "diff"
+    | "create"
+    | "read"
+    | "update"
+    | "delete"
+    | "cancel"
   > = {
     handshake: unary(async (request) => {
       connect(request.getEngineAddress());
@@ -205,7 +244,9 @@ export async function serve(pkg: ProviderPackage, options: ServeOptions = {}): P
 
     configure: unary(async (request, gone) => {
       const secrets = new Secrets();
-      const args = parseConfiguration(receive(request.getArgs(), secrets));
+      const remembered = receive(request.getArgs(), secrets);
+      const present = isDefaultProvider(request.getName()) ? options.configuration : undefined;
+      const args = parseConfiguration(present ?? remembered);
       const lines = engineLog.ofResource("");
       await pkg.configure(args, {
         urn: "",
@@ -244,7 +285,7 @@ export async function serve(pkg: ProviderPackage, options: ServeOptions = {}): P
       const asked = {
         id: request.getId(),
         oldInputs: receive(request.getOldInputs(), secrets),
-        oldOutputs: receive(request.getOlds(), secrets),
+        oldOutputs: receiveOutputs(request.getOlds(), secrets).outputs,
         news: receive(request.getNews(), secrets),
       };
       return operate({
@@ -279,11 +320,8 @@ export async function serve(pkg: ProviderPackage, options: ServeOptions = {}): P
 
     read: unary((request, gone) => {
       const secrets = new Secrets();
-      const known = {
-        id: request.getId(),
-        outputs: receive(request.getProperties(), secrets),
-        inputs: receive(request.getInputs(), secrets),
-      };
+      const { outputs, unfinished } = receiveOutputs(request.getProperties(), secrets);
+      const known = { id: request.getId(), outputs, inputs: receive(request.getInputs(), secrets) };
       return operate({
         request,
         gone,
@@ -292,6 +330,7 @@ export async function serve(pkg: ProviderPackage, options: ServeOptions = {}): P
           const found = await handler.read(known, context);
           const reply = new proto.ReadResponse(); // without an id: it is gone
           if (!found) return reply;
+          if (unfinished.length > 0) throw new PartialFailure({ ...found, reasons: unfinished });
           const keys = withDeclared(handler, secrets);
           reply.setId(found.id);
           reply.setProperties(encode(found.outputs, keys));
@@ -299,6 +338,7 @@ export async function serve(pkg: ProviderPackage, options: ServeOptions = {}): P
           reply.setRefreshBeforeUpdate(handler.refreshBeforeUpdate ?? false);
           return reply;
         },
+        unfinished: () => unfinished, // what a read finds broken by itself lasts until the next read
       });
     }),
 
@@ -307,7 +347,7 @@ export async function serve(pkg: ProviderPackage, options: ServeOptions = {}): P
       const asked = {
         id: request.getId(),
         oldInputs: receive(request.getOldInputs(), new Secrets()),
-        oldOutputs: receive(request.getOlds(), new Secrets()),
+        oldOutputs: receiveOutputs(request.getOlds(), new Secrets()).outputs,
         news: receive(request.getNews(), secrets),
       };
       return operate({
@@ -330,7 +370,7 @@ export async function serve(pkg: ProviderPackage, options: ServeOptions = {}): P
       const asked = {
         id: request.getId(),
         inputs: receive(request.getOldInputs(), secrets),
-        outputs: receive(request.getProperties(), secrets),
+        outputs: receiveOutputs(request.getProperties(), secrets).outputs,
       };
       return operate({
         request,
@@ -351,7 +391,10 @@ export async function serve(pkg: ProviderPackage, options: ServeOptions = {}): P
     }),
   };
 
-  const server = new grpc.Server({ "grpc.max_receive_message_length": -1, "grpc.max_send_message_length": -1 });
+  const server = new grpc.Server({
+    "grpc.max_receive_message_length": -1,
+    "grpc.max_send_message_length": -1,
+  });
   server.addService(providerRpc.ResourceProviderService, service); // what it lacks answers UNIMPLEMENTED
   const bound = Promise.withResolvers<number>();
   server.bindAsync("127.0.0.1:0", grpc.ServerCredentials.createInsecure(), (error, port) =>
@@ -367,6 +410,11 @@ export async function serve(pkg: ProviderPackage, options: ServeOptions = {}): P
       engineLog.close();
     },
   };
+}
+
+/** The engine names it "default", with the package's version behind where the program's SDK says one. */
+function isDefaultProvider(name: string | undefined): boolean {
+  return name !== undefined && /^default(_|$)/.test(name);
 }
 
 /** What the engine is told about an operation whose handler went on after its abort. */
@@ -396,7 +444,9 @@ function diffReply(changes: Changes, deleteBeforeReplace = false) {
   // These two name top-level properties, the detailed diff names paths; a path in them hides the diff
   // (pulumi/pulumi#17858).
   reply.setDiffsList(unique(paths.map(topLevel)));
-  reply.setReplacesList(unique(Object.entries(changes).flatMap(([path, kind]) => (isReplacement(kind) ? topLevel(path) : []))));
+  reply.setReplacesList(
+    unique(Object.entries(changes).flatMap(([path, kind]) => (isReplacement(kind) ? topLevel(path) : []))),
+  );
   reply.setDeletebeforereplace(deleteBeforeReplace);
   reply.setHasdetaileddiff(true);
   for (const [path, kind] of Object.entries(changes)) {

@@ -57,7 +57,9 @@ export class TestClient {
 
   /** Rejects with a `grpc.ServiceError`. */
   call<Reply>(start: (done: grpc.requestCallback<Reply>) => grpc.ClientUnaryCall): Promise<Reply> {
-    return new Promise((resolve, reject) => start((error, reply) => (error ? reject(error) : resolve(reply as Reply))));
+    return new Promise((resolve, reject) =>
+      start((error, reply) => (error ? reject(error) : resolve(reply as Reply))),
+    );
   }
 
   async handshake(engineAddress: string) {
@@ -66,8 +68,9 @@ export class TestClient {
     return this.call<ProviderHandshakeResponse>((done) => this.raw.handshake(request, done));
   }
 
-  async configure(args: Properties) {
+  async configure(args: Properties, provider = "default") {
     const request = new proto.ConfigureRequest();
+    request.setName(provider);
     request.setArgs(toStruct(args));
     return this.call<ConfigureResponse>((done) => this.raw.configure(request, done));
   }
@@ -76,7 +79,10 @@ export class TestClient {
     const request = new proto.CheckRequest();
     request.setNews(toStruct(news));
     const reply = await this.call<CheckResponse>((done) => this.raw.checkConfig(request, done));
-    return { inputs: fromStruct(reply.getInputs()), failures: reply.getFailuresList().map((f) => f.toObject()) };
+    return {
+      inputs: fromStruct(reply.getInputs()),
+      failures: reply.getFailuresList().map((f) => f.toObject()),
+    };
   }
 
   async diffConfig(oldInputs: Properties, news: Properties): Promise<DiffResponse.AsObject> {
@@ -92,10 +98,19 @@ export class TestClient {
     request.setNews(toStruct(news));
     request.setOlds(toStruct(olds));
     const reply = await this.call<CheckResponse>((done) => this.raw.check(request, done));
-    return { inputs: fromStruct(reply.getInputs()), failures: reply.getFailuresList().map((f) => f.toObject()) };
+    return {
+      inputs: fromStruct(reply.getInputs()),
+      failures: reply.getFailuresList().map((f) => f.toObject()),
+    };
   }
 
-  async diff(urn: string, id: string, oldInputs: Properties, news: Properties, oldOutputs: Properties = oldInputs) {
+  async diff(
+    urn: string,
+    id: string,
+    oldInputs: Properties,
+    news: Properties,
+    oldOutputs: Properties = oldInputs,
+  ) {
     const request = new proto.DiffRequest();
     request.setUrn(urn);
     request.setId(id);
@@ -116,7 +131,13 @@ export class TestClient {
     return { id: reply.getId(), outputs: fromStruct(reply.getProperties()), refreshBeforeUpdate };
   }
 
-  async read(urn: string, id: string, outputs?: Properties, inputs?: Properties, { timeout = 0 }: Settings = {}) {
+  async read(
+    urn: string,
+    id: string,
+    outputs?: Properties,
+    inputs?: Properties,
+    { timeout = 0 }: Settings = {},
+  ) {
     const request = new proto.ReadRequest();
     request.setUrn(urn);
     request.setId(id);
@@ -148,10 +169,18 @@ export class TestClient {
     request.setTimeout(timeout);
     request.setPreview(preview);
     const reply = await this.call<UpdateResponse>((done) => this.raw.update(request, done));
-    return { outputs: fromStruct(reply.getProperties()), refreshBeforeUpdate: reply.getRefreshBeforeUpdate() };
+    return {
+      outputs: fromStruct(reply.getProperties()),
+      refreshBeforeUpdate: reply.getRefreshBeforeUpdate(),
+    };
   }
 
-  async delete(urn: string, id: string, outputs: Properties = {}, { timeout = 0 }: Settings = {}): Promise<void> {
+  async delete(
+    urn: string,
+    id: string,
+    outputs: Properties = {},
+    { timeout = 0 }: Settings = {},
+  ): Promise<void> {
     const request = new proto.DeleteRequest();
     request.setUrn(urn);
     request.setId(id);
@@ -174,7 +203,10 @@ export function partialFailureOf(error: unknown): ErrorResourceInitFailed | unde
   const [bytes] = (error as grpc.ServiceError).metadata.get("grpc-status-details-bin");
   if (!(bytes instanceof Buffer)) return undefined;
   const [detail] = statusProto.Status.deserializeBinary(bytes).getDetailsList();
-  return detail?.unpack(proto.ErrorResourceInitFailed.deserializeBinary, "pulumirpc.ErrorResourceInitFailed") ?? undefined;
+  return (
+    detail?.unpack(proto.ErrorResourceInitFailed.deserializeBinary, "pulumirpc.ErrorResourceInitFailed") ??
+    undefined
+  );
 }
 
 /** Resolves to what a promise rejects with. */

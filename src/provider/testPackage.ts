@@ -20,7 +20,10 @@ export interface DemoPackage extends ProviderPackage {
 export function notesIn(folder: string): Record<string, Properties> {
   const files = readdirSync(folder).filter((file) => file.endsWith(".json"));
   return Object.fromEntries(
-    files.map((file) => [file.slice(0, -".json".length), JSON.parse(readFileSync(join(folder, file), "utf8"))]),
+    files.map((file) => [
+      file.slice(0, -".json".length),
+      JSON.parse(readFileSync(join(folder, file), "utf8")),
+    ]),
   );
 }
 
@@ -43,7 +46,12 @@ export function demoPackage(): DemoPackage {
   }
 
   /** Does what the inputs ask for while the note is written. */
-  async function perform(id: string, inputs: Properties, outputs: Properties, context: Context): Promise<void> {
+  async function perform(
+    id: string,
+    inputs: Properties,
+    outputs: Properties,
+    context: Context,
+  ): Promise<void> {
     for (let line = 1; line <= Number(inputs.progress ?? 0); line++) {
       context.log(`line ${line}`, { ephemeral: true });
       await sleep(10);
@@ -55,7 +63,11 @@ export function demoPackage(): DemoPackage {
       throw new PartialFailure({ id, outputs, reasons: [`stopped while writing: ${message}`] });
     });
     if (inputs.fail === "half") {
-      throw new PartialFailure({ id, outputs, reasons: [`ink ran out at ${inputs.password ?? "no password"}`, "paper jam"] });
+      throw new PartialFailure({
+        id,
+        outputs,
+        reasons: [`ink ran out at ${inputs.password ?? "no password"}`, "paper jam"],
+      });
     }
   }
 
@@ -64,7 +76,8 @@ export function demoPackage(): DemoPackage {
     refreshBeforeUpdate: true,
     async check(news) {
       const failures: Failure[] = [];
-      if (news.title === "") failures.push({ property: "title", reason: 'Invalid value for title: "". Name the note.' });
+      if (news.title === "")
+        failures.push({ property: "title", reason: 'Invalid value for title: "". Name the note.' });
       return { inputs: { size: "small", ...news }, failures };
     },
     async diff({ oldInputs, news }) {
@@ -83,7 +96,12 @@ export function demoPackage(): DemoPackage {
       const found = notesIn(folder)[id];
       if (!found) return null;
       if (found.broken) {
-        throw new PartialFailure({ id, outputs: { ...outputs, ...found }, inputs: { ...inputs, ...found }, reasons: ["torn"] });
+        throw new PartialFailure({
+          id,
+          outputs: { ...outputs, ...found },
+          inputs: { ...inputs, ...found },
+          reasons: ["torn"],
+        });
       }
       if (found.complain) context.log("unreadable", { severity: "error" });
       return { id, outputs: { ...outputs, ...found }, inputs: { ...inputs, ...found } };
@@ -102,7 +120,8 @@ export function demoPackage(): DemoPackage {
     },
     abandoned(request, context) {
       const { message } = context.signal.reason as Error;
-      const outputs = request.operation === "create" ? request.inputs : request.operation === "update" ? request.news : {};
+      const outputs =
+        request.operation === "create" ? request.inputs : request.operation === "update" ? request.news : {};
       const id = request.operation === "create" ? String(request.inputs.title) : request.id;
       return { id, outputs, reasons: [`${message}; the pen goes on by itself`] };
     },
@@ -119,7 +138,12 @@ export function demoPackage(): DemoPackage {
     checkConfig: ({ folder: where }) =>
       where === undefined || where === UNKNOWN || typeof where === "string"
         ? []
-        : [{ property: "folder", reason: `Invalid value for folder: ${JSON.stringify(where)}. It is a path.` }],
+        : [
+            {
+              property: "folder",
+              reason: `Invalid value for folder: ${JSON.stringify(where)}. It is a path.`,
+            },
+          ],
     async configure(args: Properties, { secretKeys }: ConfigureContext) {
       configured.push({ args, secretKeys: [...secretKeys] });
       folder = String(args.folder);

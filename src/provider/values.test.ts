@@ -23,7 +23,9 @@ interface Sample {
 
 /** A value twice: plain, and as the engine sends it with secrets here and there. */
 const sample: fc.Arbitrary<Sample> = fc.letrec<{ sample: Sample; open: Sample }>((tie) => ({
-  sample: fc.tuple(tie("open"), fc.boolean()).map(([{ plain, wire }, hidden]) => ({ plain, wire: hidden ? secret(wire) : wire })),
+  sample: fc
+    .tuple(tie("open"), fc.boolean())
+    .map(([{ plain, wire }, hidden]) => ({ plain, wire: hidden ? secret(wire) : wire })),
   open: fc.oneof(
     { depthSize: "small", withCrossShrink: true },
     leaf.map((value) => ({ plain: value, wire: value })),

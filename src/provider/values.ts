@@ -11,7 +11,7 @@ const SIGNATURE = "4dabf18193072939515e22adb298388d";
 const SECRET = "1b47061264138c4ac30d75fd1eb44270";
 
 /** Shorter texts would black out ordinary words. */
-const SHORTEST_SECRET = 4;
+const SHORTEST_SECRET = 6;
 
 /** What was secret in the values that were decoded with it. */
 export class Secrets {
@@ -48,7 +48,9 @@ export function encode(properties: Properties, secretKeys: ReadonlySet<string> =
   const wire = mapValues(properties, (value, key) =>
     secretKeys.has(key) ? { [SIGNATURE]: SECRET, value } : value,
   );
-  return struct.Struct.fromJavaScript(withoutUndefined(wire) as Parameters<typeof struct.Struct.fromJavaScript>[0]);
+  return struct.Struct.fromJavaScript(
+    withoutUndefined(wire) as Parameters<typeof struct.Struct.fromJavaScript>[0],
+  );
 }
 
 /** JavaScript lets an `undefined` through the types; failing on one here would lose a resource that was just made. */
