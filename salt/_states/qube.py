@@ -235,7 +235,8 @@ def features(name, set=None, unset=None, **kwargs):
 
 
 def services(name, on=None, off=None, unset=None, **kwargs):
-    """Services are features service.NAME: "1" on, "" off."""
+    """Services are features service.NAME: "1" on, "" off. In YAML write "on" and "off" with quotes:
+    bare they are booleans, and Salt then says `keywords must be strings`."""
     wanted = {"service." + service: "1" for service in on or []}
     wanted.update({"service." + service: "" for service in off or []})
     wanted.update({"service." + service: None for service in unset or []})

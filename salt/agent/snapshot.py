@@ -47,11 +47,28 @@ def _nothing():
     return {"qubes": {}, "globals": {}, "labels": [], "available": []}
 
 
+def _sessions():
+    """Qubes whose Xephyr session a person is in: `qubes-guivm-session QUBE` is the Exec of their
+    xsession file (qubes-host.md (b)), and runs as long as the session does."""
+    found = set()
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open("/proc/%s/cmdline" % pid, "rb") as file:
+                words = file.read(4096).decode("utf-8", "replace").split("\0")
+        except OSError:
+            continue  # it has ended
+        for word, following in zip(words, words[1:]):
+            if os.path.basename(word) == "qubes-guivm-session":
+                found.add(following)
+    return found
+
+
 def _qubes():
     found = {}
+    sessions = _sessions()
     for name, listed in admin.qubes().items():
         try:
-            found[name] = _qube(name, listed)
+            found[name] = dict(_qube(name, listed), session=name in sessions)
         except admin.AdminError as error:
             if error.type != "QubesVMNotFoundError":
                 raise  # else it was removed while we looked

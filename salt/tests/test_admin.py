@@ -111,7 +111,8 @@ class Admin(HostCase):
         text = (
             "dom0+00_14.3:0x8086:0x02f0::p028000 device_id='0x8086:0x02f0::p028000' "
             "port_id='00_14.3' devclass='pci' backend_domain='dom0' "
-            "mode='required' frontend_domain='sys-net' _no-strict-reset='true'\ndom0+00_02.0:* device_id='*' port_id='00_02.0' "
+            "mode='required' frontend_domain='sys-net' _no-strict-reset='true'\n"
+            "dom0+00_02.0:* device_id='*' port_id='00_02.0' "
             "devclass='pci' backend_domain='dom0' mode='required' frontend_domain='sys-net'\n"
         )
         first, second = admin.parse_devices(text)
