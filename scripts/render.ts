@@ -8,6 +8,7 @@ import { parseArgs } from "node:util";
 import { runtime } from "@pulumi/pulumi";
 import { parse } from "yaml";
 import { formulaOf } from "../src/formula/formula.ts";
+import { slsName } from "../src/formula/names.ts";
 import { settingsOf } from "../src/formula/settings.ts";
 import { parseGuiDomain } from "../src/model/guiDomain.ts";
 
@@ -71,7 +72,7 @@ for (const { name, inputs } of found) {
   const [mode = "xephyr"] = gui.display;
   const formula = formulaOf({ qube: gui.qube, mode, settings: settingsOf(gui, mode), restores: [] });
   const folder = path.join(values.out, stack, gui.host);
-  await rm(path.join(folder, "guidomain", gui.qube), { recursive: true, force: true });
+  await rm(path.join(folder, "guidomain", slsName(gui.qube)), { recursive: true, force: true });
   for (const [file, text] of Object.entries(formula.files)) {
     const at = path.join(folder, file);
     await mkdir(path.dirname(at), { recursive: true });

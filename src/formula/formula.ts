@@ -29,7 +29,9 @@ export function formulaOf({ qube, mode, settings, restores }: FormulaRequest): F
   const files: Record<string, string> = {};
   /** Puts a text beside the formula and says where Salt finds it. */
   const beside = (path: string, text: string, folder = "files"): string => {
-    const at = `guidomain/${sls}/${folder}/${path.slice(path.lastIndexOf("/") + 1)}`;
+    // A qube's name may hold "..", a path for Salt may not.
+    const name = path.slice(path.lastIndexOf("/") + 1).replace(/\.(?=\.)/g, "._");
+    const at = `guidomain/${sls}/${folder}/${name}`;
     files[at] = text;
     return `salt://${at}?saltenv=user`;
   };
@@ -64,7 +66,8 @@ export function formulaOf({ qube, mode, settings, restores }: FormulaRequest): F
 const pairs = (map: Record<string, string>) => Object.entries(map).map(([name, value]) => ({ name, value }));
 
 function restoreView(restores: Restore[], beside: (path: string, text: string, folder: string) => string) {
-  const of = (kind: string) => restores.map((r) => ({ ...partsOf(r.key), to: r.to })).filter((r) => r.kind === kind);
+  const of = (kind: string) =>
+    restores.map((r) => ({ ...partsOf(r.key), to: r.to })).filter((r) => r.kind === kind);
   const property = (r: { of: string; name: string; to: Restore["to"] }) => {
     const to = r.to as PropertyValue | null;
     return { qube: r.of, name: r.name, reset: to === null || to.default, value: to?.value ?? "" };
@@ -73,7 +76,12 @@ function restoreView(restores: Restore[], beside: (path: string, text: string, f
     any: restores.length > 0,
     globals: of("global").map(property),
     properties: of("property").map(property),
-    features: of("feature").map((r) => ({ qube: r.of, name: r.name, unset: r.to === null, value: r.to ?? "" })),
+    features: of("feature").map((r) => ({
+      qube: r.of,
+      name: r.name,
+      unset: r.to === null,
+      value: r.to ?? "",
+    })),
     files: of("file").map((r) => {
       const to = r.to as FileValue | null;
       return {
@@ -86,7 +94,13 @@ function restoreView(restores: Restore[], beside: (path: string, text: string, f
     }),
     qubes: of("qube").map((r) => {
       const to = r.to as QubeValue | null;
-      return { name: r.name, absent: to === null, class: to?.class ?? "", template: to?.template ?? "", label: to?.label ?? "" };
+      return {
+        name: r.name,
+        absent: to === null,
+        class: to?.class ?? "",
+        template: to?.template ?? "",
+        label: to?.label ?? "",
+      };
     }),
     packages: of("package").map((r) => r.name),
   };

@@ -7,6 +7,7 @@ export async function saltModules(): Promise<Record<string, string>> {
   const modules: Record<string, string> = {};
   for (const folder of ["_states", "_utils"])
     for (const file of (await readdir(new URL(`${folder}/`, FOLDER))).sort())
-      if (file.endsWith(".py")) modules[`${folder}/${file}`] = await readFile(new URL(`${folder}/${file}`, FOLDER), "utf8");
+      if (file.endsWith(".py"))
+        modules[`${folder}/${file}`] = await readFile(new URL(`${folder}/${file}`, FOLDER), "utf8");
   return modules;
 }

@@ -21,11 +21,14 @@ const plain = (pattern: RegExp, place: string) => (value: unknown) => {
   return text;
 };
 
-/** A scalar of YAML. JSON is YAML; what only JSON leaves bare (U+0085, U+2028, U+2029, not-characters) is escaped. */
+/**
+ * A scalar of YAML. JSON is YAML; what only JSON leaves bare (U+0085, U+2028, U+2029, not-characters) is escaped. A pair of surrogates
+ * stays as it is: PyYAML, which Salt reads with, makes two characters of two escapes.
+ */
 export function yaml(value: unknown): string {
   if (typeof value !== "string") return JSON.stringify(value);
   return JSON.stringify(value).replace(
-    /[\u007f-\u009f\u2028\u2029\ufeff\ufffe\uffff]|[\ud800-\udfff]/g,
+    /[\u007f-\u009f\u2028\u2029\ufeff\ufffe\uffff]/g,
     (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`,
   );
 }

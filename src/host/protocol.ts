@@ -140,7 +140,7 @@ export interface ApplyArgs {
   shutdown: string[];
   /** Path below /srv/user_salt → text. */
   formula: Record<string, string>;
-  /** The state that is run: "guidomain.sys-gui". */
+  /** The state that is run: "guidomain.sys-gui"; "" when only the ledger changes (things are given up as they are). */
   sls: string;
   /** Path below the agent's Salt folder → text: `_states/…`, `_utils/…`. */
   modules: Record<string, string>;
@@ -185,7 +185,7 @@ export type Progress = z.infer<typeof Progress>;
 export const AgentError = z.object({
   /**
    * not-qubes, unsupported-user, lock-held, conflict (another owner), disk-full, salt-missing, salt-compile, salt-failed,
-   * verify-failed, shutdown-refused, cancelled, admin-api, bad-request, internal.
+   * verify-failed, shutdown-refused, cancelled, unfinished (what an earlier apply left cannot be undone), admin-api, bad-request, internal.
    */
   code: z.string(),
   message: z.string(),

@@ -29,5 +29,7 @@ export class Refusal extends Error {
 }
 
 export function sentence({ resource, host, what, changed, next }: FailureParts): string {
-  return [`${resource} on host ${host}: ${what}`, changed, next].map((s) => (/[.!?]$/.test(s) ? s : `${s}.`)).join(" ");
+  return [`${resource} on host ${host}: ${what}`, changed, next]
+    .map((s) => (/[.!?]$/.test(s) ? s : `${s}.`))
+    .join(" ");
 }

@@ -8,8 +8,11 @@ export function shown(value: unknown): string {
   return json.length > 80 ? `${json.slice(0, 80)}…` : json;
 }
 
-const wrong = (expected: string) => (issue: { input?: unknown }) =>
-  issue.input === undefined ? `missing; give ${expected}` : `${shown(issue.input)} is not allowed; give ${expected}`;
+/** What a field says of a value that it cannot take. */
+export const wrong = (expected: string) => (issue: { input?: unknown }) =>
+  issue.input === undefined
+    ? `missing; give ${expected}`
+    : `${shown(issue.input)} is not allowed; give ${expected}`;
 
 export const text = z.string({ error: wrong("a text") });
 
@@ -23,7 +26,8 @@ export function named(check: (value: string) => string | null) {
 
 export function oneOf<const T extends readonly [string, ...string[]]>(...values: T) {
   return z.enum(values, {
-    error: (issue) => `${shown(issue.input)} is not allowed; allowed are ${values.map((v) => `"${v}"`).join(", ")}`,
+    error: (issue) =>
+      `${shown(issue.input)} is not allowed; allowed are ${values.map((v) => `"${v}"`).join(", ")}`,
   });
 }
 

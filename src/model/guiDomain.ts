@@ -1,11 +1,13 @@
 /** What a program may say about a GUI domain, and the rules it must keep. Pure. Sources: design §2, §4; qubes-host.md (b), (h). */
 import { z } from "zod";
+import { integer, listOf, named, oneOf, shown, text, wrong } from "./fields.ts";
 import { hostNameFault, qubeNameFault } from "./names.ts";
-import { integer, listOf, named, oneOf, shown, text } from "./fields.ts";
 
 /** Display modes this release can set up. Design §1 "Words". */
 export const MODES = ["xephyr", "vnc"] as const;
 export type Mode = (typeof MODES)[number];
+
+const allowedModes = MODES.map((m) => `"${m}"`).join(", ");
 
 /** Modes of the design that a later release brings; named so that the refusal can say so. */
 const LATER_MODES = ["gpu", "rdp"];
@@ -22,13 +24,13 @@ const HOST_PACKAGES: Record<Mode, string[]> = {
 const qubeName = named(qubeNameFault);
 const templateOrQube = qubeName;
 
-const mode = z.string().superRefine((value, context) => {
+const mode = z.string({ error: wrong(`a mode: ${allowedModes}`) }).superRefine((value, context) => {
   if ((MODES as readonly string[]).includes(value)) return;
   context.addIssue({
     code: "custom",
     message: LATER_MODES.includes(value)
-      ? `mode "${value}" is not in this release; allowed are ${MODES.map((m) => `"${m}"`).join(", ")}`
-      : `${shown(value)} is not a display mode; allowed are ${MODES.map((m) => `"${m}"`).join(", ")}`,
+      ? `mode "${value}" is not in this release; allowed are ${allowedModes}`
+      : `${shown(value)} is not a display mode; allowed are ${allowedModes}`,
   });
 });
 
@@ -61,14 +63,16 @@ export const GuiDomainArgs = z.strictObject({
   memory: integer(64, 1_048_576, "MiB").optional(),
   maxmem: integer(0, 1_048_576, "MiB").optional(),
   vcpus: integer(1, 128, "virtual processors").optional(),
-  autostart: z.boolean({ error: (issue) => `${shown(issue.input)} is not allowed; give true or false` }).optional(),
+  autostart: z
+    .boolean({ error: (issue) => `${shown(issue.input)} is not allowed; give true or false` })
+    .optional(),
   audiovm: z
     .union([z.literal(""), z.literal("dom0"), qubeName], {
       error: (issue) => `${shown(issue.input)} is not allowed; give a qube, "dom0", or "" for none`,
     })
     .optional(),
-  hostPackages: z.array(packageName).optional(),
-  viewers: z.array(qubeName).optional(),
+  hostPackages: listOf(packageName).optional(),
+  viewers: listOf(qubeName).optional(),
 });
 export type GuiDomainArgs = z.infer<typeof GuiDomainArgs>;
 
@@ -98,6 +102,11 @@ export interface GuiDomain {
 export interface Fault {
   property: string;
   reason: string;
+}
+
+/** What is wrong with single arguments; the rules over several are left to `parseGuiDomain`. */
+export function argumentFaults(value: unknown): Fault[] {
+  return GuiDomainArgs.safeParse(value).error?.issues.flatMap((issue) => faultOf(issue)) ?? [];
 }
 
 /** The description with its defaults, or what is wrong with it, by property path. */
@@ -140,21 +149,31 @@ function rules(gui: GuiDomain, name: string, args: GuiDomainArgs): Fault[] {
     const bad = qubeNameFault(name);
     if (bad) add("qube", `${bad}. The qube takes the resource's name unless "qube" says otherwise`);
   }
-  if (gui.display.length === 0) add("display", `[] is not allowed; name a mode: ${MODES.map((m) => `"${m}"`).join(", ")}`);
+  if (gui.display.length === 0) add("display", `[] is not allowed; name a mode: ${allowedModes}`);
   if (gui.display.length > 1)
-    add("display", `${shown(gui.display)} has ${gui.display.length} rungs; this release takes one mode, ladders come with the GPU mode`);
+    add(
+      "display",
+      `${shown(gui.display)} has ${gui.display.length} rungs; this release takes one mode, ladders come with the GPU mode`,
+    );
   if (gui.clients !== "default" && gui.clients.includes(gui.qube))
     add("clients", `"${gui.qube}" cannot be its own client: a GUI domain's own windows are shown by dom0`);
   if (gui.audiovm === gui.qube)
-    add("audiovm", `"${gui.qube}" as its own audio domain is not in this release; give "dom0", "" or another qube`);
+    add(
+      "audiovm",
+      `"${gui.qube}" as its own audio domain is not in this release; give "dom0", "" or another qube`,
+    );
   if (gui.template === gui.qube) add("template", `"${gui.template}" cannot be its own template`);
   if (gui.session === "autologin" && gui.sessionUser === null)
     add("sessionUser", `missing: session "autologin" needs the user of dom0 who is logged in`);
   if (gui.session !== "autologin" && gui.sessionUser !== null)
     add("sessionUser", `only session "autologin" takes a user, not session "${gui.session}"`);
   if (gui.session !== "choose" && gui.display[0] !== "xephyr")
-    add("session", `"${gui.session}" is for mode "xephyr": only there is the session one of dom0's greeter; leave it out`);
-  if (gui.viewers.length && gui.display[0] !== "vnc") add("viewers", `only mode "vnc" has viewers; leave it out`);
+    add(
+      "session",
+      `"${gui.session}" is for mode "xephyr": only there is the session one of dom0's greeter; leave it out`,
+    );
+  if (gui.viewers.length && gui.display[0] !== "vnc")
+    add("viewers", `only mode "vnc" has viewers; leave it out`);
   if (gui.viewers.includes(gui.qube)) add("viewers", `"${gui.qube}" cannot view itself`);
   if (gui.maxmem !== 0 && gui.memory !== null && gui.maxmem < gui.memory)
     add("maxmem", `${gui.maxmem} MiB is below memory (${gui.memory} MiB)`);
@@ -173,12 +192,16 @@ function sorted(gui: GuiDomain): GuiDomain {
 /** "display[1]" from ["display", 1]; an unknown key is reported at its own name. */
 function faultOf(issue: z.core.$ZodIssue): Fault[] {
   const at = issue.path.reduce<string>(
-    (path, part) => (typeof part === "number" ? `${path}[${part}]` : path ? `${path}.${String(part)}` : String(part)),
+    (path, part) =>
+      typeof part === "number" ? `${path}[${part}]` : path ? `${path}.${String(part)}` : String(part),
     "",
   );
   if (issue.code === "unrecognized_keys") {
     const allowed = Object.keys(GuiDomainArgs.shape).sort().join(", ");
-    return issue.keys.map((key) => ({ property: key, reason: `not a property of a GUI domain; allowed are ${allowed}` }));
+    return issue.keys.map((key) => ({
+      property: key,
+      reason: `not a property of a GUI domain; allowed are ${allowed}`,
+    }));
   }
   return [{ property: at, reason: issue.message }];
 }

@@ -41,13 +41,19 @@ export function wishes(qube: string, settings: Settings): Wish[] {
       key: `qube:${qube}`,
       value: { class: settings.class, template: settings.template, label: settings.label },
     },
-    ...entries(settings.properties).map(([p, value]): Wish => ({ key: `property:${qube}:${p}`, value: explicit(value) })),
+    ...entries(settings.properties).map(
+      ([p, value]): Wish => ({ key: `property:${qube}:${p}`, value: explicit(value) }),
+    ),
     ...entries(settings.features).map(([f, value]): Wish => ({ key: `feature:${qube}:${f}`, value })),
     ...entries(settings.services).map(
       ([s, value]): Wish => ({ key: `feature:${qube}:service.${s}`, value: value === "on" ? "1" : "" }),
     ),
-    ...entries(settings.files).map(([path, content]): Wish => ({ key: `file:${path}`, value: { content, mode: FILE_MODE } })),
-    ...entries(settings.clients).map(([c, value]): Wish => ({ key: `property:${c}:guivm`, value: explicit(value) })),
+    ...entries(settings.files).map(
+      ([path, content]): Wish => ({ key: `file:${path}`, value: { content, mode: FILE_MODE } }),
+    ),
+    ...entries(settings.clients).map(
+      ([c, value]): Wish => ({ key: `property:${c}:guivm`, value: explicit(value) }),
+    ),
     ...entries(settings.globals).map(([g, value]): Wish => ({ key: `global:${g}`, value: explicit(value) })),
   ];
 }

@@ -44,40 +44,49 @@ export function planDelete(snapshot: Snapshot, owner: string, onDelete: "restore
   const owned = ownedBy(snapshot, owner);
   const release = owned.map(([key]) => key);
   if (onDelete === "keep") return { changes: [], restores: [], touch: [], release };
+  const all = owned.flatMap(([key, entry]) => restoreOf(key, entry, snapshot));
   const removed = new Set(
-    owned.filter(([key, entry]) => partsOf(key).kind === "qube" && entry.first === null).map(([key]) => partsOf(key).of),
+    all.filter((r) => partsOf(r.key).kind === "qube" && r.to === null).map((r) => partsOf(r.key).of),
   );
-  const restores = owned
-    .filter(([key]) => {
-      const { kind, of } = partsOf(key);
-      return !(removed.has(of) && (kind === "property" || kind === "feature" || kind === "tag"));
-    })
-    .flatMap(([key, entry]) => restoreOf(key, entry, snapshot));
+  const restores = all.filter(({ key }) => {
+    const { kind, of } = partsOf(key);
+    return !(removed.has(of) && (kind === "property" || kind === "feature" || kind === "tag"));
+  });
   // A qube that is removed takes its properties along; they are journalled all the same, for the way back.
   const along = release.filter((key) => removed.has(partsOf(key).of));
   return { changes: [], restores, touch: [...new Set([...restores.map((r) => r.key), ...along])], release };
 }
 
 function ownedBy(snapshot: Snapshot, owner: string): [string, LedgerEntry][] {
-  return Object.entries(snapshot.ledger).filter(([, entry]) => entry.owner === owner);
+  return Object.entries(snapshot.ledger).filter(([, entry]) => owns(entry, owner));
 }
+
+/** Whether `owner` has claimed this, alone or with others. */
+export function owns(entry: LedgerEntry | undefined, owner: string): boolean {
+  return entry !== undefined && (entry.owner === owner || (entry.also ?? []).includes(owner));
+}
+
+/** A package of dom0 serves all who want it, and goes with the last of them; everything else has one owner. */
+export const shareable = (key: string) => partsOf(key).kind === "package";
 
 /** Only a value that is still ours goes back; what somebody changed since is theirs. */
 function restoreOf(key: string, entry: LedgerEntry, snapshot: Snapshot): Restore[] {
   const live = valueOf(snapshot, key);
   if (live === null) return []; // gone already, or its qube is
-  if (partsOf(key).kind === "qube") {
-    if (entry.first === null) return [{ key, to: null }]; // ours, whatever its label is by now
-    return sameQube(live as QubeValue, entry) ? [] : [{ key, to: entry.first }];
+  if (entry.also?.length) return []; // others still want it
+  const back = [{ key, to: entry.first }];
+  switch (partsOf(key).kind) {
+    case "package": // an update does not make it somebody else's; one that was there before stays, whatever its version
+      return entry.first === null ? back : [];
+    case "qube": // ours, whatever its label is by now; another class means that somebody made another qube
+      if (entry.first === null)
+        return (live as QubeValue).class === (entry.ours as QubeValue).class ? back : [];
   }
-  if (!sameValue(live, entry.ours) || sameValue(live, entry.first)) return [];
-  return [{ key, to: entry.first }];
+  return sameValue(live, entry.ours) && !sameValue(live, entry.first) ? back : [];
 }
-
-const sameQube = (live: QubeValue, entry: LedgerEntry) => !sameValue(live, entry.ours) || sameValue(live, entry.first);
 
 /** Whose a key is when it is somebody else's, or null. */
 export function otherOwner(snapshot: Snapshot, key: string, owner: string): string | null {
   const entry = snapshot.ledger[key];
-  return entry && entry.owner !== owner ? entry.owner : null;
+  return entry && entry.owner !== owner && !shareable(key) ? entry.owner : null;
 }

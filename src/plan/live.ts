@@ -40,7 +40,8 @@ export function liveSettings(qube: string, wanted: Settings, snapshot: Snapshot)
         live.globals[name] = property(wish.value, value, same);
         break;
       case "feature":
-        if (name.startsWith("service.")) live.services[name.slice("service.".length)] = value === "1" ? "on" : "off";
+        if (name.startsWith("service."))
+          live.services[name.slice("service.".length)] = value === "1" ? "on" : "off";
         else live.features[name] = value as string;
         break;
       case "file":
@@ -52,6 +53,24 @@ export function liveSettings(qube: string, wanted: Settings, snapshot: Snapshot)
     }
   }
   return live;
+}
+
+/**
+ * The settings as an apply writes them: where the host says the same in other words (a property that follows a default of the same
+ * value, a policy with other comments) it keeps them, so that nothing changes which no preview has shown.
+ */
+export function appliedSettings(qube: string, wanted: Settings, snapshot: Snapshot): Settings {
+  const applied = structuredClone(wanted);
+  for (const wish of wishes(qube, wanted)) {
+    const value = valueOf(snapshot, wish.key);
+    if (!satisfied(wish, value)) continue;
+    const { kind, of, name } = partsOf(wish.key);
+    if (kind === "file") applied.files[name] = (value as FileValue).content;
+    else if (kind === "global" && (value as PropertyValue).default) delete applied.globals[name];
+    else if (kind === "property" && of === qube && (value as PropertyValue).default)
+      delete applied.properties[name];
+  }
+  return applied;
 }
 
 function property(wanted: KeyValue, value: KeyValue, same: boolean): string {

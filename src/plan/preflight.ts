@@ -54,7 +54,10 @@ export function preflight(gui: GuiDomain, snapshot: Snapshot): Notice[] {
     });
 
   if (!snapshot.labels.includes(gui.label))
-    throw refuse(`label "${gui.label}" does not exist there; labels are ${list(snapshot.labels)}`, `Set "label" to one of them`);
+    throw refuse(
+      `label "${gui.label}" does not exist there; labels are ${list(snapshot.labels)}`,
+      `Set "label" to one of them`,
+    );
 
   const existing = snapshot.qubes[gui.qube];
   if (existing && existing.class !== "AppVM")
@@ -74,9 +77,13 @@ export function preflight(gui: GuiDomain, snapshot: Snapshot): Notice[] {
     );
 
   if (gui.audiovm !== "" && gui.audiovm !== "dom0" && !snapshot.qubes[gui.audiovm])
-    throw refuse(`audio domain "${gui.audiovm}" does not exist there`, `Set "audiovm" to a qube that is there, "dom0" or ""`);
+    throw refuse(
+      `audio domain "${gui.audiovm}" does not exist there`,
+      `Set "audiovm" to a qube that is there, "dom0" or ""`,
+    );
   for (const viewer of gui.viewers)
-    if (!snapshot.qubes[viewer]) throw refuse(`viewer "${viewer}" does not exist there`, `Take it out of "viewers", or create it`);
+    if (!snapshot.qubes[viewer])
+      throw refuse(`viewer "${viewer}" does not exist there`, `Take it out of "viewers", or create it`);
 
   const clients = gui.clients === "default" ? followersOf(gui.qube, snapshot) : gui.clients;
   for (const client of clients) clientAllowed(gui, client, snapshot, refuse);
@@ -85,14 +92,23 @@ export function preflight(gui: GuiDomain, snapshot: Snapshot): Notice[] {
 
 /** Qubes that follow default_guivm, whatever it is now. */
 export function followersOf(qube: string, snapshot: Snapshot): string[] {
-  return Object.keys(snapshot.qubes).filter((name) => name !== qube && snapshot.qubes[name]?.properties["guivm"]?.default === true);
+  return Object.keys(snapshot.qubes).filter(
+    (name) => name !== qube && snapshot.qubes[name]?.properties["guivm"]?.default === true,
+  );
 }
 
-function clientAllowed(gui: GuiDomain, client: string, snapshot: Snapshot, refuse: (what: string, next: string) => Refusal) {
+function clientAllowed(
+  gui: GuiDomain,
+  client: string,
+  snapshot: Snapshot,
+  refuse: (what: string, next: string) => Refusal,
+) {
   const qube = snapshot.qubes[client];
   const byDefault = gui.clients === "default";
-  if (!qube) throw refuse(`client "${client}" does not exist there`, `Take it out of "clients", or create it`);
-  if (qube.class === "AdminVM") throw refuse(`client "${client}" is dom0 itself, which has no GUI domain`, `Take it out of "clients"`);
+  if (!qube)
+    throw refuse(`client "${client}" does not exist there`, `Take it out of "clients", or create it`);
+  if (qube.class === "AdminVM")
+    throw refuse(`client "${client}" is dom0 itself, which has no GUI domain`, `Take it out of "clients"`);
   const next = byDefault
     ? `Give it dom0 as its own GUI domain first: qvm-prefs ${client} guivm dom0`
     : `Take it out of "clients"; its windows then stay with dom0`;
@@ -109,10 +125,10 @@ function clientAllowed(gui: GuiDomain, client: string, snapshot: Snapshot, refus
     );
 }
 
-/** A feature of the qube or, where it has none, of its template (admin.vm.feature.CheckWithTemplate). */
+/** A feature of the qube or, where it has none, of its template, or of that one's (admin.vm.feature.CheckWithTemplate). */
 function featureOf(qube: QubeSnapshot, snapshot: Snapshot, name: string): string | undefined {
-  const template = qube.properties["template"]?.value;
-  return qube.features[name] ?? (template ? snapshot.qubes[template]?.features[name] : undefined);
+  const template = snapshot.qubes[qube.properties["template"]?.value ?? ""];
+  return qube.features[name] ?? (template && featureOf(template, snapshot, name));
 }
 
 const on = (feature: string | undefined) => feature !== undefined && feature !== "";
@@ -151,5 +167,7 @@ const changedByUs = (first: unknown, qube: string) =>
 
 /** The mode that a qube on the host is set up for, by its services (qubes-host.md (b)). */
 export function modeOf(qube: string, snapshot: Snapshot): "xephyr" | "vnc" {
-  return on((valueOf(snapshot, `feature:${qube}:service.guivm-vnc`) as string | null) ?? undefined) ? "vnc" : "xephyr";
+  return on((valueOf(snapshot, `feature:${qube}:service.guivm-vnc`) as string | null) ?? undefined)
+    ? "vnc"
+    : "xephyr";
 }

@@ -43,7 +43,11 @@ export function valueOf(snapshot: Snapshot, key: string): KeyValue {
   switch (kind) {
     case "qube":
       return qube
-        ? { class: qube.class, template: qube.properties["template"]?.value ?? null, label: qube.properties["label"]?.value ?? "" }
+        ? {
+            class: qube.class,
+            template: qube.properties["template"]?.value ?? null,
+            label: qube.properties["label"]?.value ?? "",
+          }
         : null;
     case "property":
       return qube ? (qube.properties[name] ?? { default: true, value: "" }) : null;
@@ -104,7 +108,10 @@ export function sameValue(a: unknown, b: unknown): boolean {
   if (a === b) return true;
   if (typeof a !== "object" || typeof b !== "object" || a === null || b === null) return false;
   const [left, right] = [Object.entries(a), Object.entries(b)];
-  return left.length === right.length && left.every(([k, v]) => k in b && sameValue(v, (b as Record<string, unknown>)[k]));
+  return (
+    left.length === right.length &&
+    left.every(([k, v]) => k in b && sameValue(v, (b as Record<string, unknown>)[k]))
+  );
 }
 
 /** The qubes that use `qube` as their GUI domain now, by name; not itself. */
@@ -113,4 +120,3 @@ export function clientsOf(snapshot: Snapshot, qube: string): string[] {
     .filter((name) => name !== qube && snapshot.qubes[name]?.properties["guivm"]?.value === qube)
     .sort();
 }
-

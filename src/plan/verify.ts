@@ -14,7 +14,13 @@ const TEMPLATE_PACKAGES: Record<Mode, string[]> = {
 
 export function verificationsOf(gui: GuiDomain, mode: Mode, snapshot: Snapshot): Verification[] {
   const { qube } = gui;
-  const guest = (id: string, command: string): Verification => ({ kind: "guest", id, qube, command, timeout: LOOK });
+  const guest = (id: string, command: string): Verification => ({
+    kind: "guest",
+    id,
+    qube,
+    command,
+    timeout: LOOK,
+  });
   const packages = TEMPLATE_PACKAGES[mode].join(" ");
   const debian = snapshot.qubes[gui.template]?.features["os-distribution"] === "debian";
   return [
@@ -25,9 +31,15 @@ export function verificationsOf(gui: GuiDomain, mode: Mode, snapshot: Snapshot):
       timeout: LOOK,
     },
     { kind: "start", id: "GUI domain starts", qube, timeout: START },
-    guest(`packages of template ${gui.template}`, debian ? `dpkg-query -W ${packages}` : `rpm -q ${packages}`),
+    guest(
+      `packages of template ${gui.template}`,
+      debian ? `dpkg-query -W ${packages}` : `rpm -q ${packages}`,
+    ),
     ...(mode === "xephyr"
       ? [guest("session service exists", "test -e /etc/qubes-rpc/qubes.GuiVMSession")]
-      : [guest("greeter runs", "systemctl is-active lightdm"), guest("VNC listens", "ss -ltn | grep -q ':5900 '")]),
+      : [
+          guest("greeter runs", "systemctl is-active lightdm"),
+          guest("VNC listens", "ss -ltn | grep -q ':5900 '"),
+        ]),
   ];
 }

@@ -29,12 +29,18 @@ export function applyFailure(error: unknown, resource: string, host: string): st
 const names = (keys: string[]) => keys.map(wordsFor).join(", ");
 
 function partsOf(body: AgentErrorBody): { what: string; changed: string; next: string } {
-  return { what: whatOf(body), changed: changedOf(body), next: NEXT[body.code] ?? 'Mend that, then run "pulumi up" again' };
+  return {
+    what: whatOf(body),
+    changed: changedOf(body),
+    next: NEXT[body.code] ?? 'Mend that, then run "pulumi up" again',
+  };
 }
 
 function whatOf(body: AgentErrorBody): string {
   const states = (body.failed ?? []).map((s) => `${s.id} (${s.function}): ${s.comment.trim()}`);
-  const checks = (body.evidence ?? []).filter((e) => !e.ok).map((e) => `${e.id}: ${e.output.trim() || "no output"}`);
+  const checks = (body.evidence ?? [])
+    .filter((e) => !e.ok)
+    .map((e) => `${e.id}: ${e.output.trim() || "no output"}`);
   const details = [...states, ...checks].join("; ");
   return details && !body.message.includes(details) ? `${body.message}: ${details}` : body.message;
 }
@@ -44,12 +50,22 @@ function changedOf(body: AgentErrorBody): string {
   if (changed.length === 0) return NOTHING_CHANGED;
   const undone = body.undone ?? [];
   const left = Object.entries(body.left ?? {});
-  const words = [`Changed and put back: ${undone.length ? names(undone) : "nothing"}`];
-  if (left.length) words.push(`still changed: ${left.map(([key, why]) => `${wordsFor(key)} (${why})`).join(", ")}`);
-  return words.join("; ");
+  const kept = changed.filter((key) => !undone.includes(key) && !(key in (body.left ?? {})));
+  const words = [];
+  if (undone.length) words.push(`changed and put back: ${names(undone)}`);
+  if (left.length)
+    words.push(`could not be put back: ${left.map(([key, why]) => `${wordsFor(key)} (${why})`).join(", ")}`);
+  if (kept.length) words.push(`changed, and stays so: ${names(kept)}`);
+  return capital(words.join("; "));
 }
 
+const capital = (text: string) => text.charAt(0).toUpperCase() + text.slice(1);
+
+const REPORT = "This is a fault of guidomain. Please report it with this message";
+
 const NEXT: Record<string, string> = {
+  "not-qubes": "Check that the address leads to dom0 itself, not to a qube or to another machine",
+  "unsupported-user": "Reach the host as root (guidomain:hosts, user)",
   "lock-held": "Wait until that run has ended, then run again",
   conflict: "Take it out of one of the two programs",
   "disk-full": "Make room in dom0 (df -h /var/lib /srv), then run again",
@@ -57,5 +73,9 @@ const NEXT: Record<string, string> = {
   "salt-compile": 'This is a fault of guidomain\'s formula; "npm run render" shows it. Please report it',
   "salt-failed": 'Mend what the message names, then run "pulumi up" again',
   "verify-failed": 'Mend what the check names (packages belong in the template), then run "pulumi up" again',
+  "shutdown-refused": "Shut down what uses it, then run again. Nothing is ever killed for you",
+  unfinished: "Put right by hand what the message names, then run again",
+  "bad-request": REPORT,
+  internal: REPORT,
   cancelled: 'Run "pulumi up" again to go on',
 };

@@ -2,10 +2,11 @@
  * Who wants what in this engine operation: two resources of one program that want the same thing differ before any
  * host is touched. The ledger on the host says the same about other programs. Design §4 "Who owns what".
  */
-import { Refusal } from "../model/failure.ts";
-import { otherOwner } from "../plan/changes.ts";
-import { partsOf } from "../plan/values.ts";
+
 import type { Snapshot } from "../host/protocol.ts";
+import { Refusal } from "../model/failure.ts";
+import { otherOwner, shareable } from "../plan/changes.ts";
+import { partsOf } from "../plan/values.ts";
 
 /** `urn:pulumi:lab::site::guidomain:index:GuiDomain::sys-gui` → `GuiDomain "sys-gui" (stack lab, project site)`. */
 export function ownerName(urn: string): string {
@@ -20,7 +21,7 @@ export class Claims {
 
   /** Claims `keys` of a host for `urn`, or refuses with the name of the other claimant. Claiming again is no conflict. */
   claim(host: string, urn: string, resource: string, keys: readonly string[], snapshot: Snapshot): void {
-    for (const key of keys) {
+    for (const key of keys.filter((k) => !shareable(k))) {
       const at = `${host}\0${key}`;
       const other = this.#owners.get(at);
       if (other !== undefined && other !== urn)
@@ -52,7 +53,9 @@ export function wordsFor(key: string): string {
     case "property":
       return name === "guivm" ? `the GUI domain of "${of}"` : `property ${name} of "${of}"`;
     case "feature":
-      return name.startsWith("service.") ? `service ${name.slice(8)} of "${of}"` : `feature ${name} of "${of}"`;
+      return name.startsWith("service.")
+        ? `service ${name.slice(8)} of "${of}"`
+        : `feature ${name} of "${of}"`;
     case "tag":
       return `tag ${name} of "${of}"`;
     case "global":

@@ -4,9 +4,9 @@ import { settingsOf } from "../formula/settings.ts";
 import { HostError } from "../host/errors.ts";
 import type { ApplyArgs, ApplyResult, Evidence, Snapshot } from "../host/protocol.ts";
 import { Refusal, sentence } from "../model/failure.ts";
-import { type GuiDomain, type Mode, parseGuiDomain } from "../model/guiDomain.ts";
-import { type Plan, planApply, planDelete } from "../plan/changes.ts";
-import { liveSettings } from "../plan/live.ts";
+import { argumentFaults, type GuiDomain, type Mode, parseGuiDomain } from "../model/guiDomain.ts";
+import { owns, type Plan, planApply, planDelete } from "../plan/changes.ts";
+import { appliedSettings, liveSettings } from "../plan/live.ts";
 import { modeOf, preflight, preflightDelete, waitingForRestart } from "../plan/preflight.ts";
 import { clientsOf, sameValue } from "../plan/values.ts";
 import { verificationsOf } from "../plan/verify.ts";
@@ -52,7 +52,7 @@ export function guiDomainHandler(hosts: Hosts): Handler {
 
     async check(news, _olds, { name }) {
       const { settings: _, ...args } = news;
-      if (hasUnknown(args)) return { inputs: { ...args, settings: UNKNOWN }, failures: knownFailures(name, args) };
+      if (hasUnknown(args)) return { inputs: { ...args, settings: UNKNOWN }, failures: knownFailures(args) };
       const parsed = parseGuiDomain(name, args);
       if ("faults" in parsed) return { inputs: news, failures: parsed.faults };
       return { inputs: inputsOf(parsed.gui), failures: [] };
@@ -66,6 +66,12 @@ export function guiDomainHandler(hosts: Hosts): Handler {
         const gui = guiOf(news);
         const snapshot = await hosts.snapshot(gui.host, gui.hostPackages, context, oldOutputs["connection"]);
         announce(gui, snapshot, context);
+        // What the description names anew and the host has already (after an import, say) is no change.
+        const wanted = settingsOf(gui, modeIn(gui));
+        const live = liveSettings(gui.qube, wanted, snapshot);
+        const missing = diffByPath({ settings: asProperties(live) }, { settings: asProperties(wanted) });
+        for (const [path, kind] of Object.entries(changes))
+          if (topLevel(path) === "settings" && kind !== "delete" && !(path in missing)) delete changes[path];
       }
       return { changes, deleteBeforeReplace: true };
     },
@@ -86,7 +92,12 @@ export function guiDomainHandler(hosts: Hosts): Handler {
       const skip = inputs["unreachable"] === "skip";
       let snapshot: Snapshot;
       try {
-        snapshot = await hosts.snapshot(host, imported ? [] : packagesOf(inputs), context, outputs["connection"]);
+        snapshot = await hosts.snapshot(
+          host,
+          imported ? [] : packagesOf(inputs),
+          context,
+          outputs["connection"],
+        );
       } catch (error) {
         if (!skip || !(error instanceof HostError) || error.kind !== "unreachable") throw error;
         hosts.notLookedAt(host, error, context);
@@ -97,7 +108,7 @@ export function guiDomainHandler(hosts: Hosts): Handler {
       const described = imported ? inputsOf(gui) : inputs;
       const wanted = settingsOf(gui, modeIn(gui));
       const live = liveSettings(qube, wanted, snapshot);
-      const state = sameValue(live, wanted) ? stateAsBefore(outputs) : "drifted";
+      const state = stateOf(outputs, sameValue(live, wanted));
       return {
         id,
         inputs: { ...described, settings: asProperties(live) },
@@ -167,7 +178,11 @@ export function guiDomainHandler(hosts: Hosts): Handler {
       const inputs = request.operation === "create" ? request.inputs : request.news;
       const before = request.operation === "update" ? request.oldOutputs : {};
       const id = request.operation === "create" ? idOf(guiOf(inputs)) : request.id;
-      return { id, outputs: { ...before, ...inputs, ...unfinished(guiOf(inputs), reasons[0] ?? "") }, reasons };
+      return {
+        id,
+        outputs: { ...before, ...inputs, ...unfinished(guiOf(inputs), reasons[0] ?? "") },
+        reasons,
+      };
     },
   };
 
@@ -183,11 +198,16 @@ export function guiDomainHandler(hosts: Hosts): Handler {
   }
 
   /** Converges the host to the description: at most one apply. Returns the outputs. */
-  async function bringUp(gui: GuiDomain, inputs: Properties, olds: Properties, context: Context): Promise<Properties> {
+  async function bringUp(
+    gui: GuiDomain,
+    inputs: Properties,
+    olds: Properties,
+    context: Context,
+  ): Promise<Properties> {
     const mode = modeIn(gui);
     const before = await hosts.snapshot(gui.host, gui.hostPackages, context, olds["connection"]);
     const plan = announce(gui, before, context);
-    const claimed = plan.touch.every((key) => before.ledger[key]?.owner === context.urn);
+    const claimed = plan.touch.every((key) => owns(before.ledger[key], context.urn));
     const outputs = (snapshot: Snapshot, evidence: Evidence[] | undefined): Properties => ({
       ...inputs,
       ...outputsOf(gui, snapshot, context.urn, "ready"),
@@ -196,10 +216,17 @@ export function guiDomainHandler(hosts: Hosts): Handler {
       connection: hosts.connection(gui.host),
     });
     const waiting = gui.restartClients === "allowed" ? waitingForRestart(gui.qube, before) : [];
-    if (claimed && plan.changes.length === 0 && plan.release.length === 0 && waiting.length === 0)
+    if (
+      claimed &&
+      verified(olds) &&
+      plan.changes.length === 0 &&
+      plan.release.length === 0 &&
+      waiting.length === 0
+    )
       return outputs(before, undefined);
 
-    const formula = formulaOf({ qube: gui.qube, mode, settings: settingsOf(gui, mode), restores: plan.restores });
+    const settings = appliedSettings(gui.qube, settingsOf(gui, mode), before);
+    const formula = formulaOf({ qube: gui.qube, mode, settings, restores: plan.restores });
     const result = await apply(
       gui.host,
       {
@@ -232,14 +259,21 @@ export function guiDomainHandler(hosts: Hosts): Handler {
         changed: "The rest was applied and is kept",
         next: 'Look for who else changes them, then run "pulumi up" again',
       });
-      throw new PartialFailure({ id: idOf(gui), outputs: outputs(result.snapshot, result.evidence), reasons: [reason] });
+      throw new PartialFailure({
+        id: idOf(gui),
+        outputs: outputs(result.snapshot, result.evidence),
+        reasons: [reason],
+      });
     }
     return outputs(result.snapshot, result.evidence);
   }
 
   async function apply(
     host: string,
-    what: Pick<ApplyArgs, "owner" | "touch" | "release" | "shutdown" | "formula" | "sls" | "verify" | "restart">,
+    what: Pick<
+      ApplyArgs,
+      "owner" | "touch" | "release" | "shutdown" | "formula" | "sls" | "verify" | "restart"
+    >,
     resource: string,
     context: Context,
     connection: Value | undefined,
@@ -262,7 +296,9 @@ const modeIn = (gui: GuiDomain): Mode => gui.display[0] ?? "xephyr";
 /** The checked inputs: every argument with its default, and the settings that follow from them. */
 function inputsOf(gui: GuiDomain): Properties {
   const { sessionUser, memory, vcpus, ...rest } = gui;
-  const optional = Object.fromEntries(Object.entries({ sessionUser, memory, vcpus }).filter(([, v]) => v !== null));
+  const optional = Object.fromEntries(
+    Object.entries({ sessionUser, memory, vcpus }).filter(([, v]) => v !== null),
+  );
   return asProperties({ ...rest, ...optional, settings: settingsOf(gui, modeIn(gui)) });
 }
 
@@ -271,7 +307,9 @@ function guiOf(inputs: Properties): GuiDomain {
   const { settings: _, ...args } = inputs;
   const parsed = parseGuiDomain(String(args["qube"] ?? ""), args);
   if ("faults" in parsed)
-    throw new Error(`the state does not describe a GUI domain: ${parsed.faults.map((f) => `${f.property}: ${f.reason}`).join("; ")}`);
+    throw new Error(
+      `the state does not describe a GUI domain: ${parsed.faults.map((f) => `${f.property}: ${f.reason}`).join("; ")}`,
+    );
   return parsed.gui;
 }
 
@@ -281,10 +319,9 @@ const packagesOf = (inputs: Properties): string[] => {
 };
 
 /** With unknowns in it only the known arguments can be judged, each for itself. */
-function knownFailures(name: string, args: Properties) {
+function knownFailures(args: Properties) {
   const known = Object.fromEntries(Object.entries(args).filter(([, value]) => !hasUnknown(value)));
-  const parsed = parseGuiDomain(name, known);
-  return "faults" in parsed ? parsed.faults.filter((f) => known[topLevel(f.property)] !== undefined) : [];
+  return argumentFaults(known).filter((f) => known[topLevel(f.property)] !== undefined);
 }
 
 /** The description of a qube that was made by hand: what the host shows of it, defaults for the rest. */
@@ -317,11 +354,15 @@ function adopted(host: string, qube: string, snapshot: Snapshot): GuiDomain {
   return parsed.gui;
 }
 
-/** What was claimed of it before still holds, no more: an import is not a check. */
-function stateAsBefore(outputs: Properties): string {
-  const state = outputs["state"];
-  return state === "inUse" || state === "drifted" ? "ready" : typeof state === "string" ? state : "unverified";
+/** What was claimed of it before still holds, no more: an import is not a check, and a failure stays one until an apply. */
+function stateOf({ state, evidence }: Properties, asWanted: boolean): string {
+  if (state === "failed") return "failed";
+  if (!asWanted) return "drifted";
+  return verified({ evidence: evidence ?? [] }) ? "ready" : "unverified";
 }
+
+/** Whether the last apply has checked the result; without evidence nothing is called ready. */
+const verified = ({ evidence }: Properties): boolean => Array.isArray(evidence) && evidence.length > 0;
 
 /** Outputs that the live host tells. `state` is what is known of it while nobody is in its session. */
 function outputsOf(gui: GuiDomain, snapshot: Snapshot, urn: string, state: string): Properties {
@@ -333,7 +374,13 @@ function outputsOf(gui: GuiDomain, snapshot: Snapshot, urn: string, state: strin
     mode: state === "failed" ? "none" : mode,
     state: state === "ready" && mode === "xephyr" && qube?.session && qube.guidRunning ? "inUse" : state,
     pending: restart.length
-      ? [{ kind: "restart", qubes: restart, why: `their windows stay with the former GUI domain until they restart` }]
+      ? [
+          {
+            kind: "restart",
+            qubes: restart,
+            why: `their windows stay with the former GUI domain until they restart`,
+          },
+        ]
       : [],
     origin: created?.owner === urn && created.first === null ? "created" : "adopted",
     looked: true,
@@ -368,4 +415,3 @@ function describeDelete(qube: string, plan: Plan, removes: boolean): string {
     ? `qube ${qube} is removed with its private volume (it was created here); ${rest} other values go back to what they were`
     : `qube ${qube} was there before and stays; ${rest} values go back to what they were`;
 }
-

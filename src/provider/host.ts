@@ -20,7 +20,8 @@ export function hostHandler(hosts: Hosts): Handler {
       const { name = resource, unreachable = "fail", ...rest } = news;
       const failures = Object.keys(rest).map((property) => ({
         property,
-        reason: "not a property of a host; allowed are name, unreachable. How a host is reached stands in the configuration (guidomain:hosts)",
+        reason:
+          "not a property of a host; allowed are name, unreachable. How a host is reached stands in the configuration (guidomain:hosts)",
       }));
       const inputs = { name, unreachable };
       if (hasUnknown(inputs)) return { inputs, failures };
@@ -49,7 +50,8 @@ export function hostHandler(hosts: Hosts): Handler {
       try {
         return { id, inputs: kept, outputs: { ...kept, ...(await look(id, context, outputs)) } };
       } catch (error) {
-        if (inputs["unreachable"] !== "skip" || !(error instanceof HostError) || error.kind !== "unreachable") throw error;
+        if (inputs["unreachable"] !== "skip" || !(error instanceof HostError) || error.kind !== "unreachable")
+          throw error;
         hosts.notLookedAt(id, error, context);
         return { id, inputs, outputs };
       }
@@ -72,7 +74,9 @@ export function hostHandler(hosts: Hosts): Handler {
 function factsOf(name: string, snapshot: Snapshot): Properties {
   const release = requireQubes(`Host ${name}`, name, snapshot);
   const { facts } = snapshot;
-  const templates = Object.entries(snapshot.qubes).flatMap(([qube, { class: is }]) => (is === "TemplateVM" ? [qube] : []));
+  const templates = Object.entries(snapshot.qubes).flatMap(([qube, { class: is }]) =>
+    is === "TemplateVM" ? [qube] : [],
+  );
   const reasons = templates.length ? [] : ["no template is installed"];
   return {
     platform: "qubes",
@@ -93,6 +97,8 @@ function factsOf(name: string, snapshot: Snapshot): Properties {
       subsystem,
       name: label,
     })),
-    modes: Object.fromEntries(MODES.map((mode) => [mode, { verdict: reasons.length ? "no" : "go", reasons }])),
+    modes: Object.fromEntries(
+      MODES.map((mode) => [mode, { verdict: reasons.length ? "no" : "go", reasons }]),
+    ),
   };
 }

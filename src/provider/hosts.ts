@@ -5,11 +5,12 @@
 import { readFile } from "node:fs/promises";
 import os from "node:os";
 import path from "node:path";
+import { saltModules } from "../formula/modules.ts";
 import type { HostError } from "../host/errors.ts";
 import {
   type HostConnection,
-  InventoryError,
   type Hosts as Inventory,
+  InventoryError,
   parseConnection,
   parseHosts,
   parseInventory,
@@ -19,7 +20,6 @@ import { HostPool } from "../host/pool.ts";
 import type { ApplyArgs, ApplyResult, Snapshot } from "../host/protocol.ts";
 import { Scrubber } from "../host/scrub.ts";
 import type { HostSession } from "../host/session.ts";
-import { saltModules } from "../formula/modules.ts";
 import { Claims } from "./claims.ts";
 import type { Context, Failure, Properties, Value } from "./handler.ts";
 
@@ -36,7 +36,8 @@ export type ApplyRequest = Pick<
 >;
 
 export class Hosts {
-  readonly claims = new Claims();
+  /** Of this engine operation. */
+  claims = new Claims();
   readonly scrubber = new Scrubber();
   /** Grows with what descriptions name; the pool asks for these at each look. */
   readonly #packages = [...USUAL_PACKAGES];
@@ -48,6 +49,7 @@ export class Hosts {
   async configure(args: Properties): Promise<void> {
     const { hosts, sources } = await inventoryOf(args);
     this.#source = sources.join(" and ") || "guidomain:hosts";
+    this.claims = new Claims();
     await this.#pool.close();
     this.#pool = this.#poolOf(hosts);
   }
@@ -105,9 +107,12 @@ export class Hosts {
 
   /** `unreachable: "skip"`: the old state is kept, and the run says so and does not end well (design §2). */
   notLookedAt(name: string, error: HostError, context: Context): void {
-    context.log(`host ${name} was not looked at: ${error.message}. The state is kept as it was. ${error.next}`, {
-      severity: "error",
-    });
+    context.log(
+      `host ${name} was not looked at: ${error.message}. The state is kept as it was. ${error.next}`,
+      {
+        severity: "error",
+      },
+    );
   }
 
   async close(): Promise<void> {
@@ -123,7 +128,9 @@ async function inventoryOf(args: Properties): Promise<{ hosts: Inventory; source
     sources.push(source);
     for (const [name, connection] of found) {
       if (hosts.has(name))
-        throw new InventoryError(source, [{ property: name, reason: `is in ${sources[0]} already; keep it in one place` }]);
+        throw new InventoryError(source, [
+          { property: name, reason: `is in ${sources[0]} already; keep it in one place` },
+        ]);
       hosts.set(name, connection);
     }
   };

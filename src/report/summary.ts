@@ -34,7 +34,9 @@ interface StateResource {
 /** The GUI domains of an exported deployment. Outputs that are missing (older state) are left out, never invented. */
 export function hostsOf(resources: readonly StateResource[]): HostReport[] {
   return resources
-    .filter((r) => r.type === "guidomain:index:GuiDomain" && typeof r.outputs === "object" && r.outputs !== null)
+    .filter(
+      (r) => r.type === "guidomain:index:GuiDomain" && typeof r.outputs === "object" && r.outputs !== null,
+    )
     .map((r) => {
       const outputs = r.outputs as Record<string, unknown>;
       const text = (key: string) => (typeof outputs[key] === "string" ? outputs[key] : "unknown");
@@ -70,7 +72,8 @@ export function summaryText(command: string, report: RunReport): string {
     lines.push(`${host.name}: ${host.qube} — mode ${host.mode}, ${STATES[host.state] ?? host.state}`);
     for (const { mode, verdict, reason } of host.attempts)
       if (verdict !== "ok") lines.push(`  ${mode}: ${verdict}${reason ? ` — ${reason}` : ""}`);
-    for (const { kind, qubes = [], why } of host.pending) lines.push(`  pending ${kind}: ${qubes.join(", ")} — ${why}`);
+    for (const { kind, qubes = [], why } of host.pending)
+      lines.push(`  pending ${kind}: ${qubes.join(", ")} — ${why}`);
     const next = nextFor(host);
     if (next) lines.push(`  next: ${next}`);
   }

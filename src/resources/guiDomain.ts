@@ -55,6 +55,22 @@ export class GuiDomain extends pulumi.CustomResource {
   declare readonly qube: pulumi.Output<string>;
   declare readonly display: pulumi.Output<string[]>;
   declare readonly clients: pulumi.Output<"default" | string[]>;
+  declare readonly restartClients: pulumi.Output<"never" | "allowed">;
+  declare readonly session: pulumi.Output<"choose" | "preselect" | "autologin">;
+  declare readonly sessionUser: pulumi.Output<string | undefined>;
+  declare readonly onDelete: pulumi.Output<"restore" | "keep">;
+  declare readonly unreachable: pulumi.Output<"fail" | "skip">;
+  declare readonly template: pulumi.Output<string>;
+  declare readonly label: pulumi.Output<string>;
+  declare readonly memory: pulumi.Output<number | undefined>;
+  declare readonly maxmem: pulumi.Output<number>;
+  declare readonly vcpus: pulumi.Output<number | undefined>;
+  declare readonly autostart: pulumi.Output<boolean>;
+  declare readonly audiovm: pulumi.Output<string>;
+  declare readonly hostPackages: pulumi.Output<string[]>;
+  declare readonly viewers: pulumi.Output<string[]>;
+  /** Every value on the host that follows from the arguments; a preview is a diff of these. */
+  declare readonly settings: pulumi.Output<Record<string, unknown>>;
   /** The display mode in force, "none" after a failure. */
   declare readonly mode: pulumi.Output<string>;
   /** "ready", "inUse", "drifted", "unverified" (imported, never applied) or "failed". */
@@ -63,6 +79,10 @@ export class GuiDomain extends pulumi.CustomResource {
   declare readonly pending: pulumi.Output<Pending[]>;
   declare readonly evidence: pulumi.Output<{ id: string; ok: boolean; seconds: number; output: string }[]>;
   declare readonly origin: pulumi.Output<"created" | "adopted">;
+  /** false: the host did not answer, this is the state of the last time. */
+  declare readonly looked: pulumi.Output<boolean>;
+  /** How the host was reached, without secrets. */
+  declare readonly connection: pulumi.Output<Record<string, unknown>>;
 
   constructor(name: string, args: GuiDomainArgs, options?: pulumi.CustomResourceOptions) {
     const { host, ...rest } = args;
@@ -71,10 +91,25 @@ export class GuiDomain extends pulumi.CustomResource {
   }
 }
 
+/** Every output has to be named, or it is not there. */
 const GUI_OUTPUTS = {
   qube: undefined,
   display: undefined,
   clients: undefined,
+  restartClients: undefined,
+  session: undefined,
+  sessionUser: undefined,
+  onDelete: undefined,
+  unreachable: undefined,
+  template: undefined,
+  label: undefined,
+  memory: undefined,
+  maxmem: undefined,
+  vcpus: undefined,
+  autostart: undefined,
+  audiovm: undefined,
+  hostPackages: undefined,
+  viewers: undefined,
   settings: undefined,
   mode: undefined,
   state: undefined,

@@ -10,6 +10,7 @@ export interface HostArgs {
 /** The facts of one machine. How it is reached stands in the configuration: `guidomain:hosts` or `guidomain:inventory`. */
 export class Host extends pulumi.CustomResource {
   declare readonly name: pulumi.Output<string>;
+  declare readonly unreachable: pulumi.Output<"fail" | "skip">;
   /** "qubes". */
   declare readonly platform: pulumi.Output<string>;
   /** Qubes' release, "R4.3". */
@@ -26,6 +27,8 @@ export class Host extends pulumi.CustomResource {
   declare readonly pci: pulumi.Output<PciFunction[]>;
   /** Verdict and reasons by display mode. */
   declare readonly modes: pulumi.Output<Record<string, { verdict: "go" | "no"; reasons: string[] }>>;
+  /** How the host was reached, without secrets. */
+  declare readonly connection: pulumi.Output<Record<string, unknown>>;
 
   constructor(name: string, args: HostArgs = {}, options?: pulumi.CustomResourceOptions) {
     super("guidomain:index:Host", name, { ...HOST_OUTPUTS, ...args }, options);
@@ -48,6 +51,7 @@ export interface PciFunction {
 /** Every output has to be named, or it is not there. */
 const HOST_OUTPUTS = {
   name: undefined,
+  unreachable: undefined,
   platform: undefined,
   release: undefined,
   kernel: undefined,

@@ -1,0 +1,405 @@
+/**
+ * For tests: a Qubes host in memory, which is given a formula the way the agent and Salt give it to a real one. It interprets the
+ * rendered states (salt/_states/qube.py; Salt's pkg and file), keeps the ledger (salt/agent/ledger.py) and undoes what fails.
+ */
+import { parse } from "yaml";
+import type { ApplyArgs, Evidence, LedgerEntry, QubeSnapshot, Snapshot } from "../../host/protocol.ts";
+import type { FileValue, KeyValue, PropertyValue, QubeValue } from "../../model/keys.ts";
+import { partsOf, sameValue, valueOf } from "../values.ts";
+
+/** What a property is where nobody has set it; those that follow a global one are in FOLLOWS. */
+const DEFAULTS: Record<string, string> = {
+  autostart: "False",
+  debug: "False",
+  maxmem: "4000",
+  memory: "400",
+  vcpus: "2",
+  virt_mode: "pvh",
+};
+const FOLLOWS: Record<string, string> = {
+  guivm: "default_guivm",
+  audiovm: "default_audiovm",
+  netvm: "default_netvm",
+};
+
+/** Tags that Qubes itself keeps in step with a property. */
+const AUTOMATIC = /^(guivm|audiovm|created-by)-/;
+
+const VERSION = "4.3.1";
+
+export const explicit = (value: string): PropertyValue => ({ default: false, value });
+/** A property that nobody has set; its value is filled in by the host. */
+export const byDefault: PropertyValue = { default: true, value: "" };
+
+export interface QubeMade {
+  class?: string;
+  state?: string;
+  template?: string;
+  label?: string;
+  properties?: Record<string, PropertyValue>;
+  features?: Record<string, string>;
+  tags?: string[];
+  pci?: QubeSnapshot["pci"];
+}
+
+export function qube(made: QubeMade = {}): QubeSnapshot {
+  const template = made.template ?? "fedora-43-xfce";
+  return {
+    class: made.class ?? "AppVM",
+    state: made.state ?? "Halted",
+    properties: {
+      ...Object.fromEntries(
+        [...Object.keys(DEFAULTS), ...Object.keys(FOLLOWS)].map((name) => [name, byDefault]),
+      ),
+      label: explicit(made.label ?? "red"),
+      ...(made.class === "TemplateVM" ? {} : { template: explicit(template) }),
+      ...made.properties,
+    },
+    features: { ...made.features },
+    tags: [...(made.tags ?? [])],
+    pci: made.pci ?? [],
+    guidRunning: false,
+    session: false,
+  };
+}
+
+/** A fresh install: two templates, `work`, `vault` and `sys-net`; `more` is added or replaces. */
+export function install(more: Partial<Snapshot> = {}): Snapshot {
+  const dom0: QubeSnapshot = {
+    ...qube({ class: "AdminVM", state: "Running" }),
+    properties: { label: explicit("black") },
+  };
+  return {
+    facts: {
+      qubesRelease: "Qubes release 4.3.0 (R4.3)",
+      kernel: "6.12.59-1.qubes.fc41.x86_64",
+      bootId: "00000000-0000-0000-0000-000000000001",
+      cmdline: "",
+      now: 1000,
+      freeBytes: 1e10,
+      xen: {
+        version: "4.19.3",
+        virtCaps: ["hvm", "hvm_directio"],
+        totalMemory: 16000,
+        freeMemory: 8000,
+        iommu: true,
+        interruptRemapping: true,
+      },
+      pci: [],
+    },
+    globals: {
+      default_guivm: explicit("dom0"),
+      default_audiovm: explicit("dom0"),
+      default_netvm: explicit("sys-net"),
+    },
+    labels: ["red", "black", "blue"],
+    files: {},
+    packages: { "dummy-psu-sender": null, "dummy-backlight-dom0": null },
+    ledger: {},
+    lock: null,
+    unfinished: null,
+    ...more,
+    qubes: {
+      dom0,
+      "fedora-43-xfce": qube({ class: "TemplateVM", features: { gui: "1", os: "Linux" } }),
+      "debian-13-xfce": qube({ class: "TemplateVM", features: { gui: "1", os: "Linux" } }),
+      "sys-net": qube({ properties: { netvm: explicit(""), virt_mode: explicit("hvm") } }),
+      work: qube(),
+      vault: qube({ properties: { netvm: explicit("") } }),
+      ...more.qubes,
+    },
+  };
+}
+
+/** Every value of the host by its key, for comparisons. What follows a default is just that; automatic tags follow properties. */
+export function everything(snapshot: Snapshot): Record<string, KeyValue | string> {
+  const all: Record<string, KeyValue | string> = {};
+  const property = (value: PropertyValue) => (value.default ? "follows its default" : value.value);
+  for (const [name, is] of Object.entries(snapshot.qubes)) {
+    all[`qube:${name}`] = valueOf(snapshot, `qube:${name}`);
+    for (const [p, value] of Object.entries(is.properties))
+      if (p !== "label" && p !== "template" && p !== "start_time")
+        all[`property:${name}:${p}`] = property(value);
+    for (const [f, value] of Object.entries(is.features)) all[`feature:${name}:${f}`] = value;
+    for (const tag of is.tags) if (!AUTOMATIC.test(tag)) all[`tag:${name}:${tag}`] = true;
+    all[`pci of ${name}`] = JSON.stringify(is.pci);
+  }
+  for (const [g, value] of Object.entries(snapshot.globals)) all[`global:${g}`] = property(value);
+  for (const [path, file] of Object.entries(snapshot.files)) all[`file:${path}`] = file;
+  for (const [name, version] of Object.entries(snapshot.packages))
+    if (version !== null) all[`package:${name}`] = version;
+  return all;
+}
+
+/** Keys whose values differ, sorted. */
+export function differing(a: Record<string, unknown>, b: Record<string, unknown>): string[] {
+  return [...new Set([...Object.keys(a), ...Object.keys(b)])]
+    .filter((key) => !sameValue(a[key], b[key]))
+    .sort();
+}
+
+export type ModelApply = Pick<ApplyArgs, "owner" | "touch" | "release" | "formula" | "sls"> &
+  Partial<Pick<ApplyArgs, "shutdown" | "verify" | "restart">>;
+
+/** What a state says when it is false; `HostModel.apply` has undone everything by then. */
+export class StateFailed extends Error {
+  readonly id: string;
+  constructor(id: string, comment: string) {
+    super(`${id}: ${comment}`);
+    this.id = id;
+  }
+}
+
+type Arguments = Record<string, unknown>;
+
+export class HostModel {
+  #now: Snapshot;
+  /** Packages that can be had. */
+  readonly repository = new Set(["dummy-psu-sender", "dummy-backlight-dom0", "extra-tool"]);
+  applies = 0;
+
+  constructor(snapshot: Snapshot = install()) {
+    this.#now = structuredClone(snapshot);
+    this.#settle();
+  }
+
+  snapshot(): Snapshot {
+    return structuredClone(this.#now);
+  }
+
+  /** What somebody does by hand. */
+  byHand(change: (host: Snapshot) => void): void {
+    change(this.#now);
+    this.#now.facts.now++;
+    this.#settle();
+  }
+
+  apply({
+    owner,
+    touch,
+    release,
+    formula,
+    sls,
+    shutdown = [],
+    verify = [],
+    restart = [],
+  }: ModelApply): Evidence[] {
+    const before = this.snapshot();
+    const read = (key: string) => this.#read(key);
+    const first = Object.fromEntries(touch.map((key) => [key, read(key)]));
+    this.#conflicts([...touch, ...release], owner);
+    this.applies++;
+    try {
+      for (const name of shutdown) this.#shutdown(name);
+      if (sls) this.#salt(sls, formula);
+    } catch (error) {
+      this.#now = before;
+      throw error;
+    }
+    const at = ++this.#now.facts.now;
+    for (const key of touch) this.#claim(key, owner, first[key] ?? null, at);
+    for (const key of release) this.#release(key, owner);
+    for (const check of verify) if (check.kind === "start") this.#start(check.qube);
+    for (const name of restart) {
+      this.#shutdown(name);
+      this.#start(name);
+    }
+    return verify.map(({ id }) => ({ id, ok: true, seconds: 0, output: "as wanted" }));
+  }
+
+  // ------------------------------------------------------------------------------------------- ledger
+
+  #conflicts(keys: string[], owner: string): void {
+    for (const key of keys) {
+      const entry = this.#now.ledger[key];
+      if (entry && !owners(entry).includes(owner) && partsOf(key).kind !== "package")
+        throw new Error(`conflict: ${key} belongs to ${entry.owner}`);
+    }
+  }
+
+  #claim(key: string, owner: string, first: KeyValue, at: number): void {
+    const ours = this.#read(key);
+    const entry = this.#now.ledger[key];
+    if (!entry) {
+      this.#now.ledger[key] = { owner, first, ours, at };
+      return;
+    }
+    if (!owners(entry).includes(owner)) entry.also = [...(entry.also ?? []), owner];
+    if (!sameValue(entry.ours, ours)) Object.assign(entry, { ours, at });
+  }
+
+  #release(key: string, owner: string): void {
+    const entry = this.#now.ledger[key];
+    if (!entry) return;
+    const [next, ...also] = owners(entry).filter((name) => name !== owner);
+    if (next === undefined) delete this.#now.ledger[key];
+    else {
+      entry.owner = next;
+      delete entry.also;
+      if (also.length) entry.also = also;
+    }
+  }
+
+  /** As the agent reads: nothing of a qube that is not there. */
+  #read(key: string): KeyValue {
+    const { kind, of } = partsOf(key);
+    return structuredClone(kind === "property" && !this.#now.qubes[of] ? null : valueOf(this.#now, key));
+  }
+
+  // --------------------------------------------------------------------------------------------- Salt
+
+  #salt(sls: string, formula: Record<string, string>): void {
+    const at = `${sls.replaceAll(".", "/")}/init.sls`;
+    const text = formula[at];
+    if (text === undefined) throw new Error(`there is no ${at}`);
+    const states = (parse(text) ?? {}) as Record<string, Record<string, Arguments[] | undefined>>;
+    const known = new Set<string>();
+    for (const [id, body] of Object.entries(states))
+      for (const [name, list] of Object.entries(body)) {
+        const args: Arguments = Object.assign({}, ...(list ?? []));
+        for (const one of (args["require"] ?? []) as Record<string, string>[])
+          for (const [module, wanted] of Object.entries(one))
+            if (!known.has(`${module} ${wanted}`))
+              throw new StateFailed(id, `requires ${wanted}, which is not before it`);
+        known.add(`${name.split(".")[0]} ${id}`);
+        this.#state(id, name, args, formula);
+        this.#settle();
+      }
+  }
+
+  #state(id: string, name: string, args: Arguments, formula: Record<string, string>): void {
+    const of = String(args["name"]);
+    const map = (key: string) => Object.entries((args[key] ?? {}) as Record<string, string>);
+    const items = (key: string) => (args[key] ?? []) as string[];
+    const existing = () => {
+      const found = this.#now.qubes[of];
+      if (!found) throw new StateFailed(id, `no such qube: ${of}`);
+      return found;
+    };
+    switch (name) {
+      case "pkg.installed":
+        for (const one of items("pkgs")) {
+          if (!this.repository.has(one)) throw new StateFailed(id, `${one}: not in any repository`);
+          this.#now.packages[one] ??= VERSION;
+        }
+        break;
+      case "pkg.removed":
+        for (const one of items("pkgs")) this.#now.packages[one] = null;
+        break;
+      case "qube.present":
+        this.#present(id, of, {
+          class: String(args["class"]),
+          template: String(args["template"]),
+          label: String(args["label"]),
+        });
+        break;
+      case "qube.absent":
+        this.#absent(id, of);
+        break;
+      case "qube.properties":
+      case "qube.global_properties": {
+        const global = name === "qube.global_properties";
+        const held = global ? this.#now.globals : existing().properties;
+        for (const [p, value] of map("set")) held[p] = this.#checked(id, p, value);
+        for (const p of items("reset")) held[p] = { default: true, value: DEFAULTS[p] ?? "" };
+        break;
+      }
+      case "qube.features":
+        for (const [f, value] of map("set")) existing().features[f] = value;
+        for (const f of items("unset")) delete existing().features[f];
+        break;
+      case "qube.services":
+        for (const s of items("on")) existing().features[`service.${s}`] = "1";
+        break;
+      case "file.managed": {
+        const source = String(args["source"])
+          .replace(/^salt:\/\//, "")
+          .replace(/\?saltenv=user$/, "");
+        const content = formula[source];
+        if (content === undefined) throw new StateFailed(id, `there is no ${source}`);
+        this.#now.files[id] = { content, mode: String(args["mode"]) } satisfies FileValue;
+        break;
+      }
+      case "file.absent":
+        delete this.#now.files[id];
+        break;
+      default:
+        throw new StateFailed(id, `no such state: ${name}`);
+    }
+  }
+
+  #present(id: string, name: string, wanted: QubeValue): void {
+    const live = this.#now.qubes[name];
+    if (live && live.class !== wanted.class) throw new StateFailed(id, `${name} exists as ${live.class}`);
+    this.#checked(id, "template", wanted.template ?? "");
+    if (!this.#now.labels.includes(wanted.label)) throw new StateFailed(id, `no such label: ${wanted.label}`);
+    if (live) {
+      live.properties["template"] = explicit(wanted.template ?? "");
+      live.properties["label"] = explicit(wanted.label);
+    } else {
+      this.#now.qubes[name] = qube({
+        template: wanted.template ?? "",
+        label: wanted.label,
+        tags: ["created-by-dom0"],
+      });
+    }
+  }
+
+  #absent(id: string, name: string): void {
+    const live = this.#now.qubes[name];
+    if (!live) return;
+    if (live.state !== "Halted") throw new StateFailed(id, `${name} is running: shut it down first`);
+    const users = Object.entries(this.#now.qubes).filter(
+      ([other, { properties }]) =>
+        other !== name && Object.values(properties).some((p) => !p.default && p.value === name),
+    );
+    const globals = Object.entries(this.#now.globals).filter(([, value]) => value.value === name);
+    if (users.length || globals.length)
+      throw new StateFailed(id, `${name} is in use by ${[...users, ...globals].map(([n]) => n).join(", ")}`);
+    delete this.#now.qubes[name];
+  }
+
+  #checked(id: string, property: string, value: unknown): PropertyValue {
+    if (typeof value !== "string")
+      throw new StateFailed(id, `${property}: ${JSON.stringify(value)} is no text`);
+    const names = /^(guivm|audiovm|netvm|template|default_.*vm)$/;
+    if (names.test(property) && value !== "" && !this.#now.qubes[value])
+      throw new StateFailed(id, `${property}: no such qube: ${value}`);
+    return explicit(value);
+  }
+
+  #shutdown(name: string): void {
+    const live = this.#now.qubes[name];
+    if (live) live.state = "Halted";
+  }
+
+  #start(name: string): void {
+    const live = this.#now.qubes[name];
+    if (!live || live.state === "Running") return;
+    live.state = "Running";
+    live.properties["start_time"] = { default: true, value: String(this.#now.facts.now) };
+  }
+
+  /** Defaults and the tags that follow properties. */
+  #settle(): void {
+    for (const live of Object.values(this.#now.qubes)) {
+      if (live.class === "AdminVM") continue;
+      for (const [name, value] of Object.entries(live.properties)) {
+        const global = FOLLOWS[name];
+        if (value.default && name !== "start_time")
+          live.properties[name] = {
+            default: true,
+            value: global ? (this.#now.globals[global]?.value ?? "") : (DEFAULTS[name] ?? ""),
+          };
+      }
+      live.tags = live.tags.filter((tag) => !/^(guivm|audiovm)-/.test(tag));
+      for (const name of ["guivm", "audiovm"]) {
+        const value = live.properties[name]?.value;
+        if (value) live.tags.push(`${name}-${value}`);
+      }
+    }
+  }
+}
+
+/** All owners of an entry, the first first. */
+const owners = (entry: LedgerEntry) => [entry.owner, ...(entry.also ?? [])];
