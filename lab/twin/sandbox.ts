@@ -16,7 +16,7 @@ import {
   writeFileSync,
 } from "node:fs";
 import { dirname, join, resolve } from "node:path";
-import { identify, type ProcessId } from "./process.ts";
+import { end, identify, type ProcessId } from "./process.ts";
 import type { Install, World } from "./world.ts";
 
 const HERE = import.meta.dirname;
@@ -47,6 +47,7 @@ export function installRoot(dir: string, install: Install, world: World): void {
     "/etc/qubes-release": `Qubes release ${number} (${world.release})\n`,
     "/etc/system-release": `Qubes release ${number} (${world.release})\n`,
     "/etc/os-release": osRelease(number),
+    "/var/lib/rpm/.rpm.lock": "",
     "/var/lib/rpm/twin.json": `${JSON.stringify({ packages: install.packages ?? {} }, null, 1)}\n`,
     ...install.files,
   };
@@ -94,8 +95,21 @@ export function removeRoot(dir: string): void {
   }
 }
 
+/** A running sandbox. */
+export interface Sandbox {
+  /** Its process 1, as the machine sees it; everything inside ends with it. */
+  init: ProcessId;
+  /** The process that waits for it. */
+  parent: ProcessId;
+}
+
+export async function powerOff(sandbox: Sandbox): Promise<void> {
+  await end([sandbox.init]);
+  await end([sandbox.parent]);
+}
+
 /** Starts the machine on its disk: a new boot. Throws with one sentence when this machine cannot do it. */
-export async function boot(dir: string, world: World): Promise<ProcessId> {
+export async function boot(dir: string, world: World): Promise<Sandbox> {
   if (process.platform !== "linux")
     throw new Error("The twin needs Linux: it is made of namespaces. Run it in a Linux virtual machine.");
   const paths = layout(dir);
@@ -119,25 +133,21 @@ export async function boot(dir: string, world: World): Promise<ProcessId> {
         tools: join(HERE, "dom0"),
         venv: venv.path,
         interpreters: venv.interpreters,
+        python3: venv.python3,
         log: join(paths.log, "sandbox.log"),
         hostname: "dom0",
         userNamespace,
-        daemons: DAEMONS.filter((daemon) => existsSync(join(HERE, "dom0", daemon.argv[0]?.slice(14) ?? ""))),
+        daemons: DAEMONS,
       }),
     );
-    const { code, stdout, stderr } = await run(join(venv.path, "bin/python3"), [
-      "-I",
-      join(HERE, "dom0/host/sandbox.py"),
-      config,
-    ]);
-    if (code === 0) {
-      const { pid } = JSON.parse(stdout) as { pid: number };
-      const init = identify(pid);
-      writeEnter(dir, init, userNamespace);
-      return init;
+    const launched = await launch(join(venv.path, "bin/python3"), config);
+    if (launched.sandbox) {
+      writeEnter(dir, launched.sandbox.init, userNamespace);
+      return launched.sandbox;
     }
-    reasons.push(stderr.trim() || `python3 ended with status ${code}`);
-    if (!/Operation not permitted|No space left on device|Invalid argument/.test(stderr)) break;
+    if (launched.code === 2)
+      throw new Error(`The twin's dom0 does not come up: ${launched.stderr} (below ${paths.root}).`);
+    reasons.push(launched.stderr || `python3 ended with status ${launched.code}`);
   }
   throw new Error(
     `The twin's sandbox cannot be made on this machine (${reasons.join("; ")}). It needs user namespaces with mounts ` +
@@ -145,21 +155,47 @@ export async function boot(dir: string, world: World): Promise<ProcessId> {
   );
 }
 
+type Launched = { sandbox: Sandbox } | { sandbox: null; code: number | null; stderr: string };
+
+/** Runs sandbox.py until it has said that the sandbox stands, or has ended. It then stays, as the parent of process 1. */
+function launch(python: string, config: string): Promise<Launched> {
+  return new Promise((done, fail) => {
+    const launcher = spawn(python, ["-I", join(HERE, "dom0/host/sandbox.py"), config], {
+      detached: true,
+      stdio: ["ignore", "pipe", "pipe"],
+    });
+    let stderr = "";
+    launcher.stderr.setEncoding("utf8").on("data", (text: string) => {
+      stderr += text;
+    });
+    launcher.stdout.setEncoding("utf8").once("data", (line: string) => {
+      const { pid } = JSON.parse(line) as { pid: number };
+      launcher.unref();
+      launcher.stdout.destroy();
+      launcher.stderr.destroy();
+      done({ sandbox: { init: identify(pid), parent: identify(launcher.pid ?? 0) } });
+    });
+    launcher.on("error", fail);
+    launcher.on("close", (code) => done({ sandbox: null, code, stderr: stderr.trim() }));
+  });
+}
+
 const DAEMONS = [
   { argv: ["/usr/lib/twin/bin/qubesd"], log: "/var/log/qubes/qubesd.log", socket: "/run/qubesd.sock" },
 ];
 
 /** The virtual environment with Salt, and the folders of its interpreter that lie outside what the sandbox lends of /usr. */
-function salt(): { path: string; interpreters: string[] } {
+function salt(): { path: string; python3: string; interpreters: string[] } {
   const path = join(REPOSITORY, ".venv");
   if (!existsSync(join(path, "bin/python3")))
     throw new Error(
       "The twin has no Salt yet: run `npm run setup`, which makes .venv from lab/requirements.txt.",
     );
   const home = /^home = (.*)$/m.exec(readFileSync(join(path, "pyvenv.cfg"), "utf8"))?.[1] ?? "/usr/bin";
-  const prefixes = [dirname(home), dirname(dirname(realpathSync(join(path, "bin/python3"))))];
+  const python3 = realpathSync(join(path, "bin/python3"));
+  const prefixes = [dirname(home), dirname(dirname(python3))];
   const lent = (prefix: string) => prefix === "/usr" || prefix === "/";
-  return { path, interpreters: [...new Set(prefixes)].filter((prefix) => !lent(prefix)) };
+  return { path, python3, interpreters: [...new Set(prefixes)].filter((prefix) => !lent(prefix)) };
 }
 
 /**

@@ -100,6 +100,8 @@ PermitUserRC no
 X11Forwarding no
 PrintMotd no
 PrintLastLog no
+# A bash that is the user's shell reads ~/.bashrc for a session of sshd's, unless it is not the outermost shell.
+SetEnv SHLVL=1
 ForceCommand exec ${quote(at.enter)}
 `;
 

@@ -80,6 +80,7 @@ function pathOf(machine: Machine, fn: MachineFunction): string[] {
 /** Class code, 6 hex digits. Profiles give 4 for most; USB's programming interface then follows from the name. */
 export function classCode(fn: MachineFunction): string {
   if (fn.class.length === 6) return fn.class;
+  if (fn.interface) return fn.class + fn.interface;
   if (fn.class !== "0c03") return `${fn.class}00`;
   const name = `${fn.name ?? ""} ${fn.productName ?? ""}`;
   if (/EHCI|Enhanced/i.test(name)) return "0c0320";

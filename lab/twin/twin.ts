@@ -5,8 +5,17 @@
 import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
 import { type CompareOptions, compare, dump, type TwinDump } from "./dump.ts";
-import { alive, end, type ProcessId, signal, tree } from "./process.ts";
-import { boot, installRoot, layout, type Result, removeRoot, run } from "./sandbox.ts";
+import { alive, end, signal, tree } from "./process.ts";
+import {
+  boot,
+  installRoot,
+  layout,
+  powerOff,
+  type Result,
+  removeRoot,
+  run,
+  type Sandbox,
+} from "./sandbox.ts";
 import { type Sshd, startSshd } from "./sshd.ts";
 import { writeSysfs } from "./sysfs.ts";
 import {
@@ -47,8 +56,10 @@ export interface Counters {
 
 /** How a twin is reached and what runs it; .lab/<name>/twin.json. */
 interface Running {
-  sandbox: ProcessId;
+  sandbox: Sandbox;
   sshd: Sshd;
+  /** Snapshots counted before the last reset, which clears dom0's logs. */
+  snapshots: number;
 }
 
 /** What it starts from, for a reset; .lab/<name>/start.json. */
@@ -57,15 +68,18 @@ interface Start {
   world: World;
 }
 
-const DEFAULT_MACHINE = "recorded";
-const DEFAULT_INSTALL = "recorded";
+const DEFAULT_MACHINE = "recorded-laptop";
+const DEFAULT_INSTALL = "qubes-4.3";
 
 export async function startTwin(options: StartOptions): Promise<Twin> {
   const dir = resolve(options.dir);
   if (await attachTwin(dir)) throw new Error(`The twin in ${dir} is already running; stop it first.`);
   const machine = part<Machine>("machines", options.machine ?? DEFAULT_MACHINE);
   const install = part<Install>("installs", options.install ?? DEFAULT_INSTALL);
-  const start: Start = { install, world: patched(defaultWorld(machine), options.world ?? {}) };
+  const start: Start = {
+    install,
+    world: patched(patched(defaultWorld(machine), install.world ?? {}), options.world ?? {}),
+  };
 
   const paths = layout(dir);
   mkdirSync(join(paths.world, "bin"), { recursive: true });
@@ -77,7 +91,7 @@ export async function startTwin(options: StartOptions): Promise<Twin> {
   rmSync(join(dir, "world.json"), { force: true });
   symlinkSync("world/world.json", join(dir, "world.json"));
   const [sandbox, sshd] = await both(powerOn(dir, start), startSshd(dir));
-  const twin = new Twin(dir, { sandbox, sshd });
+  const twin = new Twin(dir, { sandbox, sshd, snapshots: 0 });
   twin.record();
   if (!options.detached) endWithThisProcess(twin);
   return twin;
@@ -89,9 +103,10 @@ export async function attachTwin(folder: string): Promise<Twin | null> {
   const { record } = layout(dir);
   if (!existsSync(record)) return null;
   const running = JSON.parse(readFileSync(record, "utf8")) as Running;
-  if (alive(running.sandbox) && alive(running.sshd.process)) return new Twin(dir, running);
+  if (alive(running.sandbox.init) && alive(running.sshd.process)) return new Twin(dir, running);
   // Half of it is gone (a crash, a kill): the other half is of no use to anyone.
-  await end([...tree(running.sandbox), ...tree(running.sshd.process)]);
+  await powerOff(running.sandbox);
+  await end(tree(running.sshd.process));
   rmSync(record);
   return null;
 }
@@ -101,15 +116,15 @@ function part<T>(folder: "machines" | "installs", given: string | T): T {
 }
 
 /** Both, or neither: when one fails, the other is ended. */
-async function both(sandbox: Promise<ProcessId>, sshd: Promise<Sshd>): Promise<[ProcessId, Sshd]> {
+async function both(sandbox: Promise<Sandbox>, sshd: Promise<Sshd>): Promise<[Sandbox, Sshd]> {
   const [first, second] = await Promise.allSettled([sandbox, sshd]);
   if (first.status === "fulfilled" && second.status === "fulfilled") return [first.value, second.value];
-  if (first.status === "fulfilled") await end([first.value]);
+  if (first.status === "fulfilled") await powerOff(first.value);
   if (second.status === "fulfilled") await end([second.value.process]);
   throw first.status === "rejected" ? first.reason : (second as PromiseRejectedResult).reason;
 }
 
-async function powerOn(dir: string, start: Start): Promise<ProcessId> {
+async function powerOn(dir: string, start: Start): Promise<Sandbox> {
   const paths = layout(dir);
   mkdirSync(paths.sys, { recursive: true });
   writeWorld(dir, start.world);
@@ -192,7 +207,7 @@ export class Twin {
     if (full !== Boolean(before.faults.diskFull)) await setDisk(this.dir, full ? "fill" : "free");
   }
 
-  /** Since the twin's folder was made or its logs were cleared by a reset. Differences: see `since`. */
+  /** Since the twin's folder was made. Differences: see `since`. */
   counters(): Counters {
     const { log, root } = layout(this.dir);
     const sshd = read(join(log, "sshd.log"));
@@ -200,7 +215,9 @@ export class Twin {
       connections: count(sshd, /^Connection from /gm),
       authentications: count(sshd, /^Accepted publickey for /gm),
       execs: count(sshd, /^Starting session: /gm),
-      snapshots: count(read(join(root, "var/log/qubes/qubesd-calls.log")), /\badmin\.vm\.List\b/g),
+      snapshots:
+        this.#running.snapshots +
+        count(read(join(root, "var/log/qubes/qubesd-calls.log")), /\badmin\.vm\.List\b/g),
     };
   }
 
@@ -217,7 +234,8 @@ export class Twin {
 
   /** A fresh installation in its first world and a new boot; address and keys stay. */
   async reset(): Promise<void> {
-    await end([this.#running.sandbox]);
+    this.#running.snapshots = this.counters().snapshots;
+    await powerOff(this.#running.sandbox);
     const start = JSON.parse(readFileSync(layout(this.dir).start, "utf8")) as Start;
     installRoot(this.dir, start.install, start.world);
     this.#running.sandbox = await powerOn(this.dir, start);
@@ -225,7 +243,9 @@ export class Twin {
   }
 
   async stop(): Promise<void> {
-    await end(this.#processes());
+    // Process 1 first: what came by SSH then ends by itself and is collected by its own parents.
+    await powerOff(this.#running.sandbox);
+    await end(tree(this.#running.sshd.process));
     rmSync(layout(this.dir).record, { force: true });
   }
 
@@ -238,13 +258,9 @@ export class Twin {
 
   /** Ends it without waiting, for a process that is ending itself. */
   kill(): void {
-    for (const process of this.#processes()) signal(process, "SIGKILL");
+    for (const process of [this.#running.sandbox.init, ...tree(this.#running.sshd.process)])
+      signal(process, "SIGKILL");
     rmSync(layout(this.dir).record, { force: true });
-  }
-
-  /** sshd with its sessions, and process 1, which takes everything in the sandbox with it. */
-  #processes(): ProcessId[] {
-    return [...tree(this.#running.sshd.process), this.#running.sandbox];
   }
 
   record(): void {

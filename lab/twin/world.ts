@@ -8,8 +8,9 @@ import { join } from "node:path";
 /** One PCI function; the form of lab/twin/machines, see the field table in its README. */
 export interface MachineFunction {
   sbdf: string;
-  /** Hex digits: base class and subclass, where known the programming interface too. */
+  /** Hex digits: base class and subclass, where known the programming interface too (or in `interface`). */
   class: string;
+  interface?: string;
   vendor: string;
   device: string | null;
   subsystem?: string | null;
@@ -71,6 +72,8 @@ export interface Install {
   packages?: Record<string, string>;
   /** Path → text, or text and octal mode. */
   files?: Record<string, string | { content: string; mode: string }>;
+  /** What surrounds such an installation: its templates' content, what can be downloaded. */
+  world?: Patch<World>;
   [part: string]: unknown;
 }
 
@@ -111,7 +114,9 @@ export function patched<T>(value: T, patch: unknown): T {
   return result as T;
 }
 
-export type Patch<T> = { [K in keyof T]?: T[K] extends object ? Patch<T[K]> | T[K] : T[K] };
+export type Patch<T> = {
+  [K in keyof T]?: T[K] extends object ? Patch<T[K]> | T[K] | undefined : T[K] | undefined;
+};
 
 function isRecord(value: unknown): value is Record<string, unknown> {
   return typeof value === "object" && value !== null && !Array.isArray(value);

@@ -29,7 +29,7 @@ def full(version):
 
 def change(install=None, remove=()):
     """Writes the database in one step, under rpm's lock. Raises OSError, the database then is as before."""
-    with open("/run/lock/rpm", "w") as lock:
+    with open("/var/lib/rpm/.rpm.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         packages = installed()
         packages.update(install or {})

@@ -3,9 +3,10 @@
     python3 -I sandbox.py CONFIG.json
 
 Run outside, by the machine's own Python. It makes the namespaces (mount, pid, uts, ipc, net; a user namespace
-too unless `userNamespace` is false), builds dom0's file system in them and leaves process 1 behind, which starts
+too unless `userNamespace` is false), builds dom0's file system in them and starts process 1 there, which keeps
 qubesd, reaps and ends cleanly on SIGTERM. It prints one line of JSON, {"pid": process 1 as seen from outside}, when
-qubesd answers, or fails with one sentence on stderr and exit status 1.
+qubesd answers, and then waits for that process, whose parent it is. Else it fails with one sentence on stderr: exit
+status 1 when the machine does not give what a sandbox needs, 2 when a daemon of dom0 does not start.
 
 CONFIG: {root, world, sys, tools, venv, interpreters: [path], log, hostname, userNamespace,
 daemons: [{argv, log, socket}]}; the paths are the machine's, those of the daemons dom0's. Standard library only.
@@ -135,6 +136,9 @@ def file_system(config):
     for path in LENT:
         if os.path.isdir(path) and not os.path.islink(path):
             bind(path, root + path)
+    if not os.path.exists("/usr/bin/python3"):  # a dom0 always has one; here it is the virtual environment's
+        lend_entries("/usr/bin", root, {"python3"})
+        os.symlink(config["python3"], root + "/usr/bin/python3")
     lend_entries("/usr/lib", root, {"twin", "dom0-python", "os-release"})
     bind(config["tools"], root + "/usr/lib/twin")
     bind(config["venv"], root + "/usr/lib/dom0-python")
@@ -151,6 +155,7 @@ def file_system(config):
     tmpfs(root + "/tmp", "mode=1777")
     for folder in ("lock", "qubes", "systemd/system"):
         os.makedirs(root + "/run/" + folder)
+    open(root + "/run/qubes/qubes-dom0-update.lock", "w").close()
     bind(config["world"], root + "/run/twin")
     bind(config["sys"], root + "/sys", writable=True)
     devices(root + "/dev")
@@ -207,6 +212,10 @@ def serves(path):
     return True
 
 
+class DaemonFailed(Exception):
+    pass
+
+
 class Supervisor:
     """Process 1: keeps the daemons, reaps, ends everything on SIGTERM."""
 
@@ -227,7 +236,7 @@ class Supervisor:
             end = time.monotonic() + 10
             while not serves(daemon["socket"]):
                 if os.waitpid(-1, os.WNOHANG)[0] or time.monotonic() > end:
-                    raise OSError("%s does not serve %s; see %s" % (daemon["argv"][0], daemon["socket"], daemon["log"]))
+                    raise DaemonFailed("%s does not serve %s; see %s" % (daemon["argv"][0], daemon["socket"], daemon["log"]))
                 time.sleep(0.005)
 
     def supervise(self):
@@ -256,10 +265,9 @@ class Supervisor:
             time.sleep(0.005)
 
 
-def process_one(config, ready):
+def process_one(config, log, ready):
     os.setsid()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    log = os.open(config["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     null = os.open("/dev/null", os.O_RDONLY)
     os.umask(0o022)
     file_system(config)
@@ -281,24 +289,28 @@ def process_one(config, ready):
 def main():
     with open(sys.argv[1]) as file:
         config = json.load(file)
+    log = os.open(config["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     namespaces(config)
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reader)
         try:
-            process_one(config, writer)
-        except OSError as error:
+            process_one(config, log, writer)
+        except (OSError, DaemonFailed) as error:
             print(error, file=sys.stderr, flush=True)
-            os._exit(1)
+            os._exit(2 if isinstance(error, DaemonFailed) else 1)
         except SystemExit:
-            os._exit(0)
+            pass
         os._exit(0)
     os.close(writer)
     if os.read(reader, 16) != b"ready":
-        os.waitpid(child, 0)
-        sys.exit(1)
-    print(json.dumps({"pid": child}))
+        sys.exit(os.WEXITSTATUS(os.waitpid(child, 0)[1]) or 1)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends with its child, which it has to collect
+    print(json.dumps({"pid": child}), flush=True)
+    for stream in (1, 2):  # nobody reads them from here on
+        os.dup2(log, stream)
+    os.waitpid(child, 0)
 
 
 if __name__ == "__main__":
