@@ -21,7 +21,12 @@ import {
 
 const agents = suite("agent on the twin");
 const folder = mkdtempSync(join(tmpdir(), "guidomain-agent-"));
-const twin = await startTwin({ dir: join(folder, "twin") });
+const twin = await startTwin({
+  dir: join(folder, "twin"),
+  world: { repository: { "dummy-psu-sender": "4.3.1" } },
+});
+// Installing a package starts the qubes it is downloaded through; up already, they are clients of the GUI domain.
+await twin.exec("qvm-start sys-firewall");
 const bundle = await readBundle();
 const salt = (name: string) => readFileSync(new URL(`../salt/${name}`, import.meta.url), "utf8");
 const modules = {
@@ -114,6 +119,8 @@ function error(answer: Answer): z.infer<typeof AgentError> {
 }
 
 const FORMULA = `
+packages:
+  pkg.installed: [ {pkgs: [dummy-psu-sender]} ]
 sys-gui:
   qube.present: [ {class: AppVM}, {template: fedora-43-xfce}, {label: black} ]
 sys-gui properties:
@@ -142,6 +149,8 @@ default_guivm:
   qube.global_properties: [ {set: {default_guivm: dom0}} ]
 /etc/qubes/policy.d/50-gui-sys-gui.policy: file.absent
 sys-gui: qube.absent
+packages:
+  pkg.removed: [ {pkgs: [dummy-psu-sender]} ]
 `;
 const TOUCH = [
   "qube:sys-gui",
@@ -155,6 +164,7 @@ const TOUCH = [
   "tag:sys-gui:owner-alice",
   "global:default_guivm",
   "file:/etc/qubes/policy.d/50-gui-sys-gui.policy",
+  "package:dummy-psu-sender",
 ];
 
 function args(formula: string, more: Partial<ApplyArgs> = {}): ApplyArgs {
@@ -309,7 +319,7 @@ check("a killed agent: Salt ends with it, the next apply undoes first", async (s
 check("create, converge, destroy: nothing of ours stays", async (session, unchanged) => {
   const made = await session.apply(args(FORMULA, { verify: [start] }));
   assert.equal([...new Set(made.states.map((state) => state.result))], [true]);
-  assert.equal(made.states[1]?.changes["property:sys-gui:maxmem"], {
+  assert.equal(made.states[2]?.changes["property:sys-gui:maxmem"], {
     old: { default: true, value: "4000" },
     new: { default: false, value: "4000" },
   });

@@ -13,6 +13,8 @@ names all of them.
 "new": …}}. Stock qvm.* states are not used: see "Traps" in qubes-cli-formats.md §8.
 """
 
+import time
+
 
 def _admin(function, *args):
     return __utils__["qubes_admin." + function](*args)  # noqa: F821, Salt's loader puts it here
@@ -94,8 +96,7 @@ def _exists(run, qube):
     return False
 
 
-# --------------------------------------------------------------------------------------------
-# presence
+# -- presence
 
 
 def present(name, template=None, label=None, **kwargs):
@@ -145,8 +146,7 @@ def _present(run, name, template=None, label=None, **kwargs):
 
 
 def absent(name, **kwargs):
-    """The qube is not there. A running one is not stopped for us: the state says so and is
-    false."""
+    """The qube is not there. A running one is asked to shut down; nothing is killed."""
     return _guarded(_absent)(name)
 
 
@@ -154,8 +154,7 @@ def _absent(run, name):
     old = _admin("get_qube", name)
     if old is None:
         return
-    if not run.test and _admin("power_state", name) != "Halted":
-        run.errors.append("%s is running: shut it down first" % name)
+    if not run.test and not _shut_down(run, name):
         return
     run.step(
         "qube:" + name,
@@ -167,8 +166,28 @@ def _absent(run, name):
     )
 
 
-# ------------------------------------------------------------------------------------------
-# properties
+# -- properties
+
+
+def _shut_down(run, name):
+    """Whether the qube is halted now; waits as long as its shutdown_timeout says."""
+    if _admin("power_state", name) == "Halted":
+        return True
+    limit = (_admin("get_property", name, "shutdown_timeout") or {}).get("value", "")
+    seconds = int(limit) if limit.isdigit() else 60
+    deadline = time.monotonic() + seconds
+    try:
+        _admin("shutdown", name)
+    except Exception as error:
+        run.fail("%s does not shut down" % name, error)
+        return False
+    while _admin("power_state", name) != "Halted":
+        if time.monotonic() > deadline:
+            text = "%s did not shut down within %d s; nothing was killed"
+            run.errors.append(text % (name, seconds))
+            return False
+        time.sleep(0.05)
+    return True
 
 
 def properties(name, set=None, reset=None, **kwargs):
@@ -223,8 +242,7 @@ def _property(run, qube, exists, key, prop, new, write):
     run.step(key, prop, old, new, write, lambda: _admin("get_property", qube, prop))
 
 
-# ------------------------------------------------------------------------------------ features and
-# tags
+# -- features and tags
 
 
 def features(name, set=None, unset=None, **kwargs):
@@ -291,8 +309,7 @@ def _tags(run, name, add, remove):
             )
 
 
-# ---------------------------------------------------------------------------------------------
-# devices
+# -- devices
 
 
 def devices(name, assign=None, unassign=None, **kwargs):

@@ -42,8 +42,7 @@ class EmptyReply(AdminError):
     """qubesd closed without an answer: it does not know this call, or met an internal error."""
 
 
-# ----------------------------------------------------------------------------------------------
-# calls
+# -- calls
 
 
 def call(method, dest="dom0", arg="", payload="", timeout=TIMEOUT):
@@ -106,8 +105,7 @@ def _lines(text):
     return [line for line in text.split("\n") if line]
 
 
-# -------------------------------------------------------------------------------------------
-# parsing
+# -- parsing
 
 
 def parse_list(text):
@@ -166,8 +164,7 @@ def parse_devices(text):
     return devices_
 
 
-# -------------------------------------------------------------------------------------------
-# reading
+# -- reading
 
 
 def _or_none(missing, function, *args):
@@ -208,11 +205,9 @@ def get_default(qube, name):
 
 
 def features(qube):
-    return {name: call("admin.vm.feature.Get", qube, name) for name in feature_names(qube)}
-
-
-def feature_names(qube):
-    return _lines(call("admin.vm.feature.List", qube))
+    """{name: value}; one that goes while we read is left out."""
+    found = {name: get_feature(qube, name) for name in _lines(call("admin.vm.feature.List", qube))}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def get_feature(qube, name):
@@ -265,8 +260,7 @@ def get_qube(name):
     }
 
 
-# -------------------------------------------------------------------------------------------
-# writing
+# -- writing
 
 
 def set_property(qube, name, value):

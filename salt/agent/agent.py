@@ -7,11 +7,11 @@ is undone, then we exit.
 
 import json
 import os
-import platform
 import pwd
 import queue
 import select
 import signal
+import sys
 import threading
 
 import common
@@ -171,7 +171,12 @@ def main(digest, bundle, rest):
     os.environ["PATH"] = os.environ.get("PATH", "") + ":/usr/sbin:/usr/bin:/sbin:/bin"
     session = Session(digest, bundle, rest)
     session.send(
-        {"agent": digest, "protocol": PROTOCOL, "python": platform.python_version(), "user": user()}
+        {
+            "agent": digest,
+            "protocol": PROTOCOL,
+            "python": "%d.%d.%d" % sys.version_info[:3],
+            "user": user(),
+        }
     )
     threading.Thread(target=session.read, args=(wake,), daemon=True).start()
     session.work()

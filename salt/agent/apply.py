@@ -111,7 +111,7 @@ def _transaction(args, emit, stop, run):
         raise Failure(
             "conflict", "%s. Nothing was changed. Take it out of one of the two programs" % text
         )
-    if not shutil.which("qubesctl"):
+    if args["sls"] and not shutil.which("qubesctl"):
         raise _no_salt("qubesctl is not in dom0")
     files = _staged(args)
     _check_space(files)
@@ -125,15 +125,21 @@ def _transaction(args, emit, stop, run):
     try:
         _stage(files, emit)
         for qube in args["shutdown"]:
-            _shutdown(qube, emit, stop)
+            try:
+                _shutdown(qube, emit, stop)
+            except admin.AdminError as error:
+                # It still has clients; qube.absent shuts it down once the formula moved them off.
+                emit("shutdown", "%s not yet: %s" % (qube, error.message))
         # Without a state only the ledger changes: things are given up as they are.
         states = _salt(args, emit, stop, run) if args["sls"] else []
+        # What starts from now on, such as the clients that are restarted below, starts with the change.
+        at = time.time()
         emit("read-back", "%d keys" % len(args["touch"]))
         after = keys.read_all(args["touch"])
         evidence = verify.verify(args["verify"], run, emit, stop)
         restarted = _restart(args["restart"], emit, stop)
         stop.check()
-        ledger.claim(book, args["owner"], record["before"], after, args["release"])
+        ledger.claim(book, args["owner"], record["before"], after, args["release"], at)
         book["formulas"].setdefault(args["owner"], [])
         book["formulas"][args["owner"]] = sorted(
             set(book["formulas"][args["owner"]]) | set(args["formula"])
@@ -186,8 +192,7 @@ def _failure(error):
     )
 
 
-# ---------------------------------------------------------------------------------------------
-# staging
+# -- staging
 
 
 def _staged(args):
@@ -222,8 +227,7 @@ def _stage(files, emit):
             common.write_file(name, data)
 
 
-# ------------------------------------------------------------------------------------------------
-# Salt
+# -- Salt
 
 
 def _no_salt(what):
@@ -324,8 +328,7 @@ def _changes(changes):
     return common.cleaned(changes) if isinstance(changes, dict) else {}
 
 
-# -----------------------------------------------------------------------------------------------
-# qubes
+# -- qubes
 
 
 def _shutdown(qube, emit, stop):
@@ -333,14 +336,8 @@ def _shutdown(qube, emit, stop):
         return
     emit("shutdown", qube)
     limit = admin.get_property(qube, "shutdown_timeout")
-    try:
-        journal.stop_qube(
-            qube, int(limit["value"]) if limit and limit["value"].isdigit() else 60, stop=stop
-        )
-    except admin.AdminError as error:
-        raise Failure(
-            "shutdown-refused", "%s does not shut down: %s" % (qube, error.message)
-        ) from error
+    seconds = int(limit["value"]) if limit and limit["value"].isdigit() else 60
+    journal.stop_qube(qube, seconds, stop=stop)
 
 
 def _restart(qubes, emit, stop):
@@ -352,6 +349,9 @@ def _restart(qubes, emit, stop):
             continue
         try:
             _shutdown(qube, emit, stop)
+        except admin.AdminError as error:
+            emit("restart", "%s does not shut down: %s" % (qube, error.message))
+            continue
         except Failure as failure:
             if failure.code != "shutdown-refused":
                 raise

@@ -107,8 +107,7 @@ def _reasons(left):
     return "; ".join("%s (%s)" % item for item in sorted(left.items()))
 
 
-# ------------------------------------------------------------------------------------------------
-# undo
+# -- undo
 
 
 def undo(record, emit, run):
@@ -116,8 +115,11 @@ def undo(record, emit, run):
     common.remove_file(common.RESERVE)
     before, reasons, stuck = record["before"], {}, {}
     made = {key[5:] for key, value in before.items() if key.startswith("qube:") and value is None}
-    for qube in record["halted"]:
-        _attempt(stuck, "qube:" + qube, stop_qube, qube, PATIENCE, qube in made)
+    started = [qube for qube in record["halted"] if qube not in made]
+    for qube in started:
+        _attempt(
+            {}, "", stop_qube, qube, PATIENCE
+        )  # a GUI domain may still have clients: see below
 
     changed = _differing(before, list(before), reasons)
     emit("undo", "%d of %d things to put back" % (len(changed), len(before)))
@@ -148,6 +150,8 @@ def undo(record, emit, run):
             left = still
             break
         left = still
+    for qube in started:
+        _attempt(stuck, "qube:" + qube, stop_qube, qube, PATIENCE)
     reasons = dict(stuck, **{key: reasons.get(key, "it reads back otherwise") for key in left})
     for key in removed - set(left):
         reasons[key] = "made again, but what its private volume held is gone"

@@ -70,8 +70,7 @@ def same(one, other):
     return one == other
 
 
-# --------------------------------------------------------------------------------------------
-# packages
+# -- packages
 
 
 def start_rpm(names):
@@ -103,8 +102,7 @@ def packages(names):
     return end_rpm(start_rpm(names), names)
 
 
-# ---------------------------------------------------------------------------------------- putting
-# back
+# -- putting back
 
 
 def restore(key, before, owner, run):

@@ -1,12 +1,12 @@
 """
-Who owns what on this host: {key: {"owner", "first", "ours", "at"}} (src/host/protocol.ts), and
-beside it what we put there ourselves so that nothing of it stays when the last entry is gone:
-formula files by owner, the directories that we had to make, the id of the last apply that counts.
+Who owns what on this host: {key: {"owner", "first", "ours", "at", "also"?}}
+(src/host/protocol.ts), and beside it what we put there ourselves so that nothing of it stays when
+the last entry is gone: formula files by owner, the directories that we had to make, the id of the
+last apply that counts.
 """
 
 import json
 import os
-import time
 
 import common
 from common import Failure
@@ -36,26 +36,46 @@ def save(ledger):
 def conflicts(ledger, keys, owner):
     """{key: the other owner}."""
     entries = ledger["entries"]
-    return {k: entries[k]["owner"] for k in keys if k in entries and entries[k]["owner"] != owner}
+    return {
+        k: entries[k]["owner"]
+        for k in keys
+        if k in entries and owner not in owners(entries[k]) and not k.startswith("package:")
+    }
 
 
-def claim(ledger, owner, before, after, release):
-    """Enters what an apply made of its keys; the first value stays that of the first claim."""
+def owners(entry):
+    """All owners. Only a package has several: it serves all who want it, and goes with the last of them."""
+    return [entry["owner"]] + entry.get("also", [])
+
+
+def claim(ledger, owner, before, after, release, at):
+    """
+    Enters what an apply made of its keys at the time `at`; the first value stays that of the first claim. A key
+    that others want too stays theirs when it is released.
+    """
     entries = ledger["entries"]
     for key, value in after.items():
-        entry = entries.get(key)
-        if entry is None:
-            entries[key] = {"owner": owner, "first": before[key], "ours": value, "at": time.time()}
-        elif entry["ours"] != value:
-            entry.update(ours=value, at=time.time())
+        entry = entries.setdefault(
+            key, {"owner": owner, "first": before[key], "ours": value, "at": at}
+        )
+        if owner not in owners(entry):
+            entry["also"] = entry.get("also", []) + [owner]
+        if entry["ours"] != value:
+            entry.update(ours=value, at=at)
     for key in release:
-        entries.pop(key, None)
+        entry = entries.pop(key, None)
+        others = [other for other in owners(entry) if other != owner] if entry else []
+        if others:
+            entry.pop("also", None)
+            entries[key] = dict(
+                entry, owner=others[0], **({"also": others[1:]} if others[1:] else {})
+            )
 
 
 def tidy(ledger):
     """Removes formulas of owners without entries, and everything of ours after the last entry."""
-    owners = {entry["owner"] for entry in ledger["entries"].values()}
-    for owner in set(ledger["formulas"]) - owners:
+    claimants = {owner for entry in ledger["entries"].values() for owner in owners(entry)}
+    for owner in set(ledger["formulas"]) - claimants:
         for name in ledger["formulas"].pop(owner):
             common.remove_file(common.FORMULA + "/" + name)
     if ledger["entries"]:

@@ -18,7 +18,11 @@ TEXT_LIMIT = 256 * 1024  # bytes of one file
 
 def snapshot(args):
     commands = facts.Commands()
-    names = args["packages"]
+    entries = ledger.load()["entries"]
+    # Those of the ledger too: a package that nobody asks about any more is still to be taken away.
+    names = sorted(
+        set(args["packages"]) | {key[8:] for key in entries if key.startswith("package:")}
+    )
     rpm = keys.start_rpm(names)
     host = _qubes() if common.read_text(common.RELEASE) is not None else _nothing()
     available = host.pop("available")
@@ -37,7 +41,7 @@ def snapshot(args):
         facts=facts.collect(commands, available),
         files=_files(),
         packages=keys.end_rpm(rpm, names),
-        ledger=ledger.load()["entries"],
+        ledger=entries,
         lock=holder,
         unfinished=unfinished or None,
     )

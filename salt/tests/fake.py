@@ -258,6 +258,19 @@ class Qubes:
     def vm_Shutdown(self, _, dest, __):
         if self.at(dest)["state"] == "Halted":
             raise Refusal("QubesVMNotStartedError", "Domain is powered off: %r", dest)
+        clients = [
+            n
+            for n, q in self.qubes.items()
+            if q["state"] != "Halted"
+            and n not in ("dom0", dest)
+            and self.value(n, "guivm")[1] == dest
+        ]
+        if clients:
+            raise Refusal(
+                "QubesVMInUseError",
+                "There are running VMs using this VM as GuiVM: %s",
+                ", ".join(clients),
+            )
         if dest not in self.stubborn:
             self.at(dest)["state"] = "Halted"
         return ""

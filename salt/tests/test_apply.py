@@ -5,6 +5,7 @@ import json
 import os
 import random
 import threading
+import time
 
 from fake import HostCase, qube, wait_for
 
@@ -16,6 +17,7 @@ import ledger
 import lock
 import qubes_admin as admin
 import snapshot
+import verify
 
 TOUCH = [
     "qube:sys-gui",
@@ -169,6 +171,36 @@ class Apply(HostCase):
         self.fails("conflict", self.args([], [], release=["qube:sys-gui"], owner="urn:other"))
         self.assertEqual(self.dump(), before)
 
+    def test_a_package_serves_several_and_goes_with_the_last(self):
+        key, begun = "package:new-package", time.time()
+        self.apply(self.args(ACTIONS[-1:], [key], owner="urn:a"))
+        for owner in ("urn:b", "urn:c"):
+            self.apply(self.args([], [key], owner=owner))
+        entry = ledger.load()["entries"][key]
+        self.assertEqual((entry["owner"], entry["also"]), ("urn:a", ["urn:b", "urn:c"]))
+        self.assertIsNone(entry["first"])
+        self.assertGreaterEqual(entry["at"], begun)
+        release = dict(formula={}, sls="", modules={})
+        self.apply(self.args([], [], owner="urn:b", release=[key], **release))
+        self.assertEqual(ledger.load()["entries"][key]["also"], ["urn:c"])
+        self.apply(self.args([], [], owner="urn:a", release=[key], **release))
+        left = ledger.load()["entries"][key]
+        self.assertEqual((left["owner"], "also" in left, left["first"]), ("urn:c", False, None))
+        # A snapshot tells of the ledger's packages, though nobody asks.
+        seen = snapshot.snapshot({"packages": []})
+        self.assertEqual(seen["packages"], {"new-package": "4.3.1"})
+        self.apply(self.args([], [], owner="urn:c", release=[key], **release))
+        self.assertIsNone(common.read_text(common.LEDGER))
+
+    def test_clients_that_are_restarted_start_after_the_change(self):
+        admin.start("work")
+        start, starts = verify.start, []
+        verify.start = lambda *args: starts.append(time.time()) or start(*args)
+        self.addCleanup(setattr, verify, "start", start)
+        result = self.apply(self.args(ACTIONS[:1], TOUCH[:1], restart=["work"]))
+        self.assertEqual(result["restarted"], ["work"])
+        self.assertLessEqual(ledger.load()["entries"]["qube:sys-gui"]["at"], starts[0])
+
     def test_first_value_is_kept_and_destroy_leaves_nothing(self):
         before = self.dump()
         self.apply(self.args(ACTIONS, TOUCH))
@@ -225,6 +257,37 @@ class Apply(HostCase):
             )
         )
         self.assertIn("recover", [stage for stage, _ in self.events])
+
+    def test_a_gui_domain_with_running_clients(self):
+        """Its clients are moved off first, by the undo as by the formula that removes it."""
+        self.qubes.qubes["personal"]["state"] = "Running"
+        before = self.dump()
+        start = {"kind": "start", "id": "s", "qube": "sys-gui", "timeout": 5}
+        false = {"kind": "host", "id": "no", "argv": ["false"], "timeout": 5}
+        failure = self.fails("verify-failed", self.args(ACTIONS, TOUCH, verify=[start, false]))
+        self.assertEqual(failure.more["left"], {})
+        self.assertEqual(self.dump(), before)
+        # The same for a qube that was there before.
+        admin.create("sys-gui", "AppVM", "fedora", "black")
+        before = self.dump()
+        args = self.args(ACTIONS[1:], TOUCH, verify=[start, false])
+        self.assertEqual(self.fails("verify-failed", args).more["left"], {})
+        self.assertEqual(self.dump(), before)
+        self.apply(self.args(ACTIONS[1:], TOUCH, verify=[start]))
+        args = self.args(UNDO[:2] + [["admin", "shutdown", "sys-gui"]] + UNDO[2:], TOUCH)
+        self.apply(dict(args, release=TOUCH, shutdown=["sys-gui"]))
+        self.assertIn("sys-gui not yet: There are running VMs", str(self.events))
+        self.assertNotIn("sys-gui", self.qubes.qubes)
+
+    def test_only_the_ledger(self):
+        self.apply(self.args(ACTIONS, TOUCH))
+        before = self.qubes.dump()
+        os.unlink(self.root + "/bin/qubesctl")
+        result = self.apply(self.args(sls="", formula={}, modules={}, release=TOUCH))
+        self.assertEqual((result["states"], result["snapshot"]["ledger"]), ([], {}))
+        self.assertEqual(self.qubes.dump(), before)
+        self.assertFalse(os.path.exists(self.root + common.STATE))
+        self.assertFalse(os.path.exists(self.root + common.FORMULA))
 
     def test_shutdown_and_restart_are_undone(self):
         self.qubes.qubes["work"]["state"] = self.qubes.qubes["personal"]["state"] = "Running"

@@ -191,12 +191,14 @@ class States(HostCase):
         self.assertEqual(self.qubes.qubes["work"]["pci"], [])
 
     def test_absent(self):
-        self.qubes.qubes["work"]["state"] = "Running"
+        work = self.qubes.qubes["work"]
+        work["state"] = "Running"
+        work["own"]["shutdown_timeout"] = "0"
+        self.qubes.stubborn = {"work"}
         made = self.state.absent("work")
-        self.assertEqual(
-            (made["result"], made["comment"]), (False, "work is running: shut it down first")
-        )
-        self.qubes.qubes["work"]["state"] = "Halted"
+        self.assertEqual((made["result"], made["changes"]), (False, {}))
+        self.assertEqual(made["comment"], "work did not shut down within 0 s; nothing was killed")
+        self.qubes.stubborn = set()
         self.converges("absent", "work")
         self.assertNotIn("work", self.qubes.qubes)
 

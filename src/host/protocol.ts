@@ -100,7 +100,7 @@ export const Snapshot = z.object({
   labels: z.array(z.string()),
   /** Every file of /etc/qubes/policy.d (with include/), /usr/share/xsessions, /etc/lightdm/lightdm.conf.d; text up to 256 KiB. */
   files: z.record(z.string(), FileValue),
-  /** Only the packages that were asked for: version, or null where not installed. */
+  /** Only the packages that were asked for and those of the ledger: version, or null where not installed. */
   packages: z.record(z.string(), z.string().nullable()),
   ledger: z.record(z.string(), LedgerEntry),
   lock: LockHolder.nullable(),
@@ -136,7 +136,10 @@ export interface ApplyArgs {
   touch: string[];
   /** Keys whose ownership ends when this apply succeeds. */
   release: string[];
-  /** Qubes to shut down before Salt runs (deleting a created qube); refused by the host while clients need them. */
+  /**
+   * Qubes to shut down before Salt runs (deleting a created qube). One that the host does not let go because it still
+   * has clients is left to `qube.absent`, which shuts it down after the formula has moved the clients off.
+   */
   shutdown: string[];
   /** Path below /srv/user_salt → text. */
   formula: Record<string, string>;
