@@ -6,7 +6,7 @@ import type { HostConnection } from "./inventory.ts";
 import { HostPool, type PoolOptions } from "./pool.ts";
 import type { Progress } from "./protocol.ts";
 import type { HostSession } from "./session.ts";
-import { applyArgs, fakeAgent } from "./testing/fakeAgent.ts";
+import { agentOf, applyArgs, fakeAgent } from "./testing/fakeAgent.ts";
 import { refusal } from "./testing/refusal.ts";
 import { type Relay, startRelay } from "./testing/relay.ts";
 import { freePort, startSshd } from "./testing/sshd.ts";
@@ -173,6 +173,23 @@ test("a line lost in the middle of a snapshot: asked again, once", async () => {
   await sleep(20);
   await via.stop();
   assert.is((await refusal(again)).kind, "unreachable");
+});
+
+test("a host that is lost at each snapshot: two attempts, no more", async () => {
+  const before = counts();
+  const hello = `import json, os
+def main(digest, *_):
+    print(json.dumps({"agent": digest, "protocol": 1, "python": "3", "user": "r"}), flush=True)
+    os.read(0, 100)
+    os._exit(4)
+`;
+  const error = await refusal(
+    pool([sshd.host("t14")], { bundle: agentOf(hello) })
+      .session("t14")
+      .snapshot(),
+  );
+  assert.is(error.message, "t14: the agent ended with exit status 4");
+  assert.equal(since(before), [1, 1, 2]);
 });
 
 test("a line lost in the middle of an apply: never sent again, and said so", async () => {

@@ -1,7 +1,7 @@
 /** All hosts of one process: one line and one agent a host, opened at first use, shared by all resources. */
 import { startAgent } from "./agent.ts";
 import { type Bundle, readBundle } from "./bundle.ts";
-import { cancelled, HostError, ignore } from "./errors.ts";
+import { HostError, ignore } from "./errors.ts";
 import { type HostConnection, type Hosts, publicConnection, secretsOf } from "./inventory.ts";
 import { Scrubber } from "./scrub.ts";
 import { HostSession } from "./session.ts";
@@ -84,7 +84,6 @@ export class HostPool {
 
   /** The line to a host, as itself or as a jump host on the way to others. */
   async #line(host: HostConnection): Promise<SshLine> {
-    if (this.#closing.signal.aborted) throw cancelled(host.name, "closing");
     const key = keyOf(host);
     const current = this.#lines.get(key);
     if (current) {

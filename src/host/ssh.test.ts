@@ -22,8 +22,18 @@ copyFileSync(sshd.identityFile, encrypted);
 keygen("-q", "-p", "-P", "", "-N", PASSPHRASE, "-f", encrypted);
 
 test.after(async () => {
+  for (const line of lines) line.close();
   await Promise.all([sshd.stop(), far.stop(), noForward.stop()]);
 });
+
+const lines: SshLine[] = [];
+
+/** A line that is closed after the tests, also when one fails. */
+async function open(host: HostConnection, options: SshOptions = {}): Promise<SshLine> {
+  const line = await connectSsh(host, options);
+  lines.push(line);
+  return line;
+}
 
 async function said(line: SshLine, command: string): Promise<string> {
   const channel = await line.exec(command);
@@ -34,7 +44,7 @@ async function said(line: SshLine, command: string): Promise<string> {
 
 /** Connects, runs a command, and closes again. */
 async function works(host: HostConnection, options: SshOptions = {}): Promise<void> {
-  const line = await connectSsh(host, options);
+  const line = await open(host, options);
   try {
     assert.is(await said(line, "echo here"), "here\n");
   } finally {
@@ -59,7 +69,7 @@ test("known_hosts: the kind of key that is known is asked for", async () => {
 
 test("wrong host key: nothing is sent, both keys are named", async () => {
   const before = sshd.count(/Accepted|Failed|userauth/);
-  const error = await refusal(connectSsh(sshd.host("t14", { hostKey: [OTHER] })));
+  const error = await refusal(open(sshd.host("t14", { hostKey: [OTHER] })));
   assert.is(error.kind, "host-key");
   assert.match(error.message, `t14: wrong host key at 127.0.0.1 port ${sshd.port}: expected ${OTHER}`);
   for (const print of Object.values(sshd.hostKeys)) assert.match(error.message, print);
@@ -73,7 +83,7 @@ test("known_hosts: unknown, changed, revoked, not there", async () => {
   const name = `[127.0.0.1]:${sshd.port}`;
   const attempt = async (text: string) => {
     writeFileSync(knownHosts, text);
-    const error = await refusal(connectSsh(sshd.host("t14", { knownHosts })));
+    const error = await refusal(open(sshd.host("t14", { knownHosts })));
     assert.is(error.kind, "host-key");
     return error.message;
   };
@@ -81,7 +91,7 @@ test("known_hosts: unknown, changed, revoked, not there", async () => {
   assert.match(await attempt(`${name} ${far.publicHostKeys.ed25519}\n`), /wrong host key/);
   const own = sshd.publicHostKeys.ed25519;
   assert.match(await attempt(`${name} ${own}\n@revoked * ${own}\n`), /marks as revoked/);
-  const missing = await refusal(connectSsh(sshd.host("t14", { knownHosts: join(sshd.dir, "missing") })));
+  const missing = await refusal(open(sshd.host("t14", { knownHosts: join(sshd.dir, "missing") })));
   assert.is(missing.kind, "config");
   assert.match(missing.message, /known_hosts file .*missing cannot be read \(ENOENT\)/);
 });
@@ -89,7 +99,7 @@ test("known_hosts: unknown, changed, revoked, not there", async () => {
 test("a key that the host refuses", async () => {
   const identityFile = join(sshd.dir, "stranger");
   keygen("-q", "-t", "ed25519", "-N", "", "-f", identityFile);
-  const error = await refusal(connectSsh(sshd.host("t14", { identityFile })));
+  const error = await refusal(open(sshd.host("t14", { identityFile })));
   assert.is(error.kind, "auth");
   assert.is(error.message, `t14: the host refused the key ${identityFile} for the user ${sshd.user}`);
   assert.match(error.next, /authorized_keys/);
@@ -98,12 +108,12 @@ test("a key that the host refuses", async () => {
 test("an encrypted key: right, wrong and no passphrase; the passphrase is nowhere", async () => {
   await works(sshd.host("t14", { identityFile: encrypted, passphrase: PASSPHRASE }));
   const wrong = await refusal(
-    connectSsh(sshd.host("t14", { identityFile: encrypted, passphrase: `${PASSPHRASE}x` })),
+    open(sshd.host("t14", { identityFile: encrypted, passphrase: `${PASSPHRASE}x` })),
   );
   assert.is(wrong.kind, "config");
   assert.match(wrong.message, /wrong passphrase for the identity file/);
   assert.not.match(wrong.message + wrong.next + wrong.stack, PASSPHRASE);
-  const none = await refusal(connectSsh(sshd.host("t14", { identityFile: encrypted })));
+  const none = await refusal(open(sshd.host("t14", { identityFile: encrypted })));
   assert.match(none.message, /is encrypted and no passphrase is given/);
 });
 
@@ -111,7 +121,7 @@ test("an encrypted key in PEM form", async () => {
   const identityFile = join(sshd.dir, "pem");
   keygen("-q", "-t", "rsa", "-m", "PEM", "-N", PASSPHRASE, "-f", identityFile);
   const attempt = async (passphrase?: string) =>
-    refusal(connectSsh(sshd.host("t14", { identityFile, ...(passphrase && { passphrase }) })));
+    refusal(open(sshd.host("t14", { identityFile, ...(passphrase && { passphrase }) })));
   assert.is((await attempt(PASSPHRASE)).kind, "auth"); // it was read; the host does not know it
   assert.match((await attempt("other words")).message, /wrong passphrase/);
   assert.match((await attempt()).message, /no passphrase is given/);
@@ -126,7 +136,7 @@ test("identity files that are none", async () => {
     [text, /is not a private key that can be read here/],
     [`${sshd.identityFile}.pub`, /holds a public key/],
   ] as const) {
-    const error = await refusal(connectSsh(sshd.host("t14", { identityFile })));
+    const error = await refusal(open(sshd.host("t14", { identityFile })));
     assert.is(error.kind, "config");
     assert.match(error.message, message);
     assert.match(error.message, /nothing was connected/);
@@ -145,7 +155,7 @@ test("an SSH agent: its keys, no key that fits, too many keys, no agent", async 
       });
       assert.is((await once(child, "exit"))[0], 0);
     };
-    const none = await refusal(connectSsh(sshd.host("t14", { agent: socket })));
+    const none = await refusal(open(sshd.host("t14", { agent: socket })));
     assert.is(none.kind, "auth");
     assert.match(none.message, `the host refused the keys of the SSH agent at ${socket}`);
 
@@ -170,13 +180,13 @@ test("an SSH agent: its keys, no key that fits, too many keys, no agent", async 
       keygen("-q", "-t", "ed25519", "-N", "", "-f", file);
       await add(file);
     }
-    const many = await refusal(connectSsh(sshd.host("t14", { agent: socket })));
+    const many = await refusal(open(sshd.host("t14", { agent: socket })));
     assert.is(many.kind, "auth");
     assert.match(many.message, /too many keys/);
   } finally {
     agent.kill();
   }
-  const gone = await refusal(connectSsh(sshd.host("t14", { agent: join(sshd.dir, "no.sock") })));
+  const gone = await refusal(open(sshd.host("t14", { agent: join(sshd.dir, "no.sock") })));
   assert.is(gone.kind, "auth");
   assert.match(gone.message, /no.sock did not help: Failed to connect to agent/);
 });
@@ -185,7 +195,7 @@ test("agent: true without SSH_AUTH_SOCK", async () => {
   const before = process.env.SSH_AUTH_SOCK;
   delete process.env.SSH_AUTH_SOCK;
   try {
-    const error = await refusal(connectSsh(sshd.host("t14", { agent: true })));
+    const error = await refusal(open(sshd.host("t14", { agent: true })));
     assert.is(error.kind, "config");
     assert.match(error.message, /SSH_AUTH_SOCK is not set/);
   } finally {
@@ -217,7 +227,7 @@ test("a jump host that does not forward, one that reaches nothing, one with a wr
     [far.host("t14", { via: sshd.host("gate", { hostKey: [OTHER] }) }), "host-key", /^gate: wrong host key/],
     [far.host("t14", { hostKey: [OTHER], via: sshd.host("gate") }), "host-key", /^t14: wrong host key/],
   ] as const) {
-    const error = await refusal(connectSsh(host));
+    const error = await refusal(open(host));
     assert.is(error.kind, kind);
     assert.match(error.message, message);
   }
@@ -251,7 +261,7 @@ test("a proxy command that fails says why", async () => {
     ],
     [["sh", "-c", "kill -9 $$"], /the proxy command sh was ended by SIGKILL/],
   ] as const) {
-    const error = await refusal(connectSsh(sshd.host("t14", { proxyCommand: [...proxyCommand] })));
+    const error = await refusal(open(sshd.host("t14", { proxyCommand: [...proxyCommand] })));
     assert.is(error.kind, "unreachable");
     assert.match(error.message, message);
   }
@@ -260,9 +270,7 @@ test("a proxy command that fails says why", async () => {
 test("a proxy command ends with its line", async () => {
   const record = join(sshd.dir, "proxy.pid");
   const script = `require('fs').writeFileSync('${record}',String(process.pid));${pipe}`;
-  const line = await connectSsh(
-    sshd.host("t14", { proxyCommand: [process.execPath, "-e", script, "%h", "%p"] }),
-  );
+  const line = await open(sshd.host("t14", { proxyCommand: [process.execPath, "-e", script, "%h", "%p"] }));
   const pid = Number(readFileSync(record, "utf8"));
   assert.ok(process.kill(pid, 0));
   line.close();
@@ -282,11 +290,11 @@ async function gone(pid: number): Promise<void> {
 }
 
 test("no server, a name that is none, a server that never speaks, one that is not SSH", async () => {
-  const refused = await refusal(connectSsh(sshd.host("t14", { port: await freePort() })));
+  const refused = await refusal(open(sshd.host("t14", { port: await freePort() })));
   assert.is(refused.kind, "unreachable");
   assert.match(refused.message, /^t14: no connection to 127.0.0.1 port \d+: connection refused$/);
 
-  const unknown = await refusal(connectSsh(sshd.host("t14", { address: "no-such-host.invalid" })));
+  const unknown = await refusal(open(sshd.host("t14", { address: "no-such-host.invalid" })));
   assert.is(unknown.kind, "unreachable");
   assert.match(unknown.message, /the name (is not known|cannot be looked up now)/);
 
@@ -295,12 +303,10 @@ test("no server, a name that is none, a server that never speaks, one that is no
   await Promise.all([once(silent, "listening"), once(web, "listening")]);
   const portOf = (server: typeof silent) => (server.address() as { port: number }).port;
   try {
-    const slow = await refusal(
-      connectSsh(sshd.host("t14", { port: portOf(silent) }), { handshakeTimeout: 200 }),
-    );
+    const slow = await refusal(open(sshd.host("t14", { port: portOf(silent) }), { handshakeTimeout: 200 }));
     assert.is(slow.kind, "unreachable");
     assert.match(slow.message, /did not finish the SSH handshake in 0.2 s/);
-    const wrong = await refusal(connectSsh(sshd.host("t14", { port: portOf(web) })));
+    const wrong = await refusal(open(sshd.host("t14", { port: portOf(web) })));
     assert.is(wrong.kind, "unreachable");
     assert.match(wrong.next, /Check that this is an SSH server/);
   } finally {
@@ -314,7 +320,7 @@ const quick = { keepalive: { interval: 50, misses: 3 } };
 test("a dead line is noticed, in the middle of a command", async () => {
   const relay = await startRelay(sshd.port);
   try {
-    const line = await connectSsh(sshd.host("t14", { port: relay.port }), quick);
+    const line = await open(sshd.host("t14", { port: relay.port }), quick);
     const channel = await line.exec("cat");
     channel.write("x");
     await once(channel, "data");
@@ -331,7 +337,7 @@ test("a dead line is noticed, in the middle of a command", async () => {
 test("a dead line to a jump host ends the lines behind it", async () => {
   const relay = await startRelay(sshd.port);
   try {
-    const line = await connectSsh(far.host("t14", { via: sshd.host("gate", { port: relay.port }) }), quick);
+    const line = await open(far.host("t14", { via: sshd.host("gate", { port: relay.port }) }), quick);
     relay.freeze();
     await new Promise((resolve) => line.onEnd(resolve));
     assert.is(line.ended?.kind, "lost");
@@ -347,7 +353,7 @@ test("by default a dead line is noticed within 10 s", () => {
 });
 
 test("an idle line, and one on which only the host speaks, is not taken for dead", async () => {
-  const line = await connectSsh(sshd.host("t14"), { keepalive: { interval: 100, misses: 3 } });
+  const line = await open(sshd.host("t14"), { keepalive: { interval: 100, misses: 3 } });
   await new Promise((resolve) => setTimeout(resolve, 1000));
   assert.is(line.ended, null);
   assert.is(await said(line, "echo still"), "still\n");
@@ -356,7 +362,7 @@ test("an idle line, and one on which only the host speaks, is not taken for dead
 
 test("a line that is cut", async () => {
   const relay = await startRelay(sshd.port);
-  const line = await connectSsh(sshd.host("t14", { port: relay.port }));
+  const line = await open(sshd.host("t14", { port: relay.port }));
   relay.cut();
   await new Promise((resolve) => line.onEnd(resolve));
   assert.is(line.ended?.kind, "lost");
@@ -376,22 +382,19 @@ test("cancellation: before, during TCP, the handshake, a jump, a proxy command",
       sshd.host("t14", { proxyCommand: ["sleep", "60"] }),
     ]) {
       const abort = new AbortController();
-      const attempt = refusal(connectSsh(host, { signal: abort.signal }));
+      const attempt = refusal(open(host, { signal: abort.signal }));
       setTimeout(() => abort.abort(), 150);
       const error = await attempt;
       if (host.address !== "192.0.2.1") assert.is(error.kind, "cancelled", error.message);
     }
-    assert.is(
-      (await refusal(connectSsh(sshd.host("t14"), { signal: AbortSignal.abort() }))).kind,
-      "cancelled",
-    );
+    assert.is((await refusal(open(sshd.host("t14"), { signal: AbortSignal.abort() }))).kind, "cancelled");
   } finally {
     silent.close();
   }
 });
 
 test("closing ends what runs on the host", async () => {
-  const line = await connectSsh(sshd.host("t14"));
+  const line = await open(sshd.host("t14"));
   const channel = await line.exec("echo $$; exec cat");
   const [pid] = (await once(channel, "data")) as [Buffer];
   line.close();
