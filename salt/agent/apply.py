@@ -132,7 +132,7 @@ def _transaction(args, emit, stop, run):
                 emit("shutdown", "%s not yet: %s" % (qube, error.message))
         # Without a state only the ledger changes: things are given up as they are.
         states = _salt(args, emit, stop, run) if args["sls"] else []
-        # What starts from now on, such as the clients that are restarted below, starts with the change.
+        # What starts from now on, such as clients that are restarted below, starts with the change.
         at = time.time()
         emit("read-back", "%d keys" % len(args["touch"]))
         after = keys.read_all(args["touch"])

@@ -44,14 +44,14 @@ def conflicts(ledger, keys, owner):
 
 
 def owners(entry):
-    """All owners. Only a package has several: it serves all who want it, and goes with the last of them."""
+    """Only a package has several: it serves all who want it, and goes with the last of them."""
     return [entry["owner"]] + entry.get("also", [])
 
 
 def claim(ledger, owner, before, after, release, at):
     """
-    Enters what an apply made of its keys at the time `at`; the first value stays that of the first claim. A key
-    that others want too stays theirs when it is released.
+    Enters what an apply made of its keys at the time `at`; the first value stays that of the first
+    claim. A key that others want too stays theirs when it is released.
     """
     entries = ledger["entries"]
     for key, value in after.items():
