@@ -7,6 +7,8 @@ import stat
 import subprocess
 import sys
 
+import packages  # beside this file
+
 
 def lent_folders():
     """Mount points that are read-only: what the machine lends, no part of dom0's own file system."""
@@ -43,9 +45,11 @@ def files(root, skipped):
 def main():
     skipped = set(sys.argv[1:]) | lent_folders()
     qubes = subprocess.run(["/usr/lib/twin/bin/twin-dump"], check=True, stdout=subprocess.PIPE).stdout
-    with open("/var/lib/rpm/twin.json") as file:
-        packages = json.load(file)["packages"]
-    document = {"qubes": json.loads(qubes.decode()), "packages": packages, "files": dict(files("/", skipped))}
+    document = {
+        "qubes": json.loads(qubes.decode()),
+        "packages": packages.installed(),
+        "files": dict(files("/", skipped)),
+    }
     json.dump(document, sys.stdout)
 
 
