@@ -5,11 +5,13 @@ import { HostError } from "../host/errors.ts";
 import type { ApplyArgs, ApplyResult, Evidence, Snapshot } from "../host/protocol.ts";
 import { Refusal, sentence } from "../model/failure.ts";
 import { argumentFaults, type GuiDomain, type Mode, parseGuiDomain } from "../model/guiDomain.ts";
+import { policyFile } from "../model/names.ts";
 import { owns, type Plan, planApply, planDelete } from "../plan/changes.ts";
 import { appliedSettings, liveSettings } from "../plan/live.ts";
 import { modeOf, preflight, preflightDelete, waitingForRestart } from "../plan/preflight.ts";
-import { clientsOf, sameValue } from "../plan/values.ts";
+import { clientsOf, sameValue, valueOf } from "../plan/values.ts";
 import { verificationsOf } from "../plan/verify.ts";
+import { rulesOf } from "../policy/rules.ts";
 import { applyFailure } from "./applyFailure.ts";
 import { diffByPath, replacing, topLevel } from "./diff.ts";
 import {
@@ -22,7 +24,7 @@ import {
   UNKNOWN,
   type Value,
 } from "./handler.ts";
-import type { Hosts } from "./hosts.ts";
+import type { HostAccess } from "./hosts.ts";
 
 /** Arguments that reach the host through `settings` alone: a difference shows there, once. */
 const MIRRORED = new Set([
@@ -45,7 +47,7 @@ const REPLACING = ["host", "qube"];
 
 const asProperties = (value: object): Properties => JSON.parse(JSON.stringify(value)) as Properties;
 
-export function guiDomainHandler(hosts: Hosts): Handler {
+export function guiDomainHandler(hosts: HostAccess): Handler {
   return {
     refreshBeforeUpdate: true,
     defaultTimeout: 30 * 60,
@@ -343,6 +345,7 @@ function adopted(host: string, qube: string, snapshot: Snapshot): GuiDomain {
     ...(explicit("memory") === undefined ? {} : { memory: explicit("memory") }),
     ...(explicit("vcpus") === undefined ? {} : { vcpus: explicit("vcpus") }),
     audiovm: of("audiovm")?.value ?? "",
+    viewers: mode === "vnc" ? viewersOf(qube, snapshot) : [],
   });
   if ("faults" in parsed)
     throw new Refusal({
@@ -351,7 +354,20 @@ function adopted(host: string, qube: string, snapshot: Snapshot): GuiDomain {
       what: `it cannot be imported: ${parsed.faults.map((f) => `${f.property} ${f.reason}`).join("; ")}`,
       next: "Change the qube by hand first, or describe it in the program and let pulumi up converge it",
     });
-  return parsed.gui;
+  const hostPackages = parsed.gui.hostPackages.filter(
+    (name) => valueOf(snapshot, `package:${name}`) !== null,
+  );
+  return { ...parsed.gui, hostPackages };
+}
+
+/** Qubes that the policy lets reach the remote display. */
+function viewersOf(qube: string, snapshot: Snapshot): string[] {
+  const rules = rulesOf(snapshot.files[policyFile(50, "gui", qube)]?.content ?? "");
+  return rules.flatMap((rule) => {
+    const [service, port, viewer = "", destination, action, ...options] = rule.split(" ");
+    const is = [service, port, destination, action, ...options].join(" ");
+    return is === `qubes.ConnectTCP +5900 @default allow target=${qube}` ? [viewer] : [];
+  });
 }
 
 /** What was claimed of it before still holds, no more: an import is not a check, and a failure stays one until an apply. */

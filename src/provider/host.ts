@@ -8,11 +8,11 @@ import { hostNameFault } from "../model/names.ts";
 import { requireQubes } from "../plan/preflight.ts";
 import { diffByPath, replacing } from "./diff.ts";
 import { type Context, type Handler, hasUnknown, type Properties } from "./handler.ts";
-import type { Hosts } from "./hosts.ts";
+import type { HostAccess } from "./hosts.ts";
 
 const Unreachable = oneOf("fail", "skip");
 
-export function hostHandler(hosts: Hosts): Handler {
+export function hostHandler(hosts: HostAccess): Handler {
   return {
     refreshBeforeUpdate: true,
 

@@ -35,6 +35,12 @@ export type ApplyRequest = Pick<
   "owner" | "touch" | "release" | "shutdown" | "formula" | "sls" | "verify" | "restart"
 >;
 
+/** What handlers need of the hosts. */
+export type HostAccess = Pick<
+  Hosts,
+  "claims" | "unknownName" | "snapshot" | "apply" | "connection" | "notLookedAt"
+>;
+
 export class Hosts {
   /** Of this engine operation. */
   claims = new Claims();

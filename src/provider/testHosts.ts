@@ -1,0 +1,79 @@
+/** For tests: hosts in memory behind the interface that handlers see. */
+import { AgentFailure, HostError } from "../host/errors.ts";
+import type { ApplyResult, Snapshot } from "../host/protocol.ts";
+import { type HostModel, StateFailed } from "../plan/testing/hostModel.ts";
+import { Claims } from "./claims.ts";
+import type { Context, LogOptions, Value } from "./handler.ts";
+import type { ApplyRequest, HostAccess } from "./hosts.ts";
+
+export const urnOf = (name: string, type = "GuiDomain") =>
+  `urn:pulumi:lab::site::guidomain:index:${type}::${name}`;
+
+export class TestHosts implements HostAccess {
+  claims = new Claims();
+  readonly models: Record<string, HostModel>;
+  readonly applied: ApplyRequest[] = [];
+  readonly log: { message: string; options: LogOptions | undefined }[] = [];
+  unreachable = false;
+  /** Thrown by the next apply, before it does anything. */
+  failure: Error | null = null;
+
+  constructor(models: Record<string, HostModel>) {
+    this.models = models;
+  }
+
+  unknownName(name: string): string | null {
+    return this.models[name] ? null : `there is no host "${name}"`;
+  }
+
+  async snapshot(name: string): Promise<Snapshot> {
+    return this.#model(name).snapshot();
+  }
+
+  async apply(name: string, request: ApplyRequest): Promise<ApplyResult> {
+    const model = this.#model(name);
+    this.applied.push(request);
+    const failure = this.failure;
+    this.failure = null;
+    if (failure) throw failure;
+    try {
+      const evidence = model.apply(request);
+      return { states: [], evidence, restarted: request.restart, snapshot: model.snapshot() };
+    } catch (error) {
+      if (!(error instanceof StateFailed)) throw error;
+      const { message } = error;
+      throw new AgentFailure(name, { code: "salt-failed", message, changed: [], undone: [], left: {} });
+    }
+  }
+
+  connection(name: string): Value {
+    return { address: `${name}.example` };
+  }
+
+  notLookedAt(name: string, error: HostError, context: Context): void {
+    context.log(`host ${name} was not looked at: ${error.message}`, { severity: "error" });
+  }
+
+  context(name: string, more: Partial<Context> = {}): Context {
+    return {
+      urn: urnOf(name),
+      name,
+      preview: false,
+      signal: new AbortController().signal,
+      log: (message, options) => this.log.push({ message, options }),
+      ...more,
+    };
+  }
+
+  #model(name: string): HostModel {
+    const model = this.models[name];
+    if (this.unreachable || !model)
+      throw new HostError(
+        "unreachable",
+        name,
+        `${name}: no answer from ${name}.example`,
+        "See that it runs.",
+      );
+    return model;
+  }
+}
