@@ -1,9 +1,11 @@
 /** A real OpenSSH server on 127.0.0.1 for one test, with keys of its own in a temporary folder. */
 import { type ChildProcess, execFileSync, spawn } from "node:child_process";
+import { once } from "node:events";
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir, userInfo } from "node:os";
 import { join } from "node:path";
+import type { Writable } from "node:stream";
 import type { HostConnection } from "../inventory.ts";
 
 export interface TestSshd {
@@ -76,10 +78,14 @@ export async function startSshd({
       "",
     ].join("\n"),
   );
-  const child = spawn(SSHD, ["-D", "-e", "-f", file], { stdio: ["ignore", "ignore", "pipe"] });
+  // The end of descriptor 3, and so of this process however it ends, ends the server and its folder.
+  const guard = `(read _ <&3; kill $$; rm -rf "$0") 2>/dev/null & exec "$@" 3<&-`;
+  const child = spawn("/bin/sh", ["-c", guard, dir, SSHD, "-D", "-e", "-f", file], {
+    stdio: ["ignore", "ignore", "pipe", "pipe"],
+  });
   let log = "";
   await new Promise<void>((resolve, reject) => {
-    child.stderr.on("data", (chunk: Buffer) => {
+    child.stderr?.on("data", (chunk: Buffer) => {
       log += chunk;
       if (log.includes("Server listening")) resolve();
     });
@@ -112,10 +118,9 @@ export async function startSshd({
 }
 
 async function ended(child: ChildProcess): Promise<void> {
-  if (child.exitCode !== null || child.signalCode !== null) return;
-  const exit = new Promise((resolve) => child.once("exit", resolve));
-  child.kill();
-  await exit;
+  const exit = once(child, "exit");
+  (child.stdio[3] as Writable).end();
+  if (child.exitCode === null && child.signalCode === null) await exit;
   child.stderr?.destroy(); // a session that still runs holds its other end
 }
 
