@@ -80,7 +80,8 @@ function fields(a: string, b: string): string[] | null {
   return a === b ? found : null;
 }
 
-const title = (step: Command | AdminCall) => ("run" in step ? step.run : `${step.call}+${step.arg} ${step.dest}`);
+const title = (step: Command | AdminCall) =>
+  "run" in step ? step.run : `${step.call}+${step.arg} ${step.dest}`;
 const differing: string[] = [];
 const test = suite("recordings");
 
@@ -93,7 +94,8 @@ for (const { scenario, steps } of scenarios)
       const name = `step ${at}: ${title(step)}`;
       if (varied === null || (varied.length > 0 && "call" in step)) assert.equal(actual, step, name);
       // Salt prints the time and duration of every state that it ran: two runs never agree in them.
-      if (varied?.some((field) => field !== "time")) differing.push(`${scenario}, ${name} (${varied.join(", ")})`);
+      if (varied?.some((field) => field !== "time"))
+        differing.push(`${scenario}, ${name} (${varied.join(", ")})`);
     }
   });
 

@@ -60,6 +60,8 @@ export interface World {
   xen: string;
   cmdline: string;
   network: boolean;
+  /** Somebody is logged in at dom0's desktop: its GUI daemon shows the qubes whose GUI domain it is. */
+  dom0Session: boolean;
   /** dom0 packages that can be downloaded → version. */
   repository: Record<string, string>;
   templates: Record<string, Template>;
@@ -97,6 +99,7 @@ export function defaultWorld(machine: Machine): World {
     cmdline:
       "placeholder root=/dev/mapper/qubes_dom0-root ro rd.lvm.lv=qubes_dom0/root plymouth.ignore-serial-consoles rhgb quiet",
     network: true,
+    dom0Session: false,
     repository: {},
     templates: {},
     faults: {},

@@ -1,4 +1,5 @@
 """The Admin API's calls (qubes-cli-formats.md §7): a table from method to handler(call), which gives the reply's text."""
+import json
 import re
 
 from .errors import QubesFeatureNotFoundError, QubesTagNotFoundError, Refused
@@ -397,6 +398,53 @@ def pci_unassign(call):
 @method("admin.vm.device.pci.Detach", arg=True, writes=True)
 def pci_detach(call):
     call.qube.detach(device_of(call)[0])
+
+
+# --- for dom0's own programs
+
+
+@method("internal.GetSystemInfo", on_dom0=True)
+def system_info(call):
+    """What a policy's tokens ask about; {"domains": {name: {type, tags, power_state, …}}}."""
+    return json.dumps(
+        {
+            "domains": {
+                name: {
+                    "type": qube.klass,
+                    "tags": sorted(qube.tags),
+                    "power_state": qube.state(),
+                    "template_for_dispvms": qube.has("template_for_dispvms") and qube.value("template_for_dispvms"),
+                    "default_dispvm": qube.value("default_dispvm"),
+                    "guivm": qube.value("guivm") if qube.has("guivm") else None,
+                    "internal": bool(qube.features.get("internal")),
+                    "uuid": qube.uuid,
+                }
+                for name, qube in call.system.qubes.items()
+            }
+        }
+    )
+
+
+@method("internal.GetQube")
+def get_qube(call):
+    """What the inside of a qube follows from."""
+    qube = call.qube
+    template = qube.root or (qube.template or qube).name
+    while template in call.system.qubes and call.system.qubes[template].template:  # a disposable's template's template
+        template = call.system.qubes[template].template.name
+    services = [name[len("service.") :] for name in (qube.run or {}).get("services", [])]
+    return json.dumps(
+        {
+            "name": qube.name,
+            "state": qube.state(),
+            "template": template,
+            "services": services,
+            "qrexec": bool(qube.feature_with_template("qrexec")),
+            "user": qube.value("default_user") if qube.has("default_user") else "root",
+            "os": qube.feature_with_template("os-distribution") or "",
+            "osVersion": qube.feature_with_template("os-version") or "",
+        }
+    )
 
 
 def execute(system, method_name, arg, dest, payload):

@@ -6,7 +6,7 @@ The stored form (qubes.json; an installation's `install.json` holds the same wit
      "qubes": {name: {"class", "qid", "uuid", "properties": {name: value set}, "features": {name: text}, "tags": [name],
                       "pci": [{"port", "device", "mode", "options": {key: text}}], "root": template its root came from}},
      "boot": {"id", "nextXid", "running": {name: {"xid", "stubdom_xid", "state", "started", "ready", "stops",
-                                                                         "attached": [sbdf]}},
+                                                                         "attached": [sbdf], "services": [feature]}},
               "defined": {name: MiB}}}
 
 Running qubes belong to a boot: under another boot id nothing runs. Times are seconds since the epoch.
@@ -210,6 +210,15 @@ class Qube(Holder):
         if self.klass == "AdminVM":
             return self.system.world.get("dom0Memory", 4096) * 1024
         return self.system.boot["defined"].get(self.name, 0) * 1024
+
+    def shown_by_dom0(self):
+        """dom0's GUI daemon shows its windows: it runs, dom0 is its GUI domain, and somebody is at dom0's desktop."""
+        return bool(
+            self.run
+            and self.system.world.get("dom0Session")
+            and self.value("guivm") == "dom0"
+            and self.feature_with_template("gui")
+        )
 
     def cpu_time(self):
         """Nanoseconds, whole milliseconds: what booting costs a qube here, then an idle thousandth."""
@@ -476,6 +485,8 @@ class System(Holder):
             xid = run["stubdom_xid"] = xid + 1
         self.boot["nextXid"] = xid + 1
         run["attached"] = [device.sbdf for device in devices]
+        # A qube sees the services that were on when it started: /run/qubes-service is written at its boot.
+        run["services"] = [name for name, value in qube.features.items() if name.startswith("service.") and value]
         self.boot["running"][qube.name] = run
         self.emit(qube.name, "domain-spawn", {"start_guid": True})
         if qube.feature_with_template("qrexec") and self.world.fault("agent", qube.name):

@@ -19,6 +19,7 @@ from .world import World
 SOCKET = "/run/qubesd.sock"
 STATE = "/var/lib/qubes/qubes.json"
 INSTALL = "/run/twin/install.json"
+GUI_DAEMONS = "/run/qubes"
 CALLS = "/var/log/qubes/qubesd-calls.log"
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 STORED = ("labels", "pools", "globals", "qubes", "boot")
@@ -46,6 +47,8 @@ class Daemon:
         self.lock = threading.Lock()
         self.listeners = []  # [(destination, queue of (subject, event, fields))]
         self.saved = None
+        os.makedirs(GUI_DAEMONS, exist_ok=True)
+        self.shown = {name for name in os.listdir(GUI_DAEMONS) if name.startswith("guid-running.")}
         self.load()
         self.calls = open(CALLS, "a", buffering=1)
 
@@ -76,6 +79,15 @@ class Daemon:
                     except QubesException as error:
                         print("autostart of %s: %s" % (qube.name, error), file=sys.stderr, flush=True)
         self.save()
+
+    def show_windows(self):
+        """/run/qubes/guid-running.XID of what dom0 shows (qubes-host.md (d) 3)."""
+        shown = {"guid-running.%d" % q.run["xid"] for q in self.system.qubes.values() if q.shown_by_dom0()}
+        for name in shown - self.shown:
+            open(os.path.join(GUI_DAEMONS, name), "w").close()
+        for name in self.shown - shown:
+            os.unlink(os.path.join(GUI_DAEMONS, name))
+        self.shown = shown
 
     # --- events
 
@@ -116,6 +128,7 @@ class Daemon:
                 finally:
                     if getattr(api.METHODS.get(method), "writes", False):
                         self.keep()
+                    self.show_windows()
             except Refused as error:
                 print("%s+%s to %s refused: %s" % (method, arg, dest, error), file=sys.stderr, flush=True)
                 return b""
