@@ -137,9 +137,16 @@ export interface Handler {
 
   /** Fills in defaults and validates; an unknown is not a fault. */
   check(news: Properties, olds: Properties, context: Context): Promise<CheckResult>;
+  /**
+   * What differs. A refresh, and the read before an update, ask too: with what was read as `oldInputs` and the state's
+   * inputs as `news`. The values shown for a path are those of `oldInputs` and `news`.
+   */
   diff(request: DiffRequest, context: Context): Promise<DiffResult>;
   create(inputs: Properties, context: Context): Promise<Created>;
-  /** `null`: it is gone. Inputs that are returned changed make the next diff. */
+  /**
+   * `null`: it is gone. Inputs that are returned changed make the next diff. After a partial failure the engine is told
+   * so again whatever is returned, until an update succeeds.
+   */
   read(request: ReadRequest, context: Context): Promise<ReadResult | null>;
   /** The new outputs. After a partial failure this is called even without a difference. */
   update(request: UpdateRequest, context: Context): Promise<Properties>;
@@ -152,7 +159,10 @@ export interface Handler {
   abandoned?(request: Abandoned, context: Context): PartialResource;
 }
 
-/** Thrown by create, update or read when the resource is there but not whole: the engine keeps it, and retries. */
+/**
+ * Thrown by create, update or read when the resource is there but not whole. The engine keeps it, and the next run calls
+ * update even where nothing differs. After a failed update the state has the old inputs and these outputs.
+ */
 export class PartialFailure extends Error {
   override readonly name = "PartialFailure";
   readonly id: string;

@@ -66,7 +66,7 @@ export async function serve(pkg: ProviderPackage, options: ServeOptions = {}): P
     return pkg.scrub(longestFirst.reduce((rest, secret) => rest.replaceAll(secret, "[secret]"), text));
   };
   const engineLog = new EngineLog(scrub);
-  const operations = new Operations(options.grace ?? 700);
+  const operations = new Operations(options.grace ?? 600);
   const connect = (address: string) => {
     engineLog.connect(address);
     operations.open(); // a process that a developer attached engines to serves one after the other

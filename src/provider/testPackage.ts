@@ -115,7 +115,8 @@ export function demoPackage(): DemoPackage {
     },
     async delete({ id, outputs }, context) {
       calls.push(`delete ${context.name}`);
-      await perform(id, outputs, outputs, context);
+      const { fail: _, ...rest } = outputs; // what was half-made can be deleted
+      await perform(id, rest, rest, context);
       rmSync(file(id), { force: true });
     },
     abandoned(request, context) {
