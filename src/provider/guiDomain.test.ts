@@ -351,6 +351,10 @@ test("delete: refused while clients run, keep forgets, an adopted one that was n
   const program = new Program(new HostModel(install({ qubes: { work: qube({ state: "Running" }) } })));
   const { host } = program;
   await program.up({ clients: ["work"] });
+  host.byHand((now) => {
+    const started = { default: true, value: String(now.facts.now + 1) };
+    Object.assign(now.qubes["work"]?.properties ?? {}, { start_time: started });
+  });
   const error = await failing(Refusal, program.destroy());
   assert.match(
     error.message,
@@ -385,6 +389,14 @@ test("running clients: pending until they restart, or restarted where that is al
   assert.equal(allowed.outputs["pending"], [], "what was restarted waits no more");
   await allowed.up({ clients: ["work"], restartClients: "allowed" });
   assert.is(allowed.hosts.applied.length, 1);
+});
+
+test("delete: a client that runs since before the change has its windows elsewhere, and is no obstacle", async () => {
+  const program = new Program(new HostModel(install({ qubes: { work: qube({ state: "Running" }) } })));
+  const before = everything(program.host.snapshot());
+  await program.up({ clients: ["work"] });
+  await program.destroy();
+  assert.equal(everything(program.host.snapshot()), before);
 });
 
 test("inUse is said only while a session runs", async () => {

@@ -5,7 +5,7 @@
 import { parse } from "yaml";
 import type { ApplyArgs, Evidence, LedgerEntry, QubeSnapshot, Snapshot } from "../../host/protocol.ts";
 import type { FileValue, KeyValue, PropertyValue, QubeValue } from "../../model/keys.ts";
-import { partsOf, sameValue, valueOf } from "../values.ts";
+import { clientsOf, partsOf, sameValue, valueOf } from "../values.ts";
 
 /** What a property is where nobody has set it; those that follow a global one are in FOLLOWS. */
 const DEFAULTS: Record<string, string> = {
@@ -348,7 +348,8 @@ export class HostModel {
   #absent(id: string, name: string): void {
     const live = this.#now.qubes[name];
     if (!live) return;
-    if (live.state !== "Halted") throw new StateFailed(id, `${name} is running: shut it down first`);
+    this.#shutdown(name);
+    if (live.state !== "Halted") throw new StateFailed(id, `${name} is running, and has running clients`);
     const users = Object.entries(this.#now.qubes).filter(
       ([other, { properties }]) =>
         other !== name && Object.values(properties).some((p) => !p.default && p.value === name),
@@ -368,9 +369,12 @@ export class HostModel {
     return explicit(value);
   }
 
+  /** Refused, and so left running, while qubes run that have it as their GUI domain. */
   #shutdown(name: string): void {
-    const live = this.#now.qubes[name];
-    if (live) live.state = "Halted";
+    const { qubes } = this.#now;
+    const live = qubes[name];
+    const clients = clientsOf(this.#now, name).filter((client) => qubes[client]?.state !== "Halted");
+    if (live && clients.length === 0) live.state = "Halted";
   }
 
   #start(name: string): void {
