@@ -126,6 +126,7 @@ test("reading changes nothing that a dump sees; one write, one mode, one propert
       found.some((line) => line.includes(part)),
       `${part} in\n${found.join("\n")}`,
     );
+  assert.is(found.filter((line) => line.startsWith("packages.")).length, 1);
   const rest = twin.compare(before, await twin.dump(), {
     ignore: ["files./srv/planted", "files./etc/hosts", "packages", "qubes"],
   });

@@ -2,7 +2,16 @@
  * A twin: a simulated Qubes dom0 in a sandbox, reached by SSH. See README.md for what it is made of.
  * One folder a twin; everything it has lies there, and it belongs to whoever started it.
  */
-import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { basename, join, resolve } from "node:path";
 import { type CompareOptions, compare, dump, type TwinDump } from "./dump.ts";
 import { alive, end, signal, tree } from "./process.ts";
@@ -128,6 +137,7 @@ async function powerOn(dir: string, start: Start): Promise<Sandbox> {
   const paths = layout(dir);
   mkdirSync(paths.sys, { recursive: true });
   writeWorld(dir, start.world);
+  writeSysfs(paths.sys, start.world);
   writeFileSync(join(paths.world, "install.json"), JSON.stringify(start.install, null, 1));
   const sandbox = await boot(dir, start.world);
   if (start.world.faults.diskFull) await setDisk(dir, "fill");
@@ -146,24 +156,23 @@ function readWorld(dir: string): World {
   return JSON.parse(readFileSync(join(layout(dir).world, "world.json"), "utf8")) as World;
 }
 
-/** world.json, and what follows from it outside the running system: /sys and which commands there are. */
+/** world.json, and which commands a session finds. What stays as it was is not touched: something may be running. */
 function writeWorld(dir: string, world: World): void {
-  const { world: folder, sys } = layout(dir);
+  const folder = layout(dir).world;
   const file = join(folder, "world.json");
   writeFileSync(`${file}.new`, JSON.stringify(world, null, 1));
   renameSync(`${file}.new`, file);
-  writeSysfs(sys, world);
+  const { saltMissing, noPython } = world.faults;
   const bin = join(folder, "bin");
-  rmSync(bin, { recursive: true, force: true });
-  mkdirSync(bin);
-  if (!world.faults.saltMissing)
-    for (const name of ["qubesctl", "salt-call"])
-      symlinkSync(`/usr/lib/twin/salt/bin/${name}`, join(bin, name));
-  if (world.faults.noPython)
-    writeFileSync(join(bin, "python3"), '#!/bin/sh\necho "sh: python3: command not found" >&2\nexit 127\n', {
-      mode: 0o755,
-    });
+  for (const name of ["qubesctl", "salt-call"])
+    if (saltMissing) rmSync(join(bin, name), { force: true });
+    else if (!readdirSync(bin).includes(name)) symlinkSync(`/usr/lib/twin/salt/bin/${name}`, join(bin, name));
+  const python = join(bin, "python3");
+  if (noPython) writeFileSync(python, NO_PYTHON, { mode: 0o755 });
+  else rmSync(python, { force: true });
 }
+
+const NO_PYTHON = '#!/bin/sh\necho "sh: python3: command not found" >&2\nexit 127\n';
 
 export class Twin {
   readonly dir: string;
@@ -203,6 +212,8 @@ export class Twin {
     const before = readWorld(this.dir);
     const after = patched(before, patch);
     writeWorld(this.dir, after);
+    if (JSON.stringify(after.machine) !== JSON.stringify(before.machine))
+      writeSysfs(layout(this.dir).sys, after);
     const full = Boolean(after.faults.diskFull);
     if (full !== Boolean(before.faults.diskFull)) await setDisk(this.dir, full ? "fill" : "free");
   }

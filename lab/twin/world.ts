@@ -5,23 +5,28 @@
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 
-/** One PCI function; the form of lab/twin/machines, see the field table in its README. */
+/** One PCI function, as a dump of a real machine (lspci -vvnn) shows it; `null` is what the dump does not say. */
 export interface MachineFunction {
+  /** "0000:00:02.0" */
   sbdf: string;
   /** Hex digits: base class and subclass, where known the programming interface too (or in `interface`). */
   class: string;
   interface?: string;
   vendor: string;
   device: string | null;
+  /** "17aa:21fa" */
   subsystem?: string | null;
   rev?: string;
   name?: string;
   vendorName?: string;
   productName?: string;
+  /** It can do a function-level reset. */
   flr?: boolean | null;
+  /** Its power management resets it (NoSoftRst-). */
   pmReset?: boolean | null;
   /** What the kernel's reset_method says; derived from flr and pmReset where it is not given. */
   reset?: string[];
+  /** Of a bridge, the buses behind it, hex. */
   bridge?: { secondary: string; subordinate: string };
   driver?: string | null;
 }

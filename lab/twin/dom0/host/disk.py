@@ -14,7 +14,7 @@ import tempfile
 
 PARTS = ["/boot", "/etc", "/home", "/opt", "/root", "/srv", "/usr/share/xsessions", "/var/cache", "/var/lib"]
 LEFT = "/var/lib/qubes"
-MS_REMOUNT, MS_BIND, MNT_DETACH = 32, 4096, 2
+MS_REMOUNT, MS_BIND, MS_REC, MNT_DETACH = 32, 4096, 16384, 2
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -30,64 +30,68 @@ def umount(target):
         raise OSError(ctypes.get_errno(), "umount %s: %s" % (target, os.strerror(ctypes.get_errno())))
 
 
-def copy(source, target, path):
-    """What lies in `source` into `target`; `path` is where that is in dom0. LEFT stays an empty folder."""
+def mounts():
+    """[(mount point, kind)]"""
+    with open("/proc/self/mountinfo") as file:
+        rows = [line.split() for line in file]
+    return [(row[4].encode().decode("unicode_escape"), row[row.index("-") + 1]) for row in rows]
+
+
+def kept(path):
+    """What below this path is not copied but stays what it is: LEFT, and what the machine lends there."""
+    return {point for point in [LEFT] + [point for point, _ in mounts()] if point.startswith(path + "/")}
+
+
+def copy(source, target, path, without):
+    """What lies in `source` into `target`; `path` is where that is in dom0. Of `without`, empty folders."""
     for item in os.scandir(source):
         to = os.path.join(target, item.name)
         inside = os.path.join(path, item.name)
         if item.is_symlink():
             os.symlink(os.readlink(item.path), to)
         elif item.is_dir():
-            os.mkdir(to)
-            if inside != LEFT:
-                copy(item.path, to, inside)
-            shutil.copystat(item.path, to)
+            os.makedirs(to, exist_ok=True)
+            if inside not in without:
+                copy(item.path, to, inside, without)
+                shutil.copystat(item.path, to)
         elif stat.S_ISREG(item.stat().st_mode):
             shutil.copy2(item.path, to)
 
 
-def filled():
-    """The parts that are full now."""
-    with open("/proc/self/mountinfo") as file:
-        rows = [line.split() for line in file]
-    return {row[4] for row in rows if row[row.index("-") + 1] == "tmpfs"} & set(PARTS)
+def clear(path, without):
+    for item in os.scandir(path):
+        if item.path in without:
+            continue
+        if not item.is_dir(follow_symlinks=False):
+            os.unlink(item.path)
+        elif any(each.startswith(item.path + "/") for each in without):
+            clear(item.path, without)
+        else:
+            shutil.rmtree(item.path)
 
 
 def fill():
     for path in PARTS:
-        below, kept = os.open(path, os.O_PATH), None
-        if LEFT.startswith(path):
-            kept = os.open(LEFT, os.O_PATH)
+        without = kept(path)
+        below = {each: os.open(each, os.O_PATH) for each in [path] + sorted(without)}
         mount("tmpfs", path, "tmpfs", 0, "size=256m,mode=%o" % stat.S_IMODE(os.stat(path).st_mode))
-        copy("/proc/self/fd/%d" % below, path, path)
-        if kept is not None:
-            mount("/proc/self/fd/%d" % kept, LEFT, "", MS_BIND, "")
+        copy("/proc/self/fd/%d" % below[path], path, path, without)
+        for each in sorted(without):
+            mount("/proc/self/fd/%d" % below[each], each, "", MS_BIND | MS_REC, "")
         has = os.statvfs(path)
         size = max(1, has.f_blocks - has.f_bfree) * has.f_frsize
         mount("tmpfs", path, "tmpfs", MS_REMOUNT, "size=%d,nr_inodes=%d" % (size, has.f_files - has.f_ffree))
 
 
 def free():
-    for path in sorted(filled()):
+    full = {point for point, kind in mounts() if kind == "tmpfs"} & set(PARTS)
+    for path in sorted(full):
+        without = kept(path)
         with tempfile.TemporaryDirectory() as saved:
-            if LEFT.startswith(path):
-                umount(LEFT)
-            copy(path, saved, path)
-            umount(path)
-            clear(path)
-            if LEFT.startswith(path):
-                os.rmdir(os.path.join(saved, os.path.relpath(LEFT, path)))
-            copy(saved, path, path)
-
-
-def clear(path):
-    for item in os.scandir(path):
-        if item.path == LEFT:
-            continue
-        if item.is_dir(follow_symlinks=False):
-            shutil.rmtree(item.path)
-        else:
-            os.unlink(item.path)
+            copy(path, saved, path, without)
+            umount(path)  # with what was mounted on it
+            clear(path, without)
+            copy(saved, path, path, without)
 
 
 if __name__ == "__main__":
