@@ -1,1 +1,3 @@
-"""dom0's client commands. They know the system only through /run/qubesd.sock (qubes-cli-formats.md §1 to §6)."""
+"""dom0's client commands. They know the system only through /run/qubesd.sock (qubes-cli-formats.md
+§1 to §6).
+"""

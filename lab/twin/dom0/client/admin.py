@@ -1,4 +1,7 @@
-"""The Admin API as the client commands use it, and their common manners: messages, exit codes, tables."""
+"""The Admin API as the client commands use it, and their common manners: messages, exit codes,
+tables.
+"""
+
 import argparse
 import fnmatch
 import os
@@ -63,7 +66,9 @@ def qubes():
 
 
 def state(name):
-    return dict(field.split("=") for field in call("admin.vm.CurrentState", name).split(" "))["power_state"]
+    return dict(field.split("=") for field in call("admin.vm.CurrentState", name).split(" "))[
+        "power_state"
+    ]
 
 
 def properties(dest, prefix="admin.vm.property"):
@@ -87,7 +92,10 @@ def feature(name, key, check="Get"):
 
 
 def features(name):
-    return [(key, call("admin.vm.feature.Get", name, key)) for key in call("admin.vm.feature.List", name).splitlines()]
+    return [
+        (key, call("admin.vm.feature.Get", name, key))
+        for key in call("admin.vm.feature.List", name).splitlines()
+    ]
 
 
 def print_table(rows):
@@ -99,7 +107,9 @@ def print_table(rows):
 
 
 class Parser(argparse.ArgumentParser):
-    """The options that every command has; `qubes` says how many names it takes: None, 1, "*" or "+"."""
+    """The options that every command has; `qubes` says how many names it takes: None, 1, "*" or
+    "+".
+    """
 
     def __init__(self, qubes=None, **options):
         os.environ["COLUMNS"] = "80"
@@ -120,14 +130,20 @@ class Parser(argparse.ArgumentParser):
             self.add_argument("names", metavar="VMNAME", nargs="*", default=[])
 
     def parse(self):
-        """The arguments, with `.qubes` = the chosen qubes' names and `.known` = what admin.vm.List says of all."""
+        """The arguments, with `.qubes` = the chosen qubes' names and `.known` = what admin.vm.List
+        says of all.
+        """
         args = self.parse_args()
         args.known = qubes()
         args.qubes = []
         if not self.takes:
             return args
         if getattr(args, "all_qubes", False):
-            args.qubes = [name for name, (kind, _) in args.known.items() if kind != "AdminVM" and name not in args.exclude]
+            args.qubes = [
+                name
+                for name, (kind, _) in args.known.items()
+                if kind != "AdminVM" and name not in args.exclude
+            ]
             return args
         if getattr(args, "exclude", None):
             self.error("--exclude can only be used with --all")

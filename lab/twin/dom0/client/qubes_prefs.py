@@ -1,4 +1,5 @@
 """qubes-prefs: the global properties (qubes-cli-formats.md §3)."""
+
 from .qvm_prefs import act, make_parser
 
 

@@ -1,4 +1,6 @@
-"""qvm-check: what it finds goes to stderr, the verdict is the exit code (qubes-cli-formats.md §4)."""
+"""qvm-check: what it finds goes to stderr, the verdict is the exit code (qubes-cli-formats.md §4).
+"""
+
 import sys
 
 from .admin import Parser, properties, qubes
@@ -6,7 +8,10 @@ from .admin import Parser, properties, qubes
 
 def networked(name):
     found = properties(name)
-    return bool(found.get("netvm", ("", "", ""))[2]) or found.get("provides_network", ("", "", ""))[2] == "True"
+    return (
+        bool(found.get("netvm", ("", "", ""))[2])
+        or found.get("provides_network", ("", "", ""))[2] == "True"
+    )
 
 
 def main():
@@ -15,7 +20,9 @@ def main():
         parser.add_argument("--" + option, action="store_true")
     args = parser.parse_args()
     known = qubes()
-    names = [name for name in known if known[name][0] != "AdminVM"] if args.all_qubes else args.names
+    names = (
+        [name for name in known if known[name][0] != "AdminVM"] if args.all_qubes else args.names
+    )
     there = [name for name in names if name in known]
     checks = {
         "running": lambda name: known[name][1] not in ("Halted", "Paused", "Suspended"),

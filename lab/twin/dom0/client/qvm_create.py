@@ -1,4 +1,5 @@
 """qvm-create (qubes-cli-formats.md §5)."""
+
 import argparse
 import sys
 
@@ -26,22 +27,32 @@ def make_parser():
     parser.add_argument("--class", "-C", dest="cls", default="AppVM")
     parser.add_argument("--standalone", action="store_true")
     parser.add_argument("--disp", action="store_true")
-    parser.add_argument("--property", "--prop", action=Preset, metavar="NAME=VALUE", default=argparse.SUPPRESS)
+    parser.add_argument(
+        "--property", "--prop", action=Preset, metavar="NAME=VALUE", default=argparse.SUPPRESS
+    )
     parser.add_argument("--pool", "-p", action="append", metavar="VOLUME_NAME=POOL_NAME")
     parser.add_argument("-P", metavar="POOL_NAME", dest="one_pool", default="")
-    parser.add_argument("--template", "-t", action=Preset, metavar="VALUE", default=argparse.SUPPRESS)
+    parser.add_argument(
+        "--template", "-t", action=Preset, metavar="VALUE", default=argparse.SUPPRESS
+    )
     parser.add_argument("--label", "-l", action=Preset, metavar="VALUE", default=argparse.SUPPRESS)
     parser.add_argument("--help-classes", action="store_true")
     root = parser.add_mutually_exclusive_group()
     root.add_argument("--root-copy-from", "-r", metavar="FILENAME")
     root.add_argument("--root-move-from", "-R", metavar="FILENAME")
-    parser.add_argument("name", metavar="VMNAME", action=Preset, nargs="?", default=argparse.SUPPRESS)
+    parser.add_argument(
+        "name", metavar="VMNAME", action=Preset, nargs="?", default=argparse.SUPPRESS
+    )
     return parser
 
 
 def clone(source, name, label):
     """A standalone of a template: a copy of its properties, features and root volume."""
-    call("admin.vm.Create.StandaloneVM", arg="", payload=("name=%s label=%s" % (name, label)).encode())
+    call(
+        "admin.vm.Create.StandaloneVM",
+        arg="",
+        payload=("name=%s label=%s" % (name, label)).encode(),
+    )
     for prop, (default, _, text) in properties(source).items():
         if not default and prop not in ("name", "qid", "uuid", "label", "installed_by_rpm"):
             call("admin.vm.property.Set", name, prop, text.encode())
@@ -79,7 +90,11 @@ def main():
         if args.cls == "StandaloneVM" and template:
             clone(template, name, label)
         else:
-            call("admin.vm.Create." + args.cls, arg=template, payload=("name=%s label=%s" % (name, label)).encode())
+            call(
+                "admin.vm.Create." + args.cls,
+                arg=template,
+                payload=("name=%s label=%s" % (name, label)).encode(),
+            )
     except QubesException as error:
         print("app: Error creating VM: %s" % error, file=sys.stderr)
         return 1
@@ -88,6 +103,9 @@ def main():
         try:
             call("admin.vm.property.Set", name, prop, value.encode())
         except QubesException as error:
-            print("app: Error setting property %s (but VM created): %s" % (prop, error), file=sys.stderr)
+            print(
+                "app: Error setting property %s (but VM created): %s" % (prop, error),
+                file=sys.stderr,
+            )
             code = 2
     return code

@@ -1,4 +1,5 @@
 """qvm-features (qubes-cli-formats.md §4)."""
+
 from .admin import Parser, QubesException, call, feature, features, print_table
 
 
@@ -6,7 +7,9 @@ def main():
     parser = Parser(qubes=1, description="manage domain's features")
     parser.add_argument("feature", metavar="FEATURE", nargs="?")
     parser.add_argument("value", metavar="VALUE", nargs="?")
-    parser.add_argument("--unset", "--default", "--delete", "-D", dest="delete", action="store_true")
+    parser.add_argument(
+        "--unset", "--default", "--delete", "-D", dest="delete", action="store_true"
+    )
     args = parser.parse()
     name = args.qubes[0]
     if args.delete and args.feature is None:

@@ -1,4 +1,5 @@
 """qvm-kill: nothing is said of a qube that is off (qubes-cli-formats.md §5)."""
+
 from .admin import Parser, QubesException, call, complain
 
 

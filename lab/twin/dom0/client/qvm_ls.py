@@ -1,4 +1,5 @@
 """qvm-ls: the qubes as a table or as raw rows (qubes-cli-formats.md §2)."""
+
 import sys
 
 from .admin import Parser, call, print_table, properties, qubes
@@ -25,7 +26,13 @@ class Row:
         return self.properties.get(name, (True, "str", ""))[2]
 
     def cell(self, column):
-        special = {"NAME": self.name, "STATE": self.state, "CLASS": self.klass, "FLAGS": None, "MEMORY": None}
+        special = {
+            "NAME": self.name,
+            "STATE": self.state,
+            "CLASS": self.klass,
+            "FLAGS": None,
+            "MEMORY": None,
+        }
         if column not in special:
             return self.text(column.lower().replace("-", "_")) or "-"
         if column == "FLAGS":
@@ -38,7 +45,9 @@ class Row:
         """MiB, only of what runs."""
         if self.state in ("Halted", "Paused"):
             return "-"
-        return str(int(call("admin.vm.CurrentState", self.name).split(" ")[0][len("mem=") :]) // 1024)
+        return str(
+            int(call("admin.vm.CurrentState", self.name).split(" ")[0][len("mem=") :]) // 1024
+        )
 
     def flags(self):
         letter = LETTERS.get(self.klass, "-")
@@ -53,7 +62,11 @@ class Row:
             ("debug", "D"),
             ("autostart", "A"),
         ]
-        return letter + power + "".join(sign if self.text(name) == "True" else "-" for name, sign in flags)
+        return (
+            letter
+            + power
+            + "".join(sign if self.text(name) == "True" else "-" for name, sign in flags)
+        )
 
 
 def tags(name):

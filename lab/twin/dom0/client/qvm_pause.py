@@ -1,4 +1,5 @@
 """qvm-pause, and the loop that qvm-unpause shares."""
+
 from .admin import Parser, QubesException, call, complain
 
 

@@ -1,4 +1,5 @@
 """qvm-pci (qubes-cli-formats.md §6)."""
+
 import argparse
 import re
 
@@ -6,11 +7,29 @@ from .admin import Parser, QubesException, call, complain, print_table, qubes, s
 
 # Category by the longest start of the class code that is listed.
 CATEGORIES = {
-    "01": "Storage", "02": "Network", "03": "Multimedia", "0300": "Display", "0380": "Display", "04": "Multimedia",
-    "0401": "Audio", "0403": "Audio", "0408": "Audio", "05": "Memory", "06": "PCI_Bridge", "0703": "Network",
-    "09": "Input", "0900": "Keyboard", "0902": "Mouse", "0903": "Camera", "0a": "Docking_Station", "0b": "Processor",
-    "0c": "PCI_Serial_Bus", "0c03": "PCI_USB", "0d11": "Bluetooth", "40": "Processor",
-}  # fmt: skip
+    "01": "Storage",
+    "02": "Network",
+    "03": "Multimedia",
+    "0300": "Display",
+    "0380": "Display",
+    "04": "Multimedia",
+    "0401": "Audio",
+    "0403": "Audio",
+    "0408": "Audio",
+    "05": "Memory",
+    "06": "PCI_Bridge",
+    "0703": "Network",
+    "09": "Input",
+    "0900": "Keyboard",
+    "0902": "Mouse",
+    "0903": "Camera",
+    "0a": "Docking_Station",
+    "0b": "Processor",
+    "0c": "PCI_Serial_Bus",
+    "0c03": "PCI_USB",
+    "0d11": "Bluetooth",
+    "40": "Processor",
+}
 UNKNOWN = "0000:0000::?******"
 
 
@@ -31,8 +50,16 @@ def unpack(line):
 
 class Device:
     def __init__(self, values):
-        self.port, self.id, self.sbdf = values["port_id"], values["device_id"], values.get("_sbdf", "")
-        what = (category(values["interfaces"]), values.get("vendor", "unknown vendor"), values.get("product", "unknown pci device"))
+        self.port, self.id, self.sbdf = (
+            values["port_id"],
+            values["device_id"],
+            values.get("_sbdf", ""),
+        )
+        what = (
+            category(values["interfaces"]),
+            values.get("vendor", "unknown vendor"),
+            values.get("product", "unknown pci device"),
+        )
         self.description = "%s: %s %s" % what
 
 
@@ -45,7 +72,9 @@ def entries(name, kind):
     found = []
     for line in call("admin.vm.device.pci." + kind, name).splitlines():
         _, values = unpack(line)
-        options = ["%s=%s" % (key[1:], value) for key, value in values.items() if key.startswith("_")]
+        options = [
+            "%s=%s" % (key[1:], value) for key, value in values.items() if key.startswith("_")
+        ]
         found.append((values["port_id"], values["device_id"], values["mode"], options))
     return found
 
@@ -59,10 +88,17 @@ def list_(args, names):
     held = {name: entries(name, "Attached") for name in names}
     if args.qubes:
         wanted = {entry[0] for name in args.qubes for entry in held[name]}
-        devices += [device for device in exposed() if device.port in wanted and device not in devices]
+        devices += [
+            device for device in exposed() if device.port in wanted and device not in devices
+        ]
     rows = []
     for device in devices:
-        users = [user(name, "attached", entry[3]) for name in names for entry in held[name] if entry[0] == device.port]
+        users = [
+            user(name, "attached", entry[3])
+            for name in names
+            for entry in held[name]
+            if entry[0] == device.port
+        ]
         rows.append(["dom0:" + device.port, device.sbdf, device.description, ", ".join(users)])
     if args.assignments:
         seen = {}
@@ -70,8 +106,11 @@ def list_(args, names):
             for port, id_, mode, options in entries(name, "Assigned"):
                 seen.setdefault((port, id_), []).append("*" + user(name, mode, options))
         for (port, id_), users in seen.items():
-            # No SBDF: with --with-sbdf the real tool, too, ends in a TypeError here (qubes-host.md (a)).
-            rows.append(["dom0:" + port, None, "any device" if id_ == "*" else id_, ", ".join(users)])
+            # No SBDF: with --with-sbdf the real tool, too, ends in a TypeError here (qubes-host.md
+            # (a)).
+            rows.append(
+                ["dom0:" + port, None, "any device" if id_ == "*" else id_, ", ".join(users)]
+            )
     print_table(sorted(rows if args.with_sbdf else [[row[0]] + row[2:] for row in rows]))
 
 
@@ -79,11 +118,17 @@ def resolve(parser, text, allow_unknown):
     """(port, id) of BACKEND:PORT[:ID]; the id of what is at the port where none is given."""
     parts = text.split(":", 2)
     if len(parts) < 2:
-        parser.error("expected a backend vm, port id and [optional] device id combination like foo:bar[:baz] got " + text)
+        parser.error(
+            "expected a backend vm, port id and [optional] device id combination "
+            "like foo:bar[:baz] got "
+            + text
+        )
     backend, port = parts[:2]
     if backend not in qubes():
         parser.fail_runtime("no such backend vm!")
-    there = next((device for device in exposed() if backend == "dom0" and device.port == port), None)
+    there = next(
+        (device for device in exposed() if backend == "dom0" and device.port == port), None
+    )
     given = parts[2] if len(parts) == 3 else None
     if there and given in (None, there.id):
         return port, there.id, there
@@ -102,7 +147,13 @@ def assign(args, parser):
         port = "*"
     if not args.required:
         raise QubesException("PCI devices cannot be assigned as not required.")
-    send("Assign", args.qubes[0], port, id_, dict(option.split("=", 1) for option in args.option or []))
+    send(
+        "Assign",
+        args.qubes[0],
+        port,
+        id_,
+        dict(option.split("=", 1) for option in args.option or []),
+    )
 
 
 def send(action, name, port, id_, options=None):
@@ -111,7 +162,9 @@ def send(action, name, port, id_, options=None):
         values = {"device_id": id_, "port_id": port, "devclass": "pci", "backend_domain": "dom0"}
         values.update({"mode": "required", "frontend_domain": name})
         values.update({"_" + key: value for key, value in options.items()})
-        payload = " ".join("%s='%s'" % (key, value.replace("'", "\\'")) for key, value in values.items())
+        payload = " ".join(
+            "%s='%s'" % (key, value.replace("'", "\\'")) for key, value in values.items()
+        )
     arg = "dom0+%s+%s" % (port.replace("*", "_"), id_.replace(":", "+").replace("*", "_"))
     call("admin.vm.device.pci." + action, name, arg, payload.encode())
 
@@ -119,8 +172,16 @@ def send(action, name, port, id_, options=None):
 def attach(args, parser):
     port, id_, _ = resolve(parser, args.device, False)
     if not args.required:
-        raise QubesException("PCI devices cannot be attached manually, did you mean `qvm-pci assign --required ...`")
-    send("Assign", args.qubes[0], port, id_, dict(option.split("=", 1) for option in args.option or []))
+        raise QubesException(
+            "PCI devices cannot be attached manually, did you mean `qvm-pci assign --required ...`"
+        )
+    send(
+        "Assign",
+        args.qubes[0],
+        port,
+        id_,
+        dict(option.split("=", 1) for option in args.option or []),
+    )
 
 
 def unassign(args, parser):
@@ -133,7 +194,9 @@ def unassign(args, parser):
     for port, id_ in found:
         send("Unassign", name, port, id_)
         held = [] if state(name) == "Halted" else [entry[0] for entry in entries(name, "Attached")]
-        hints = ["\tqvm-pci detach %s dom0:%s" % (name, each) for each in held if port in ("*", each)]
+        hints = [
+            "\tqvm-pci detach %s dom0:%s" % (name, each) for each in held if port in ("*", each)
+        ]
         if hints and not args.quiet:
             print("Unassigned. To detach you can now restart domain or run: \n", "\n".join(hints))
 
@@ -163,7 +226,9 @@ def make_parser():
     parser = PciParser(description="Qubes volume and block device management")
     parser.add_argument("--list-device-classes", action="store_true")
     parser.set_defaults(func=None, names=[], assignments=False, with_sbdf=False)
-    commands = parser.add_subparsers(title="commands", dest="command", parser_class=argparse.ArgumentParser)
+    commands = parser.add_subparsers(
+        title="commands", dest="command", parser_class=argparse.ArgumentParser
+    )
 
     def command(name, aliases, func, device):
         sub = commands.add_parser(name, aliases=aliases)

@@ -1,4 +1,5 @@
 """qvm-prefs, and the part that qubes-prefs shares (qubes-cli-formats.md §3)."""
+
 from .admin import Parser, QubesException, call, properties
 
 # Where "none" means none.

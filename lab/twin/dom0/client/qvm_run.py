@@ -1,4 +1,6 @@
-"""qvm-run: a command or a qrexec service in a qube (qubes-host.md (a), (d)). dom0 asks no policy."""
+"""qvm-run: a command or a qrexec service in a qube (qubes-host.md (a), (d)). dom0 asks no policy.
+"""
+
 import argparse
 import json
 import os
@@ -75,8 +77,11 @@ def main():
 
 
 def run(qube, user, argv, passio):
-    """Exit status of a command inside; its input and output are ours with --pass-io, else nobody's."""
-    room = os.path.join(os.path.dirname(os.path.dirname(os.path.realpath(__file__))), "bin", "qubes-guest")
+    """Exit status of a command inside; its input and output are ours with --pass-io, else nobody's.
+    """
+    room = os.path.join(
+        os.path.dirname(os.path.dirname(os.path.realpath(__file__))), "bin", "qubes-guest"
+    )
     null = None if passio else subprocess.DEVNULL
     command = [room, json.dumps(qube), user] + argv
     return subprocess.call(command, stdin=null, stdout=null, stderr=null)

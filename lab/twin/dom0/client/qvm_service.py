@@ -1,4 +1,5 @@
 """qvm-service: services are features `service.NAME` (qubes-cli-formats.md §4)."""
+
 from .admin import Parser, QubesException, call, feature, features, print_table
 from .qvm_features import unset
 
@@ -9,7 +10,9 @@ def main():
     parser = Parser(qubes=1, description="manage domain's services")
     parser.add_argument("service", metavar="SERVICE", nargs="?")
     parser.add_argument("value", metavar="VALUE", nargs="?")
-    parser.add_argument("--unset", "--default", "--delete", "-D", dest="delete", action="store_true")
+    parser.add_argument(
+        "--unset", "--default", "--delete", "-D", dest="delete", action="store_true"
+    )
     parser.add_argument("--list", "-l", action="store_true")
     parser.add_argument("--enable", "-e", action="store_const", dest="switch", const="on")
     parser.add_argument("--disable", "-d", action="store_const", dest="switch", const="off")
@@ -23,7 +26,11 @@ def main():
     key = "service.%s" % args.service
     try:
         if args.service is None:
-            found = [(key[len("service.") :], text) for key, text in features(name) if key.startswith("service.")]
+            found = [
+                (key[len("service.") :], text)
+                for key, text in features(name)
+                if key.startswith("service.")
+            ]
             print_table([(service, "on" if text else "off") for service, text in found])
         elif args.delete:
             unset(name, key)

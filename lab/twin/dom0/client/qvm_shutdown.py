@@ -1,4 +1,5 @@
 """qvm-shutdown (qubes-cli-formats.md §5)."""
+
 import sys
 import time
 

@@ -1,4 +1,5 @@
 """qvm-start (qubes-cli-formats.md §5)."""
+
 from .admin import Parser, QubesException, call, complain
 
 

@@ -1,10 +1,15 @@
 """qvm-tags (qubes-cli-formats.md §4)."""
+
+import argparse
+
 from .admin import Parser, QubesException, call
 
 
 def make_parser():
     parser = Parser(qubes=1, description="manage domain's tags")
-    commands = parser.add_subparsers(title="commands", dest="command", parser_class=__import__("argparse").ArgumentParser)
+    commands = parser.add_subparsers(
+        title="commands", dest="command", parser_class=argparse.ArgumentParser
+    )
     commands.add_parser("list", aliases=("ls", "l")).add_argument("tag", nargs="?")
     commands.add_parser("add", aliases=("a", "set")).add_argument("tags", nargs="+")
     commands.add_parser("del", aliases=("d", "unset", "u")).add_argument("tags", nargs=1)

@@ -1,4 +1,5 @@
 """qvm-unpause."""
+
 from .qvm_pause import each
 
 

@@ -1,4 +1,5 @@
-"""What is inside a running qube: computed from its template's packages (world.json), its services and its features.
+"""What is inside a running qube: computed from its template's packages (world.json), its services
+and its features.
 
 Names of files and units: qubes-host.md (b) "Template packages" and (d) 3.
 """
@@ -6,8 +7,16 @@ Names of files and units: qubes-host.md (b) "Template packages" and (d) 3.
 # Files that a package brings, as far as anybody asks for them.
 FILES = {
     "qubes-vm-guivm": ["/etc/qubes-rpc/qubes.GuiVMSession", "/usr/bin/qubes-guivm-session"],
-    "qubes-core-agent": ["/etc/qubes-rpc/qubes.VMShell", "/etc/qubes-rpc/qubes.StartApp", "/etc/qubes-rpc/qubes.GetDate"],
-    "qubes-gui-agent": ["/usr/bin/qubes-gui", "/etc/qubes-rpc/qubes.SetMonitorLayout", "/etc/qubes-rpc/qubes.WaitForSession"],
+    "qubes-core-agent": [
+        "/etc/qubes-rpc/qubes.VMShell",
+        "/etc/qubes-rpc/qubes.StartApp",
+        "/etc/qubes-rpc/qubes.GetDate",
+    ],
+    "qubes-gui-agent": [
+        "/usr/bin/qubes-gui",
+        "/etc/qubes-rpc/qubes.SetMonitorLayout",
+        "/etc/qubes-rpc/qubes.WaitForSession",
+    ],
     "qubes-gui-daemon": ["/usr/bin/qubes-guid", "/etc/qubes/guid.conf"],
     "qubes-core-admin-client": ["/usr/bin/qvm-ls", "/usr/bin/qvm-start-daemon"],
     "qubes-audio-daemon": ["/usr/bin/pacat-simple-vchan"],
@@ -20,8 +29,10 @@ FILES = {
     "xfce4-session": ["/usr/bin/startxfce4", "/usr/bin/xfce4-session"],
 }
 OS_RELEASE = {
-    "fedora": 'NAME="Fedora Linux"\nID=fedora\nVERSION_ID={version}\nPRETTY_NAME="Fedora Linux {version}"\n',
-    "debian": 'PRETTY_NAME="Debian GNU/Linux {version}"\nNAME="Debian GNU/Linux"\nVERSION_ID="{version}"\nID=debian\n',
+    "fedora": 'NAME="Fedora Linux"\nID=fedora\nVERSION_ID={version}\n'
+    'PRETTY_NAME="Fedora Linux {version}"\n',
+    "debian": 'PRETTY_NAME="Debian GNU/Linux {version}"\nNAME="Debian GNU/Linux"\n'
+    'VERSION_ID="{version}"\nID=debian\n',
 }
 VNC_PORT = 5900
 
@@ -29,8 +40,9 @@ VNC_PORT = 5900
 def content(qube, template, fault=None):
     """What room.py builds and the stand-ins answer from.
 
-    `qube`: internal.GetQube of qubesd; `template`: its entry in world.json {"packages", "files"}; `fault`: the same keys
-    as the result, which then replace (units: add to) what follows from the rest.
+    `qube`: internal.GetQube of qubesd; `template`: its entry in world.json {"packages", "files"};
+    `fault`: the same keys as the result, which then replace (units: add to) what follows from the
+    rest.
     """
     packages = template.get("packages", {})
     on = set(qube["services"])
@@ -52,7 +64,9 @@ def content(qube, template, fault=None):
     files = {path: "" for package in packages for path in FILES.get(package, [])}
     files.update({path: "" for path in template.get("files", [])})
     files.update({"/run/qubes-service/" + name: "" for name in on})
-    files["/etc/os-release"] = OS_RELEASE.get(qube["os"], "ID={os}\n").format(os=qube["os"], version=qube["osVersion"])
+    files["/etc/os-release"] = OS_RELEASE.get(qube["os"], "ID={os}\n").format(
+        os=qube["os"], version=qube["osVersion"]
+    )
     files["/etc/hostname"] = qube["name"] + "\n"
     inside = {
         "name": qube["name"],

@@ -1,7 +1,9 @@
-"""Runs a command inside a qube: in a mount namespace of its own, changed root to a tree that holds what content.py says
-and a few harmless programs of the machine. The tree is read-only but /tmp: what is written elsewhere fails, as nothing of
-it would stay. Programs that the model does not know are not there: the shell ends with 127.
+"""Runs a command inside a qube: in a mount namespace of its own, its root a tree that holds what
+content.py says and a few harmless programs of the machine. The tree is read-only but for /tmp: what
+is written elsewhere fails, as nothing of it would stay. Programs that the model does not know are
+not there, so the shell ends with 127.
 """
+
 import ctypes
 import json
 import os
@@ -11,8 +13,9 @@ MS_RDONLY, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 32, 4096, 16384, 1 << 18
 
 # The machine's programs that do the same in any Linux.
 LENT = (
-    "sh bash cat test [ ls grep egrep head tail sed awk cut sort uniq wc tr tee true false echo printf sleep env expr"
-    " basename dirname readlink stat find xargs mkdir rm cp mv touch chmod ln date timeout kill seq id sha256sum od"
+    "sh bash cat test [ ls grep egrep head tail sed awk cut sort uniq wc tr tee true false echo"
+    " printf sleep env expr basename dirname readlink stat find xargs mkdir rm cp mv touch chmod ln"
+    " date timeout kill seq id sha256sum od"
 ).split()
 # Those that answer from the model, see guest-tool.
 PLAYED = ("rpm", "dpkg-query", "systemctl", "pgrep", "ss", "whoami", "hostname")
@@ -31,7 +34,9 @@ def check(result, what):
 
 def mount(source, target, kind, flags, data=None):
     texts = [None if text is None else text.encode() for text in (source, target, kind, data)]
-    check(libc.mount(texts[0], texts[1], texts[2], ctypes.c_ulong(flags), texts[3]), "mount " + target)
+    check(
+        libc.mount(texts[0], texts[1], texts[2], ctypes.c_ulong(flags), texts[3]), "mount " + target
+    )
 
 
 def folder(root, path):
@@ -40,7 +45,9 @@ def folder(root, path):
 
 
 def lend(root, path):
-    """A folder of the machine's libraries, entry by entry, so that the guest may have entries of its own in it."""
+    """A folder of the machine's libraries, entry by entry, so that the guest may have entries of
+    its own in it.
+    """
     if os.path.isdir(path) and not os.path.islink(path):
         for entry in os.listdir(path):
             target = folder(root, path) + "/" + entry
@@ -49,7 +56,19 @@ def lend(root, path):
 
 
 def build(root, inside):
-    for path in ("/usr/bin", "/tmp", "/dev", "/etc", "/run", "/rw", "/home/user", "/root", "/proc", MACHINE, "/.guest"):
+    for path in (
+        "/usr/bin",
+        "/tmp",
+        "/dev",
+        "/etc",
+        "/run",
+        "/rw",
+        "/home/user",
+        "/root",
+        "/proc",
+        MACHINE,
+        "/.guest",
+    ):
         folder(root, path)
     mount("/usr", root + MACHINE, None, MS_BIND | MS_REC)
     mount("/dev", root + "/dev", None, MS_BIND | MS_REC)
@@ -93,4 +112,8 @@ def run(inside, user, argv):
     os.chroot(root)
     home = "/root" if user == "root" else "/home/" + user
     os.chdir(home if os.path.isdir(home) else "/")
-    os.execvpe(argv[0], argv, {"PATH": PATH, "HOME": home, "USER": user, "LOGNAME": user, "LANG": "C.UTF-8"})
+    os.execvpe(
+        argv[0],
+        argv,
+        {"PATH": PATH, "HOME": home, "USER": user, "LOGNAME": user, "LANG": "C.UTF-8"},
+    )

@@ -1,4 +1,7 @@
-"""qrexec policy: parser, loader of /etc/qubes/policy.d, evaluator (qubes-cli-formats.md §9, qubes-host.md (f))."""
+"""qrexec policy: parser, loader of /etc/qubes/policy.d, evaluator (qubes-cli-formats.md §9,
+qubes-host.md (f)).
+"""
+
 import os
 import re
 import string
@@ -43,7 +46,8 @@ class Denied(Exception):
 
 
 def token(text, place):
-    """Checks what stands for qubes at a place of a line; raises ValueError with the linter's words."""
+    """Checks what stands for qubes at a place of a line; raises ValueError with the linter's words.
+    """
     if not text:
         raise ValueError("invalid empty %s token" % place)
     if not text.startswith("@") and text != "*" or place in EXACT.get(text, ()):
@@ -94,9 +98,13 @@ class Rule:
             self.params[key] = value
         for key in ("notify", "autostart"):
             if self.params.get(key, "yes") not in ("yes", "no"):
-                raise ValueError("%r is %r, but can be only 'yes' or 'no'" % (key, self.params[key]))
+                raise ValueError(
+                    "%r is %r, but can be only 'yes' or 'no'" % (key, self.params[key])
+                )
         if not set(self.params) <= set(ACTIONS[action]):
-            raise ValueError("invalid parameters for action %s: %s" % (action.capitalize(), list(params)))
+            raise ValueError(
+                "invalid parameters for action %s: %s" % (action.capitalize(), list(params))
+            )
         for key in ("target", "default_target"):
             if key in self.params:
                 token(self.params[key], "redirect")
@@ -118,14 +126,18 @@ class Rule:
 
 
 class Parser:
-    """Turns text into rules. `include(path)` gives (path as named in messages, text) or raises ValueError."""
+    """Turns text into rules. `include(path)` gives (path as named in messages, text) or raises
+    ValueError.
+    """
 
     def __init__(self, include, include_dir, compat):
         self.include, self.include_dir, self.compat = include, include_dir, compat
         self.rules = []
 
     def parse(self, path, text, service=None):
-        """`service`: (service, argument) of an !include-service, whose files have lines without these two."""
+        """`service`: (service, argument) of an !include-service, whose files have lines without
+        these two.
+        """
         for number, line in enumerate(text.splitlines(), 1):
             line = line.strip()
             if line and not line.startswith("#"):
@@ -151,7 +163,9 @@ class Parser:
             path, text = self.include(params[0])
             self.parse(path, text, service)
         elif service:
-            raise ValueError("invalid number of params" if name == "!include" else "invalid directive")
+            raise ValueError(
+                "invalid number of params" if name == "!include" else "invalid directive"
+            )
         elif name == "!include-service" and len(params) == 3:
             inner = check_call(*params[:2])
             path, text = self.include(params[2])
@@ -172,11 +186,15 @@ class Parser:
 
 
 def policy_files(folder):
-    """Paths of the files that count, in their order. One name that is not allowed and nothing counts."""
+    """Paths of the files that count, in their order. One name that is not allowed and nothing
+    counts.
+    """
     names = [
         name
         for name in sorted(os.listdir(folder))
-        if name.endswith(".policy") and not name.startswith(".") and os.path.isfile(os.path.join(folder, name))
+        if name.endswith(".policy")
+        and not name.startswith(".")
+        and os.path.isfile(os.path.join(folder, name))
     ]
     for name in names:
         if not set(name) <= FILE_CHARACTERS:
@@ -190,7 +208,9 @@ def read(path):
 
 
 def load(folder=POLICY, overrides=None):
-    """The rules in force. `overrides` ({path: text or None for gone}) is how a change is tried before it is made."""
+    """The rules in force. `overrides` ({path: text or None for gone}) is how a change is tried
+    before it is made.
+    """
     overrides = overrides or {}
 
     def include(name):
@@ -222,10 +242,16 @@ def load(folder=POLICY, overrides=None):
 
 
 def old_files():
-    """Files of Qubes 4.0, those with an argument first, each with the denial that was understood after it."""
+    """Files of Qubes 4.0, those with an argument first, each with the denial that was understood
+    after it.
+    """
     if not os.path.isdir(OLD_POLICY):
         return
-    names = [name for name in os.listdir(OLD_POLICY) if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9+._-]*", name)]
+    names = [
+        name
+        for name in os.listdir(OLD_POLICY)
+        if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9+._-]*", name)
+    ]
     for name in sorted(names, key=lambda name: ("+" not in name, name)):
         service, plus, argument = name.partition("+")
         path = os.path.join(OLD_POLICY, name)
@@ -239,8 +265,9 @@ def old_files():
 
 
 class Call:
-    """service, argument ("+…"), source, target, and what is known of the qubes: {name: {type, tags, power_state,
-    template_for_dispvms, default_dispvm, internal}}."""
+    """service, argument ("+…"), source, target, and what is known of the qubes: {name: {type, tags,
+    power_state, template_for_dispvms, default_dispvm, internal}}.
+    """
 
     def __init__(self, service, argument, source, target, qubes):
         self.service, self.argument, self.source, self.qubes = service, argument, source, qubes
@@ -280,7 +307,10 @@ def matches(pattern, name, call):
             return False
         template = call.qubes.get(given[len("@dispvm:") :], {})
         if pattern.startswith("@dispvm:@tag:"):
-            return bool(template.get("template_for_dispvms")) and pattern[len("@dispvm:@tag:") :] in template["tags"]
+            return (
+                bool(template.get("template_for_dispvms"))
+                and pattern[len("@dispvm:@tag:") :] in template["tags"]
+            )
         return pattern == given
     return pattern == name
 
@@ -296,11 +326,18 @@ def evaluate(rules, call):
         return "ask", ask_targets(rules, rule, call), rule.params.get("user")
     target = call.verify(rule.params.get("target") or call.target)
     if target == "@default":
-        raise Denied("policy define 'allow' action at %s but no target is specified by caller or policy" % rule)
+        raise Denied(
+            "policy define 'allow' action at %s but no target is specified by caller or policy"
+            % rule
+        )
     if target == "@dispvm":
         target = call.disposable_of(call.source)
         if target is None:
-            raise Denied("policy define 'allow' action to @dispvm at %s but no DispVM base is set for this VM" % rule)
+            raise Denied(
+                "policy define 'allow' action to @dispvm at %s "
+                "but no DispVM base is set for this VM"
+                % rule
+            )
     target = "dom0" if target in DOM0 else target
     if rule.params.get("autostart") == "no" and not runs(target, call):
         raise Denied("target %s is denied because it would require autostart" % target)
@@ -323,7 +360,9 @@ def ask_targets(rules, rule, call):
     if rule.params.get("autostart") == "no":
         found = {target for target in found if runs(target, call)}
     if not found:
-        raise Denied("policy define 'ask' action at %s but no target is available to choose from" % rule)
+        raise Denied(
+            "policy define 'ask' action at %s but no target is available to choose from" % rule
+        )
     return sorted(found)
 
 

@@ -1,4 +1,7 @@
-"""qrexec-policy-exec, and the decision that every qrexec call from a qube passes. Denials go to the journal."""
+"""qrexec-policy-exec, and the decision that every qrexec call from a qube passes. Denials go to the
+journal.
+"""
+
 import argparse
 import json
 import time
@@ -12,11 +15,15 @@ LOG = "/var/log/qubes/policy.log"
 
 def log(text):
     with open(LOG, "a") as file:
-        file.write("%s dom0 qrexec-policy-daemon[1]: %s\n" % (time.strftime("%b %d %H:%M:%S"), text))
+        file.write(
+            "%s dom0 qrexec-policy-daemon[1]: %s\n" % (time.strftime("%b %d %H:%M:%S"), text)
+        )
 
 
 def decide(source, target, name):
-    """The outcome of `evaluate` for a call `SERVICE+ARGUMENT`; raises Denied, also when the policy cannot be loaded."""
+    """The outcome of `evaluate` for a call `SERVICE+ARGUMENT`; raises Denied, also when the policy
+    cannot be loaded.
+    """
     service, plus, argument = name.partition("+")
     prefix = "qrexec: %s: %s -> %s: " % (service + "+" + argument, source, target)
     qubes = json.loads(admin_call("internal.GetSystemInfo"))["domains"]
@@ -36,7 +43,9 @@ def decide(source, target, name):
 
 def main():
     parser = argparse.ArgumentParser(prog="qrexec-policy-exec")
-    parser.add_argument("--just-evaluate", action="store_true", help="Do not run the service, only evaluate policy")
+    parser.add_argument(
+        "--just-evaluate", action="store_true", help="Do not run the service, only evaluate policy"
+    )
     parser.add_argument("--assume-yes-for-ask", action="store_true")
     parser.add_argument("args", nargs="*")
     args = parser.parse_args()

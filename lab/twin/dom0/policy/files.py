@@ -1,4 +1,7 @@
-"""qubes-policy: lists, shows, replaces and removes policy files, each change tried on the whole policy first."""
+"""qubes-policy: lists, shows, replaces and removes policy files, each change tried on the whole
+policy first.
+"""
+
 import argparse
 import os
 import re
@@ -14,9 +17,13 @@ class Failed(Exception):
 def path_of(name, include):
     if not re.fullmatch(r"[\w-]+", name, re.ASCII):
         raise Failed(
-            "Invalid policy file name: %s\nNames must contain only alphanumeric characters, underscore and hyphen." % name
+            "Invalid policy file name: %s\n"
+            "Names must contain only alphanumeric characters, underscore and hyphen."
+            % name
         )
-    return os.path.join(POLICY, "include", name) if include else os.path.join(POLICY, name + ".policy")
+    return (
+        os.path.join(POLICY, "include", name) if include else os.path.join(POLICY, name + ".policy")
+    )
 
 
 def try_out(path, text):
@@ -64,7 +71,9 @@ def act(method, name, include):
 
 
 def main():
-    parser = argparse.ArgumentParser(usage="qubes-policy {[-l]|-g|-r|-d} [include/][RPCNAME[+ARGUMENT]]")
+    parser = argparse.ArgumentParser(
+        usage="qubes-policy {[-l]|-g|-r|-d} [include/][RPCNAME[+ARGUMENT]]"
+    )
     for short, method in (("-l", "list"), ("-g", "get"), ("-r", "replace"), ("-d", "remove")):
         parser.add_argument(short, "--" + method, dest="method", action="store_const", const=method)
     parser.add_argument("name", metavar="[include/][name]", nargs="?")

@@ -1,4 +1,7 @@
-"""qubes-policy-lint: each line for itself; what a line includes is not looked at (qubes-cli-formats.md §9)."""
+"""qubes-policy-lint: each line for itself; what a line includes is not looked at
+(qubes-cli-formats.md §9).
+"""
+
 import argparse
 import sys
 
@@ -9,7 +12,8 @@ def stub(name):
     """Any path below policy.d or its include folder counts as an empty file."""
     if "/" in name and (not name.startswith("include/") or name.count("/") > 1):
         raise ValueError(
-            "invalid path %s, only paths inside the directories %s and %s/include are considered" % (name, POLICY, POLICY)
+            "invalid path %s, only paths inside the directories %s and %s/include are considered"
+            % (name, POLICY, POLICY)
         )
     return name, ""
 
@@ -25,7 +29,9 @@ def lint(path, lines, as_include, show):
         try:
             parser.parse(path, line, (None, None) if as_include else None)
         except SyntaxError_ as error:
-            found.append("%s:%d: error: %s%s" % (path, number, error.text, ": " + line if show else ""))
+            found.append(
+                "%s:%d: error: %s%s" % (path, number, error.text, ": " + line if show else "")
+            )
     return found
 
 
@@ -42,8 +48,16 @@ def read_lines(path):
 
 def main():
     parser = argparse.ArgumentParser(prog="qubes-policy-lint")
-    parser.add_argument("-s", "--show-line", "--show", action="store_true", help="show the line that caused the error")
-    parser.add_argument("-i", "--include-service", action="store_true", help="lint files of !include-service")
+    parser.add_argument(
+        "-s",
+        "--show-line",
+        "--show",
+        action="store_true",
+        help="show the line that caused the error",
+    )
+    parser.add_argument(
+        "-i", "--include-service", action="store_true", help="lint files of !include-service"
+    )
     parser.add_argument("file", metavar="FILE", nargs="+")
     args = parser.parse_args()
     for path in args.file:  # the first file with an error is the last that is read

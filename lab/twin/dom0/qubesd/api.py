@@ -1,4 +1,7 @@
-"""The Admin API's calls (qubes-cli-formats.md §7): a table from method to handler(call), which gives the reply's text."""
+"""The Admin API's calls (qubes-cli-formats.md §7): a table from method to handler(call), which
+gives the reply's text.
+"""
+
 import json
 import re
 
@@ -10,7 +13,13 @@ METHODS = {}
 
 class Call:
     def __init__(self, system, method, arg, dest, payload):
-        self.system, self.method, self.arg, self.dest, self.payload = system, method, arg, dest, payload
+        self.system, self.method, self.arg, self.dest, self.payload = (
+            system,
+            method,
+            arg,
+            dest,
+            payload,
+        )
 
     @property
     def qube(self):
@@ -25,12 +34,18 @@ class Call:
 
 
 def method(name, on_dom0=False, arg=False, payload=False, writes=False):
-    """Registers a handler. Calls with an argument or payload that the method does not take are refused."""
+    """Registers a handler. Calls with an argument or payload that the method does not take are
+    refused.
+    """
 
     def register(handler):
         def run(call):
             call.qube  # an unknown destination is the first thing that fails
-            if (on_dom0 and call.dest != "dom0") or (call.arg and not arg) or (call.payload and not payload):
+            if (
+                (on_dom0 and call.dest != "dom0")
+                or (call.arg and not arg)
+                or (call.payload and not payload)
+            ):
                 raise Refused("not valid for %s" % name)
             return handler(call) or ""
 
@@ -108,8 +123,14 @@ holder_methods("admin.property", lambda call: call.system, True)
 @method("admin.vm.List")
 def vm_list(call):
     system = call.system
-    qubes = [call.qube] if call.dest != "dom0" else sorted(system.qubes.values(), key=lambda q: (q.name != "dom0", q.name))
-    return lines("%s class=%s state=%s uuid=%s" % (q.name, q.klass, q.state(), q.uuid) for q in qubes)
+    qubes = (
+        [call.qube]
+        if call.dest != "dom0"
+        else sorted(system.qubes.values(), key=lambda q: (q.name != "dom0", q.name))
+    )
+    return lines(
+        "%s class=%s state=%s uuid=%s" % (q.name, q.klass, q.state(), q.uuid) for q in qubes
+    )
 
 
 @method("admin.vmclass.List", on_dom0=True)
@@ -169,7 +190,9 @@ def feature_check_with_adminvm(call):
 
 @method("admin.vm.feature.Set", arg=True, payload=True, writes=True)
 def feature_set(call):
-    if not re.fullmatch(r"[a-zA-Z0-9_.-]+", call.arg) or not re.fullmatch(r"[\x20-\x7e]*", call.text):
+    if not re.fullmatch(r"[a-zA-Z0-9_.-]+", call.arg) or not re.fullmatch(
+        r"[\x20-\x7e]*", call.text
+    ):
         raise Refused("illegal feature name or value")
     call.qube.set_feature(call.arg, call.text)
 
@@ -323,20 +346,34 @@ def pci_available(call):
 
 
 def assignment_row(port, device, mode, frontend, options):
-    basic = [("device_id", device), ("port_id", port), ("devclass", "pci"), ("backend_domain", "dom0")]
-    more = [("mode", mode), ("frontend_domain", frontend)] + [("_" + key, value) for key, value in options.items()]
+    basic = [
+        ("device_id", device),
+        ("port_id", port),
+        ("devclass", "pci"),
+        ("backend_domain", "dom0"),
+    ]
+    more = [("mode", mode), ("frontend_domain", frontend)] + [
+        ("_" + key, value) for key, value in options.items()
+    ]
     return "dom0+%s:%s" % (port, device), fields(basic + more)
 
 
 def of_port(call, rows):
     """Only the port that the argument names, `dom0+PORT`."""
     wanted = call.arg.partition("+")[2]
-    return lines("%s %s" % row for row in sorted(rows) if not wanted or row[0].startswith("dom0+%s:" % wanted))
+    return lines(
+        "%s %s" % row
+        for row in sorted(rows)
+        if not wanted or row[0].startswith("dom0+%s:" % wanted)
+    )
 
 
 @method("admin.vm.device.pci.Assigned", arg=True)
 def pci_assigned(call):
-    rows = [assignment_row(e["port"], e["device"], e["mode"], call.dest, e["options"]) for e in call.qube.pci]
+    rows = [
+        assignment_row(e["port"], e["device"], e["mode"], call.dest, e["options"])
+        for e in call.qube.pci
+    ]
     return of_port(call, rows)
 
 
@@ -350,7 +387,9 @@ def pci_attached(call):
 
 
 def device_of(call):
-    """(port, device id) of an argument `dom0+PORT:ID`; + stands for : in what passes through qrexec, _ for *."""
+    """(port, device id) of an argument `dom0+PORT:ID`; + stands for : in what passes through
+    qrexec, _ for *.
+    """
     backend, plus, identity = call.arg.partition("+")
     call.system.qube(backend)
     port, _, device = identity.replace("+", ":").partition(":")
@@ -360,7 +399,9 @@ def device_of(call):
 
 
 def real_id(call, port, device):
-    """The id that an entry gets: the one given, or that of the function at the port, or Qubes' unknown device."""
+    """The id that an entry gets: the one given, or that of the function at the port, or Qubes'
+    unknown device.
+    """
     if device:
         return device
     there = next((each for each in call.system.functions() if each.port == port), None)
@@ -413,7 +454,8 @@ def system_info(call):
                     "type": qube.klass,
                     "tags": sorted(qube.tags),
                     "power_state": qube.state(),
-                    "template_for_dispvms": qube.has("template_for_dispvms") and qube.value("template_for_dispvms"),
+                    "template_for_dispvms": qube.has("template_for_dispvms")
+                    and qube.value("template_for_dispvms"),
                     "default_dispvm": qube.value("default_dispvm"),
                     "guivm": qube.value("guivm") if qube.has("guivm") else None,
                     "internal": bool(qube.features.get("internal")),
@@ -430,7 +472,9 @@ def get_qube(call):
     """What the inside of a qube follows from."""
     qube = call.qube
     template = qube.root or (qube.template or qube).name
-    while template in call.system.qubes and call.system.qubes[template].template:  # a disposable's template's template
+    while (
+        template in call.system.qubes and call.system.qubes[template].template
+    ):  # a disposable's template's template
         template = call.system.qubes[template].template.name
     services = [name[len("service.") :] for name in (qube.run or {}).get("services", [])]
     return json.dumps(

@@ -1,12 +1,15 @@
 """The state of the Qubes model as one document, for comparing a twin before and after."""
+
 from .model import System
 from .server import BOOT_ID, read_state, read_text
 from .world import World
 
 
 def dump():
-    """{labels, globals: {name: {default, value}}, qubes: {name: {class, uuid, state, properties: {name: {default, value}},
-    features, tags, pci, attached}}}. Left out: what changes by itself while a qube runs (start time)."""
+    """{labels, globals: {name: {default, value}}, qubes: {name: {class, uuid, state, properties:
+    {name: {default, value}}, features, tags, pci, attached}}}. Left out: what changes by itself
+    while a qube runs (start time).
+    """
     system = System(read_state(), World(), read_text(BOOT_ID).strip())
 
     def properties(holder):

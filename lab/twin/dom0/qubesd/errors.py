@@ -1,4 +1,6 @@
-"""Errors of the Admin API. The class name is the first field of an error reply (qubes-cli-formats.md §7)."""
+"""Errors of the Admin API. The class name is the first field of an error reply
+(qubes-cli-formats.md §7).
+"""
 
 
 class QubesException(Exception):
@@ -77,7 +79,9 @@ class QubesMemoryError(QubesVMError):
 
 
 class Quoted(QubesException):
-    """A KeyError in the real qubesd, whose text is therefore in quotes (qubes-cli-formats.md §6, "quotes included")."""
+    """A KeyError in the real qubesd, whose text is therefore in quotes (qubes-cli-formats.md §6,
+    "quotes included").
+    """
 
     def __str__(self):
         return repr(self.args[0])
@@ -92,4 +96,6 @@ class DeviceNotAssigned(Quoted):
 
 
 class Refused(Exception):
-    """The call or its arguments are not valid: qubesd closes the connection without a byte (§1, §7)."""
+    """The call or its arguments are not valid: qubesd closes the connection without a byte (§1,
+    §7).
+    """

@@ -1,16 +1,20 @@
-"""The state of a Qubes dom0 and its rules; no sockets, no files but /run/twin/world.json through World.
+"""The state of a Qubes dom0 and its rules: no sockets, no files but world.json through World.
 
 The stored form (qubes.json; an installation's `install.json` holds the same without "boot"):
 
-    {"labels": [name], "pools": [name], "globals": {property: value set},
-     "qubes": {name: {"class", "qid", "uuid", "properties": {name: value set}, "features": {name: text}, "tags": [name],
-                      "pci": [{"port", "device", "mode", "options": {key: text}}], "root": template its root came from}},
-     "boot": {"id", "nextXid", "running": {name: {"xid", "stubdom_xid", "state", "started", "ready", "stops",
-                                                                         "attached": [sbdf], "services": [feature]}},
-              "defined": {name: MiB}}}
+    labels   [name]
+    pools    [name]
+    globals  {property: value set}
+    qubes    {name: {class, qid, uuid, properties: {name: value set}, features: {name: text},
+             tags: [name], pci: [{port, device, mode, options: {key: text}}],
+             root: the template that a root volume of its own was copied from}}
+    boot     {id, nextXid, started: autostart is done, defined: {name: MiB libvirt knows it with},
+             running: {name: {xid, stubdom_xid, state, started, ready, stops, attached: [sbdf],
+             services: [feature]}}}
 
-Running qubes belong to a boot: under another boot id nothing runs. Times are seconds since the epoch.
+What runs belongs to a boot: under another boot id nothing runs. Times are seconds since the epoch.
 """
+
 import time
 import uuid
 
@@ -62,7 +66,9 @@ class Holder:
         return self.definition(name).default(self)
 
     def is_default(self, name):
-        return name not in self.set_values and (not self.definition(name).once or self.klass == "AdminVM")
+        return name not in self.set_values and (
+            not self.definition(name).once or self.klass == "AdminVM"
+        )
 
     def set(self, name, text):
         definition = self.definition(name)
@@ -70,7 +76,9 @@ class Holder:
         if definition.once:
             set_once(definition)
         if definition.read_only:
-            raise QubesPropertyValueError("property %r on %s instance cannot be set" % (name, self.klass))
+            raise QubesPropertyValueError(
+                "property %r on %s instance cannot be set" % (name, self.klass)
+            )
         value = definition.check(self, value)
         old = self.value(name)
         self.set_values[name] = value
@@ -84,7 +92,9 @@ class Holder:
             raise Refused("a label has no default")
         if name == "template":
             default = self.system.value("default_template")
-            hint = ". You can set it to the current default (%s) instead" % default if default else ""
+            hint = (
+                ". You can set it to the current default (%s) instead" % default if default else ""
+            )
             raise QubesValueError("Cannot unset template" + hint)
         old = self.value(name)
         self.set_values.pop(name, None)
@@ -136,7 +146,9 @@ class Qube(Holder):
         return self.system.qubes.get(self.value("netvm")) if self.has("netvm") else None
 
     def others_with(self, name):
-        return [other for other in self.system.qubes.values() if other is not self and other.has(name)]
+        return [
+            other for other in self.system.qubes.values() if other is not self and other.has(name)
+        ]
 
     def connected(self):
         """Names of the qubes whose way to the network leads through this one."""
@@ -150,7 +162,9 @@ class Qube(Holder):
         return found
 
     def is_networked(self):
-        return self.netvm is not None or bool(self.has("provides_network") and self.value("provides_network"))
+        return self.netvm is not None or bool(
+            self.has("provides_network") and self.value("provides_network")
+        )
 
     def feature_with_template(self, name):
         """Value of a feature, its own or else its template's; None where neither has it."""
@@ -162,7 +176,9 @@ class Qube(Holder):
         return None
 
     def can_balance_memory(self):
-        """is_memory_balancing_possible: no PCI devices, and in an hvm only with Qubes' agents inside."""
+        """is_memory_balancing_possible: no PCI devices, and in an hvm only with Qubes' agents
+        inside.
+        """
         if self.pci:
             return False
         if self.value("virt_mode") != "hvm":
@@ -173,7 +189,10 @@ class Qube(Holder):
             qube = qube.template
         announced = any(name.startswith("supported-service.") for name in names)
         agent = self.feature_with_template("qrexec")
-        return bool(agent and (not announced or self.feature_with_template("supported-service.meminfo-writer")))
+        return bool(
+            agent
+            and (not announced or self.feature_with_template("supported-service.meminfo-writer"))
+        )
 
     # --- state
 
@@ -212,7 +231,9 @@ class Qube(Holder):
         return self.system.boot["defined"].get(self.name, 0) * 1024
 
     def shown_by_dom0(self):
-        """dom0's GUI daemon shows its windows: it runs, dom0 is its GUI domain, and somebody is at dom0's desktop."""
+        """dom0's GUI daemon shows its windows: it runs, dom0 is its GUI domain, and somebody is at
+        dom0's desktop.
+        """
         return bool(
             self.run
             and self.system.world.get("dom0Session")
@@ -221,7 +242,8 @@ class Qube(Holder):
         )
 
     def cpu_time(self):
-        """Nanoseconds, whole milliseconds: what booting costs a qube here, then an idle thousandth."""
+        """Nanoseconds, whole milliseconds: what booting costs a qube here, then an idle thousandth.
+        """
         if not self.run:
             return 0
         return (7 + int(self.system.now() - self.run["started"])) * 1000000
@@ -258,7 +280,11 @@ class Qube(Holder):
         old = self.features.get(name)
         self.features[name] = value
         fields = {"feature": name, "value": value}
-        self.system.emit(self.name, "domain-feature-set:" + name, fields if old is None else dict(fields, oldvalue=old))
+        self.system.emit(
+            self.name,
+            "domain-feature-set:" + name,
+            fields if old is None else dict(fields, oldvalue=old),
+        )
 
     def remove_feature(self, name):
         del self.features[name]
@@ -267,7 +293,9 @@ class Qube(Holder):
     # --- PCI
 
     def find(self, port, device):
-        return next((each for each in self.pci if (each["port"], each["device"]) == (port, device)), None)
+        return next(
+            (each for each in self.pci if (each["port"], each["device"]) == (port, device)), None
+        )
 
     def assign(self, port, device, mode, options):
         what = "pci device dom0:%s:%s" % (port, device)
@@ -283,7 +311,9 @@ class Qube(Holder):
         if not found:
             raise DeviceNotAssigned("%s not assigned to %s" % (what, self.name))
         self.pci.remove(found)
-        self.system.emit(self.name, "device-unassign:pci", {"device": "dom0:%s:%s" % (port, device)})
+        self.system.emit(
+            self.name, "device-unassign:pci", {"device": "dom0:%s:%s" % (port, device)}
+        )
 
     def detach(self, port):
         device = next((each for each, _ in self.attached() if each.port == port), None)
@@ -292,23 +322,31 @@ class Qube(Holder):
         if any(each["mode"] == "required" and matches(each, device) for each in self.pci):
             raise QubesVMNotHaltedError(
                 self.name,
-                "Can not detach a required device from a non halted qube. You need to unassign device first.",
+                "Can not detach a required device from a non halted qube. "
+                "You need to unassign device first.",
             )
         self.run["attached"].remove(device.sbdf)
         self.system.emit(self.name, "device-detach:pci", {"port": "dom0:" + port})
 
     def attached(self):
-        """[(function, assignment or None)] of what it holds now; the assignment may have gone since its start."""
+        """[(function, assignment or None)] of what it holds now; the assignment may have gone since
+        its start.
+        """
         held = (self.run or {}).get("attached", [])
         found = []
         for device in self.system.functions():
             if device.sbdf in held:
-                found.append((device, next((each for each in self.pci if matches(each, device)), None)))
+                found.append(
+                    (device, next((each for each in self.pci if matches(each, device)), None))
+                )
         return found
 
 
 def matches(assignment, device):
-    return assignment["port"] in ("*", device.port) and assignment["device"] in ("*", device.device_id)
+    return assignment["port"] in ("*", device.port) and assignment["device"] in (
+        "*",
+        device.device_id,
+    )
 
 
 class System(Holder):
@@ -348,7 +386,9 @@ class System(Holder):
     def running(self):
         """Runs of this boot; what was told to stop is gone once its time has come."""
         runs = self.boot["running"]
-        for name in [name for name, run in runs.items() if run.get("stops") and run["stops"] <= self.now()]:
+        for name in [
+            name for name, run in runs.items() if run.get("stops") and run["stops"] <= self.now()
+        ]:
             self._gone(name)
         return runs
 
@@ -395,7 +435,9 @@ class System(Holder):
         if "template" in definitions and not template:
             template = self.value("default_dispvm" if klass == "DispVM" else "default_template")
             if template is None:
-                raise QubesValueError("Template for the qube not specified, nor default template set.")
+                raise QubesValueError(
+                    "Template for the qube not specified, nor default template set."
+                )
         used = {qube.qid for qube in self.qubes.values()}
         qid = next(number for number in range(1, 65536) if number not in used)
         qube = Qube(self, name, {"class": klass, "qid": qid, "uuid": str(uuid.uuid4())})
@@ -433,7 +475,11 @@ class System(Holder):
             raise QubesVMInUseError("VM installed by package manager: " + qube.name)
         if not qube.is_halted():
             raise QubesVMNotHaltedError(qube.name)
-        used = any(value == qube.name for name, value in self.set_values.items() if GLOBALS[name].type == "vm")
+        used = any(
+            value == qube.name
+            for name, value in self.set_values.items()
+            if GLOBALS[name].type == "vm"
+        )
         for other in self.qubes.values():
             if other is not qube:
                 used = used or any(
@@ -443,14 +489,16 @@ class System(Holder):
                 )
         if used:
             raise QubesVMInUseError(
-                "Domain is in use: %r;  see 'journalctl -u qubesd -e' in dom0 for details" % qube.name
+                "Domain is in use: %r;  see 'journalctl -u qubesd -e' in dom0 for details"
+                % qube.name
             )
         del self.qubes[qube.name]
         self.boot["defined"].pop(qube.name, None)
         self.emit("", "domain-delete", {"vm": qube.name})
 
     def start(self, qube):
-        """Starts it and, before it, its netvm chain; nothing of it is left running when it fails."""
+        """Starts it and, before it, its netvm chain; nothing of it is left running when it fails.
+        """
         if qube.klass == "AdminVM":
             raise QubesVMNotHaltedError(qube.name, "Cannot start Dom0 fake domain!")
         if not qube.is_halted():
@@ -466,7 +514,9 @@ class System(Holder):
 
     def _start(self, qube):
         if qube.features.get("prohibit-start"):
-            raise QubesException("Qube start is prohibited. Rationale: " + qube.features["prohibit-start"])
+            raise QubesException(
+                "Qube start is prohibited. Rationale: " + qube.features["prohibit-start"]
+            )
         devices = self._devices_for(qube)
         if qube.netvm and qube.netvm.klass != "AdminVM":
             self.start(qube.netvm)
@@ -479,25 +529,37 @@ class System(Holder):
         if text:
             raise QubesException(text)
         xid = self.boot["nextXid"]
-        run = {"xid": xid, "stubdom_xid": -1, "state": "Running", "started": self.now(), "stops": None}
+        run = {
+            "xid": xid,
+            "stubdom_xid": -1,
+            "state": "Running",
+            "started": self.now(),
+            "stops": None,
+        }
         run["ready"] = self.now() + (self.world.fault("startSeconds", qube.name) or 0)
         if qube.value("virt_mode") == "hvm":
             xid = run["stubdom_xid"] = xid + 1
         self.boot["nextXid"] = xid + 1
         run["attached"] = [device.sbdf for device in devices]
-        # A qube sees the services that were on when it started: /run/qubes-service is written at its boot.
-        run["services"] = [name for name, value in qube.features.items() if name.startswith("service.") and value]
+        # A qube sees the services that were on when it started: /run/qubes-service is written at
+        # its boot.
+        run["services"] = [
+            name for name, value in qube.features.items() if name.startswith("service.") and value
+        ]
         self.boot["running"][qube.name] = run
         self.emit(qube.name, "domain-spawn", {"start_guid": True})
         if qube.feature_with_template("qrexec") and self.world.fault("agent", qube.name):
             timeout = qube.value("qrexec_timeout")
             raise QubesException(
-                "Cannot connect to qrexec agent for %d seconds, see /var/log/xen/console/guest-%s.log for details"
+                "Cannot connect to qrexec agent for %d seconds, "
+                "see /var/log/xen/console/guest-%s.log for details"
                 % (timeout, qube.name)
             )
 
     def _devices_for(self, qube):
-        """The functions its assignments mean; refused when a required one is not there (§5, last lines)."""
+        """The functions its assignments mean; refused when a required one is not there (§5, last
+        lines).
+        """
         present = self.functions()
         found = []
         for each in qube.pci:
@@ -507,10 +569,13 @@ class System(Holder):
                 # A path that is sound but leads nowhere: qubesd asks libvirt for it.
                 name = "pci_" + sbdf.replace(":", "_").replace(".", "_")
                 raise QubesException(
-                    "Start failed: Node device not found: no node device with matching name %r%s" % (name, SEE_LOG)
+                    "Start failed: Node device not found: no node device with matching name %r%s"
+                    % (name, SEE_LOG)
                 )
             if not devices and each["mode"] == "required":
-                raise QubesException("Pci device dom0:%s:%s not available" % (each["port"], each["device"]))
+                raise QubesException(
+                    "Pci device dom0:%s:%s not available" % (each["port"], each["device"])
+                )
             if each["mode"] == "required":
                 found += [device for device in devices if device not in found]
         return found
@@ -522,7 +587,8 @@ class System(Holder):
         hvm = qube.value("virt_mode") == "hvm"
         if hvm and not self.world.get("iommu", True):
             raise QubesException(
-                "Failed to start an HVM qube with PCI devices assigned - hardware does not support IOMMU/VT-d/AMD-Vi"
+                "Failed to start an HVM qube with PCI devices assigned "
+                "- hardware does not support IOMMU/VT-d/AMD-Vi"
             )
 
         def failed(text):
@@ -539,7 +605,9 @@ class System(Holder):
                 failed(what + "not assignable")
         for device in devices:
             reason = self._cannot_reset(device, devices)
-            strict = not any(each["options"].get("no-strict-reset") for each in qube.pci if matches(each, device))
+            strict = not any(
+                each["options"].get("no-strict-reset") for each in qube.pci if matches(each, device)
+            )
             if reason and strict:
                 failed("internal error: Unable to reset PCI device %s: %s" % (device.sbdf, reason))
 
@@ -549,9 +617,12 @@ class System(Holder):
         if set(device.resets) <= {"bus"}:
             for other in self.functions():
                 if other.bus == device.bus and other.sbdf not in [each.sbdf for each in given]:
-                    return "internal error: Active %s devices on bus with %s, not doing bus reset" % (
-                        other.sbdf,
-                        device.sbdf,
+                    return (
+                        "internal error: Active %s devices on bus with %s, not doing bus reset"
+                        % (
+                            other.sbdf,
+                            device.sbdf,
+                        )
                     )
         return None
 
@@ -580,12 +651,18 @@ class System(Holder):
         self.emit(qube.name, "domain-pre-shutdown", {"force": force})
         if not force:
             if qube.value("provides_network") and using("netvm"):
-                raise QubesVMInUseError("There are other VMs connected to this VM: " + ", ".join(using("netvm")))
+                raise QubesVMInUseError(
+                    "There are other VMs connected to this VM: " + ", ".join(using("netvm"))
+                )
             if using("guivm"):  # its own guivm counts too, as in R4.3
-                raise QubesVMError("There are running VMs using this VM as GuiVM: " + ", ".join(using("guivm")))
+                raise QubesVMError(
+                    "There are running VMs using this VM as GuiVM: " + ", ".join(using("guivm"))
+                )
             audio = [name for name in using("audiovm") if name != qube.name]
             if audio:
-                raise QubesVMInUseError("There are running VMs using this VM as AudioVM: " + ", ".join(audio))
+                raise QubesVMInUseError(
+                    "There are running VMs using this VM as AudioVM: " + ", ".join(audio)
+                )
         if qube.state() == "Paused":
             if not force:
                 raise QubesVMNotRunningError(qube.name)

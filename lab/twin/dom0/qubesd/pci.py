@@ -1,4 +1,5 @@
 """PCI functions of the twin's machine as Qubes 4.3 names them (qubes-cli-formats.md §6)."""
+
 import re
 
 # Full names as pci.ids has them, for profiles that give only a short "name".
@@ -20,11 +21,15 @@ VENDORS = {
     "1987": "Phison Electronics Corporation",
     "102b": "Matrox Electronics Systems Ltd.",
 }
-PATH = re.compile(r"\A(?:[0-9a-f]{4}_)?[0-9a-f]{2}_[0-9a-f]{2}\.[0-9a-f](?:-[0-9a-f]{2}_[0-9a-f]{2}\.[0-9a-f])*\Z")
+PATH = re.compile(
+    r"\A(?:[0-9a-f]{4}_)?[0-9a-f]{2}_[0-9a-f]{2}\.[0-9a-f](?:-[0-9a-f]{2}_[0-9a-f]{2}\.[0-9a-f])*\Z"
+)
 
 
 class Function:
-    """One PCI function: sbdf, port (Qubes' path id), interface ("p030000"), device_id, vendor, product, resets."""
+    """One PCI function: sbdf, port (Qubes' path id), interface ("p030000"), device_id, vendor,
+    product, resets.
+    """
 
     def __init__(self, raw, machine):
         self.sbdf = raw["sbdf"]
@@ -32,14 +37,18 @@ class Function:
         self.interface = "p" + class_code(raw)
         self.device_id = "0x%s:0x%s::%s" % (raw["vendor"], raw["device"] or "ffff", self.interface)
         self.vendor = raw.get("vendorName") or VENDORS.get(raw["vendor"], "unknown")
-        self.product = raw.get("productName") or (raw.get("name") or "").partition(" ")[2] or "unknown"
+        self.product = (
+            raw.get("productName") or (raw.get("name") or "").partition(" ")[2] or "unknown"
+        )
         self.secondary = (raw.get("bridge") or {}).get("secondary")
         self.port = port_of(raw, machine)
         self.resets = reset_methods(raw, machine)
 
 
 def class_code(raw):
-    """Class, subclass and programming interface, 6 hex digits; a profile without the last has it from the name."""
+    """Class, subclass and programming interface, 6 hex digits; a profile without the last has it
+    from the name.
+    """
     if len(raw["class"]) == 6:
         return raw["class"]
     if raw.get("interface"):
@@ -56,22 +65,32 @@ def class_code(raw):
 def bridge_above(raw, machine):
     segment, bus, _ = raw["sbdf"].split(":")
     for other in machine["devices"]:
-        if (other.get("bridge") or {}).get("secondary") == bus and other["sbdf"].split(":")[0] == segment:
+        if (other.get("bridge") or {}).get("secondary") == bus and other["sbdf"].split(":")[
+            0
+        ] == segment:
             return other
     return None
 
 
 def port_of(raw, machine):
-    """The bridge chain, each bus relative to its parent's secondary one; a segment other than 0000 comes first."""
+    """The bridge chain, each bus relative to its parent's secondary one; a segment other than 0000
+    comes first.
+    """
     segment, bus, slot = raw["sbdf"].split(":")
     bridge = bridge_above(raw, machine)
     if bridge is None:
         return ("" if segment == "0000" else segment + "_") + "%s_%s" % (bus, slot)
-    return "%s-%02x_%s" % (port_of(bridge, machine), int(bus, 16) - int(bridge["bridge"]["secondary"], 16), slot)
+    return "%s-%02x_%s" % (
+        port_of(bridge, machine),
+        int(bus, 16) - int(bridge["bridge"]["secondary"], 16),
+        slot,
+    )
 
 
 def reset_methods(raw, machine):
-    """As the kernel offers them: given, or from what the capabilities say; a bus reset needs the bus for itself."""
+    """As the kernel offers them: given, or from what the capabilities say; a bus reset needs the
+    bus for itself.
+    """
     if raw.get("reset") is not None:
         return list(raw["reset"])
     methods = [name for name, key in (("flr", "flr"), ("pm", "pmReset")) if raw.get(key)]
@@ -81,22 +100,31 @@ def reset_methods(raw, machine):
 
 
 def functions(machine):
-    """Every function that libvirt lists: names of more than four segment digits (a VMD's) it does not know."""
+    """Every function that libvirt lists: names of more than four segment digits (a VMD's) it does
+    not know.
+    """
     known = [raw for raw in machine["devices"] if len(raw["sbdf"].split(":")[0]) == 4]
     return [Function(raw, machine) for raw in known]
 
 
 def sbdf_of_path(port, devices):
-    """Where a path leads, whether or not a function is there; None for what is not a path on a root bus."""
+    """Where a path leads, whether or not a function is there; None for what is not a path on a root
+    bus.
+    """
     if not PATH.match(port):
         return None
     by_sbdf = {device.sbdf: device for device in devices}
-    secondaries = {device.sbdf.split(":")[0] + ":" + device.secondary for device in devices if device.secondary}
+    secondaries = {
+        device.sbdf.split(":")[0] + ":" + device.secondary for device in devices if device.secondary
+    }
     segment, rest = (port[:4], port[5:]) if re.match(r"[0-9a-f]{4}_", port) else ("0000", port)
     offset, sbdf = 0, None
     for part in rest.split("-"):
         bus, slot = part.split("_")
-        if sbdf is None and ("%s:%s" % (segment, bus) in secondaries or int(bus, 16) not in root_buses(devices, segment)):
+        if sbdf is None and (
+            "%s:%s" % (segment, bus) in secondaries
+            or int(bus, 16) not in root_buses(devices, segment)
+        ):
             return None
         if offset is None:
             return None
@@ -107,6 +135,10 @@ def sbdf_of_path(port, devices):
 
 
 def root_buses(devices, segment):
-    behind = {device.secondary for device in devices if device.secondary and device.sbdf.startswith(segment)}
+    behind = {
+        device.secondary
+        for device in devices
+        if device.secondary and device.sbdf.startswith(segment)
+    }
     buses = {device.sbdf.split(":")[1] for device in devices if device.sbdf.startswith(segment)}
     return {int(bus, 16) for bus in buses - behind}

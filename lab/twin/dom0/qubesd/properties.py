@@ -1,8 +1,11 @@
-"""Properties of qubes and of the system: types, defaults, what setting them refuses (qubes-cli-formats.md §3).
+"""Properties of qubes and of the system: types, defaults, what setting them refuses
+(qubes-cli-formats.md §3).
 
-A definition speaks to its subject, a `model.Qube` or the `model.System`. Values are Python's: str, int, bool, None;
-a property of type "vm" holds a name. `None` where the type has no such value means "no value".
+A definition speaks to its subject, a `model.Qube` or the `model.System`. Values are Python's: str,
+int, bool, None; a property of type "vm" holds a name. `None` where the type has no such value means
+"no value".
 """
+
 import ipaddress
 import re
 import string
@@ -14,9 +17,21 @@ QUBES = ("AppVM", "TemplateVM", "StandaloneVM", "DispVM")
 
 
 class Property:
-    """`default(subject)` gives the value that counts while nothing is set; `check(subject, value)` refuses or adapts."""
+    """`default(subject)` gives the value that counts while nothing is set; `check(subject, value)`
+    refuses or adapts.
+    """
 
-    def __init__(self, name, type="str", default=None, check=None, stage=2, classes=QUBES, read_only=False, once=False):
+    def __init__(
+        self,
+        name,
+        type="str",
+        default=None,
+        check=None,
+        stage=2,
+        classes=QUBES,
+        read_only=False,
+        once=False,
+    ):
         self.name, self.type, self.stage, self.classes = name, type, stage, classes
         self.default = default if callable(default) else lambda subject: default
         self.check = check or (lambda subject, value: value)
@@ -34,7 +49,9 @@ class Property:
         if self.type in ("vm", "label"):
             return text
         if self.name in ("ip", "ip6"):
-            return str(number(text, ipaddress.IPv4Address if self.name == "ip" else ipaddress.IPv6Address))
+            return str(
+                number(text, ipaddress.IPv4Address if self.name == "ip" else ipaddress.IPv6Address)
+            )
         if not set(text) <= set(string.printable):
             raise QubesValueError("Invalid characters in property value")
         return text
@@ -77,19 +94,24 @@ def not_negative(name):
 
 
 def a_qube(name, allow_none=True, classes=QUBES + ("AdminVM",)):
-    """The value of a property of type vm: "" is none, otherwise an existing qube of one of the classes."""
+    """The value of a property of type vm: "" is none, otherwise an existing qube of one of the
+    classes.
+    """
 
     def check(subject, value):
         if value == "":
             if allow_none:
                 return None
-            raise QubesPropertyValueError("Invalid value None for property %r of %r" % (name, subject.name))
+            raise QubesPropertyValueError(
+                "Invalid value None for property %r of %r" % (name, subject.name)
+            )
         other = subject.system.qubes.get(value)
         if other is None:
             raise QubesPropertyValueError("Can't set %s to non-existing qube %s" % (name, value))
         if other.klass not in classes:
             raise QubesPropertyValueError(
-                "wrong VM class: domains[%r] is of type %s and not %s" % (value, other.klass, classes[0])
+                "wrong VM class: domains[%r] is of type %s and not %s"
+                % (value, other.klass, classes[0])
             )
         return value
 
@@ -108,7 +130,9 @@ def check_netvm(subject, value):
     if value == subject.name or value in subject.connected():
         raise QubesValueError("Loops in network are unsupported")
     if subject.is_running() and not netvm.is_running():
-        raise subject.system.not_started(value, "Cannot dynamically attach to stopped qube %s" % value)
+        raise subject.system.not_started(
+            value, "Cannot dynamically attach to stopped qube %s" % value
+        )
     return value
 
 
@@ -122,7 +146,9 @@ def check_default_netvm(system, value):
 
 
 def check_provides_network(subject, value):
-    if not value and any(other.value("netvm") == subject.name for other in subject.others_with("netvm")):
+    if not value and any(
+        other.value("netvm") == subject.name for other in subject.others_with("netvm")
+    ):
         raise QubesValueError("The qube is still used by other qubes, change theirs 'netvm' first")
     return value
 
@@ -131,11 +157,15 @@ def check_template(subject, value):
     if subject.klass == "DispVM":
         value = a_qube("template", False, ("AppVM", "StandaloneVM"))(subject, value)
         if not subject.system.qubes[value].value("template_for_dispvms"):
-            raise QubesPropertyValueError("template for disposable must have template_for_dispvms=True")
+            raise QubesPropertyValueError(
+                "template for disposable must have template_for_dispvms=True"
+            )
     else:
         value = a_qube("template", False, ("TemplateVM",))(subject, value)
     if not subject.is_halted():
-        raise subject.system.not_halted(subject.name, "Cannot change template while qube is running")
+        raise subject.system.not_halted(
+            subject.name, "Cannot change template while qube is running"
+        )
     return value
 
 
@@ -178,7 +208,11 @@ def check_keyboard_layout(subject, value):
     for part, allowed, text in zip(
         parts,
         (r"[a-zA-Z]+", r"[a-zA-Z0-9_-]*", r"[a-zA-Z0-9_:,-]*"),
-        ("Invalid keyboard layout provided", "Invalid layout variant provided", "Invalid layout options provided"),
+        (
+            "Invalid keyboard layout provided",
+            "Invalid layout variant provided",
+            "Invalid layout options provided",
+        ),
     ):
         if not re.fullmatch(allowed, part):
             raise QubesPropertyValueError(text)
@@ -187,10 +221,13 @@ def check_keyboard_layout(subject, value):
 
 def check_devices_denied(subject, value):
     if len(value) % 7:
-        raise QubesValueError("Invalid length of interfaces=%r (is %d, expected multiple of 7)" % (value, len(value)))
+        raise QubesValueError(
+            "Invalid length of interfaces=%r (is %d, expected multiple of 7)" % (value, len(value))
+        )
     if not re.fullmatch(r"([bump*][0-9a-f*]{6})*", value):
         raise QubesPropertyValueError(
-            'Interface code list should be in the form chhhhhhchhhhhh...,where c is one of "b", "u", "m", "p", "*" '
+            "Interface code list should be in the form chhhhhhchhhhhh...,"
+            'where c is one of "b", "u", "m", "p", "*" '
             'and h is a hexdigit or "*".'
         )
     return "".join(sorted({value[at : at + 7] for at in range(0, len(value), 7)}))
@@ -258,7 +295,9 @@ def default_bootmode(qube):
 
 def icon(qube):
     label = qube.value("label")
-    if qube.klass == "TemplateVM" or (qube.has("template_for_dispvms") and qube.value("template_for_dispvms")):
+    if qube.klass == "TemplateVM" or (
+        qube.has("template_for_dispvms") and qube.value("template_for_dispvms")
+    ):
         return "templatevm-" + label
     if qube.features.get("servicevm"):
         return "servicevm-" + label
@@ -282,7 +321,9 @@ def gateway(qube):
 
 
 def visible_gateway(qube):
-    return qube.feature_with_template("net.fake-gateway") or (qube.netvm and qube.netvm.value("gateway"))
+    return qube.feature_with_template("net.fake-gateway") or (
+        qube.netvm and qube.netvm.value("gateway")
+    )
 
 
 def visible_netmask(qube):
@@ -328,8 +369,18 @@ OF_QUBES = [
     Property("name", "str", lambda qube: qube.name, once=True, classes=ALL),
     Property("provides_network", "bool", False, check_provides_network),
     Property("qid", "int", lambda qube: qube.qid, once=True, classes=ALL),
-    Property("qrexec_timeout", "int", from_template("qrexec_timeout", of_system("default_qrexec_timeout")), positive("qrexec_timeout")),
-    Property("shutdown_timeout", "int", from_template("shutdown_timeout", of_system("default_shutdown_timeout")), positive("shutdown_timeout")),
+    Property(
+        "qrexec_timeout",
+        "int",
+        from_template("qrexec_timeout", of_system("default_qrexec_timeout")),
+        positive("qrexec_timeout"),
+    ),
+    Property(
+        "shutdown_timeout",
+        "int",
+        from_template("shutdown_timeout", of_system("default_shutdown_timeout")),
+        positive("shutdown_timeout"),
+    ),
     Property("start_time", "str", lambda qube: qube.start_time(), read_only=True),
     Property("stubdom_mem", "int", None, positive("stubdom_mem")),
     Property("stubdom_uuid", "str", "", read_only=True),
@@ -353,7 +404,13 @@ OF_QUBES = [
     Property("default_dispvm", "vm", of_system("default_dispvm"), a_qube("default_dispvm"), 4, ALL),
     Property("guivm", "vm", of_system("default_guivm"), a_qube("guivm"), 4),
     Property("kernelopts", "str", default_kernelopts, check_kernelopts, 4),
-    Property("management_dispvm", "vm", from_template("management_dispvm", of_system("management_dispvm")), a_qube("management_dispvm"), 4),
+    Property(
+        "management_dispvm",
+        "vm",
+        from_template("management_dispvm", of_system("management_dispvm")),
+        a_qube("management_dispvm"),
+        4,
+    ),
     Property("netvm", "vm", of_system("default_netvm"), check_netvm, 4, NETWORKED),
     Property("netvm", "vm", None, check_netvm, 4, ("TemplateVM",)),
     Property("template", "vm", None, check_template, 4, BASED),
@@ -382,7 +439,9 @@ OF_SYSTEM = [
 
 
 def table(properties):
-    return {each.name: each for each in sorted(properties, key=lambda each: (each.stage, each.name))}
+    return {
+        each.name: each for each in sorted(properties, key=lambda each: (each.stage, each.name))
+    }
 
 
 # By class, in the order of admin.vm.property.List.

@@ -1,7 +1,9 @@
 """The socket /run/qubesd.sock, the stored state and the log of calls.
 
-A request is `METHOD+ARG SOURCE name TARGET\\0PAYLOAD` up to the client's half-close (qubes-cli-formats.md §7).
+A request is `METHOD+ARG SOURCE name TARGET\\0PAYLOAD` up to the client's half-close
+(qubes-cli-formats.md §7).
 """
+
 import json
 import os
 import queue
@@ -77,12 +79,18 @@ class Daemon:
                     try:
                         self.system.start(qube)
                     except QubesException as error:
-                        print("autostart of %s: %s" % (qube.name, error), file=sys.stderr, flush=True)
+                        print(
+                            "autostart of %s: %s" % (qube.name, error), file=sys.stderr, flush=True
+                        )
         self.save()
 
     def show_windows(self):
         """/run/qubes/guid-running.XID of what dom0 shows (qubes-host.md (d) 3)."""
-        shown = {"guid-running.%d" % q.run["xid"] for q in self.system.qubes.values() if q.shown_by_dom0()}
+        shown = {
+            "guid-running.%d" % q.run["xid"]
+            for q in self.system.qubes.values()
+            if q.shown_by_dom0()
+        }
         for name in shown - self.shown:
             open(os.path.join(GUI_DAEMONS, name), "w").close()
         for name in self.shown - shown:
@@ -130,7 +138,11 @@ class Daemon:
                         self.keep()
                     self.show_windows()
             except Refused as error:
-                print("%s+%s to %s refused: %s" % (method, arg, dest, error), file=sys.stderr, flush=True)
+                print(
+                    "%s+%s to %s refused: %s" % (method, arg, dest, error),
+                    file=sys.stderr,
+                    flush=True,
+                )
                 return b""
             except QubesException as error:
                 return ("2\0%s\0\0%s\0" % (type(error).__name__, error)).encode()

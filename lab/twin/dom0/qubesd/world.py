@@ -1,4 +1,14 @@
-"""What surrounds dom0: /run/twin/world.json, read again whenever it changed (see lab/twin/world.ts)."""
+"""What surrounds dom0: /run/twin/world.json, read again whenever it changed (see lab/twin/world.ts).
+
+Faults of the model, each {qube: value} under its name in "faults":
+
+    start         text of the error that its start ends in, as the client prints it after "Error: "
+    startSeconds  how long it is Transient before its agent answers
+    agent         true: the agent never answers, so the start fails after all
+    shutdown      seconds until it is gone, or "never"
+    guest         what is different inside, see guest/content.py: {"units": {"lightdm.service": false}}
+"""
+
 import json
 import os
 
@@ -22,5 +32,8 @@ class World:
         return self.read().get(name, default)
 
     def fault(self, name, qube):
-        """The fault of that name for one qube: {"faults": {name: {qube: value}}}; None when there is none."""
-        return (self.get("faults") or {}).get(name, {}).get(qube)
+        """The fault of that name for one qube: {"faults": {name: {qube: value}}}; None when there
+        is none.
+        """
+        faults = self.get("faults") or {}
+        return (faults.get(name) or {}).get(qube)
