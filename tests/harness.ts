@@ -87,10 +87,11 @@ export class TestStack {
       if (command === "up") {
         const result = await this.stack.up(options);
         outcome.outputs = Object.fromEntries(Object.entries(result.outputs).map(([k, v]) => [k, v.value]));
-      } else await this.stack[command](options);
+      } else if (command === "preview") await this.stack.preview({ ...options, diff: true });
+      else await this.stack[command](options);
     } catch (error) {
       outcome.ok = false;
-      outcome.output += String(error);
+      if (outcome.output === "") outcome.output = String(error);
     }
     return outcome;
   }

@@ -133,10 +133,16 @@ function featureOf(qube: QubeSnapshot, snapshot: Snapshot, name: string): string
 
 const on = (feature: string | undefined) => feature !== undefined && feature !== "";
 
-/** A created GUI domain cannot go while qubes still show their windows through it. */
+/**
+ * A created GUI domain cannot go while it shows windows. A client that runs since before the change never got this GUI domain: its
+ * windows are still with the former one, and it is no obstacle.
+ */
 export function preflightDelete(resource: string, host: string, qube: string, snapshot: Snapshot): void {
   if (snapshot.qubes[qube]?.state === "Halted" || !snapshot.qubes[qube]) return;
-  const running = clientsOf(snapshot, qube).filter((name) => snapshot.qubes[name]?.state !== "Halted");
+  const elsewhere = new Set(waitingForRestart(qube, snapshot));
+  const running = clientsOf(snapshot, qube).filter(
+    (name) => snapshot.qubes[name]?.state !== "Halted" && !elsewhere.has(name),
+  );
   if (running.length)
     throw new Refusal({
       resource,
