@@ -1,22 +1,15 @@
-// runner: alone
-// The provider server under the real engine, with a package of notes in place of guidomain's resources.
-import { spawn } from "node:child_process";
-import { once } from "node:events";
+// The provider server under the real engine, which attaches to it in this process; notes in place of guidomain's resources.
 import {
-  chmodSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
   readdirSync,
   readFileSync,
-  renameSync,
   rmSync,
-  symlinkSync,
   writeFileSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
-import { delimiter, join } from "node:path";
-import { setTimeout as sleep } from "node:timers/promises";
+import { join } from "node:path";
 import automation, { type EngineEvent } from "@pulumi/pulumi/automation/index.js";
 import pulumi from "@pulumi/pulumi/index.js";
 import { suite } from "uvu";
@@ -26,7 +19,6 @@ import type { Properties } from "../src/provider/handler.ts";
 import { serve } from "../src/provider/server.ts";
 import { demoPackage, NOTE, notesIn } from "../src/provider/testPackage.ts";
 
-const PROJECT = join(import.meta.dirname, "..");
 const scratch = mkdtempSync(join(tmpdir(), "guidomain-engine-"));
 process.on("exit", () => rmSync(scratch, { recursive: true, force: true }));
 
@@ -35,8 +27,6 @@ const folder = (name: string): string => {
   mkdirSync(path, { recursive: true });
   return path;
 };
-
-// --- A stack whose engine attaches to the provider in this process. ---
 
 class Note extends pulumi.CustomResource {
   declare readonly length: pulumi.Output<number>;
@@ -111,13 +101,13 @@ function scribble(id: string, change: Properties): void {
   writeFileSync(join(notes, `${id}.json`), JSON.stringify({ ...notesIn(notes)[id], ...change }));
 }
 
-const attached = suite("a stack on the engine");
-attached.after(async () => {
+const test = suite("a stack on the engine");
+test.after(async () => {
   await stack.destroy();
   await served.stop();
 });
 
-attached("up creates, and secrets are encrypted in the state", async () => {
+test("up creates, and secrets are encrypted in the state", async () => {
   program = () => ({
     length: new Note("a", {
       title: "a",
@@ -141,14 +131,14 @@ attached("up creates, and secrets are encrypted in the state", async () => {
   assert.not.match(state[0] ?? "", "token-a", "a declared secret output");
 });
 
-attached("up again changes nothing", async () => {
+test("up again changes nothing", async () => {
   const { ok, changes } = await run("up");
   assert.ok(ok);
   assert.equal(changes, { same: 2 });
   assert.equal(pkg.calls, ["read a"]);
 });
 
-attached("a difference is named by its path, old and new", async () => {
+test("a difference is named by its path, old and new", async () => {
   program = () =>
     void new Note("a", { title: "a", text: "hello", tags: ["x", "z"], password: pulumi.secret("hunter22") });
   const preview = await run("preview");
@@ -159,7 +149,7 @@ attached("a difference is named by its path, old and new", async () => {
   assert.equal(notesIn(notes).a?.tags, ["x", "z"]);
 });
 
-attached("a change by hand shows in a plain preview as that property, and up repairs it", async () => {
+test("a change by hand shows in a plain preview as that property, and up repairs it", async () => {
   scribble("a", { text: "by hand" });
   const preview = await run("preview");
   assert.ok(preview.ok);
@@ -171,7 +161,7 @@ attached("a change by hand shows in a plain preview as that property, and up rep
   assert.equal((await run("preview")).changes, { same: 2 });
 });
 
-attached("a half-made resource is kept with its reasons, and retried until it is whole", async () => {
+test("a half-made resource is kept with its reasons, and retried until it is whole", async () => {
   const withHalf = (more: object) => () => [
     new Note("a", { title: "a", text: "second" }),
     new Note("half", { title: "half", text: "torn", ...more }),
@@ -195,7 +185,7 @@ attached("a half-made resource is kept with its reasons, and retried until it is
   assert.equal((await run("preview")).changes, { same: 3 });
 });
 
-attached("a half-made resource may have outputs of a megabyte", async () => {
+test("a half-made resource may have outputs of a megabyte", async () => {
   const text = "x".repeat(1_000_000);
   program = () => [
     new Note("a", { title: "a", text: "second" }),
@@ -207,7 +197,7 @@ attached("a half-made resource may have outputs of a megabyte", async () => {
   assert.ok((await run("up")).ok);
 });
 
-attached("what is gone is made again", async () => {
+test("what is gone is made again", async () => {
   rmSync(join(notes, "a.json"));
   const { ok, changes } = await run("up");
   assert.ok(ok);
@@ -215,25 +205,22 @@ attached("what is gone is made again", async () => {
   assert.is(notesIn(notes).a?.text, "second");
 });
 
-attached(
-  "an import reads with nothing but the id, and a matching program has nothing to change",
-  async () => {
-    scribble("found", { title: "found", text: "by hand", size: "small" });
-    const found = (text: string) => () => [
-      new Note("a", { title: "a", text: "second" }),
-      new Note("found", { title: "found", text }, { import: "found" }),
-    ];
-    program = found("something else");
-    assert.equal((await run("preview")).paths, ["text"]);
-    program = found("by hand");
-    const imported = await run("up");
-    assert.equal(imported.changes, { import: 1, same: 2 });
-    assert.equal(pkg.calls, ["read a", "read found"]);
-    assert.equal((await run("preview")).changes, { same: 3 });
-  },
-);
+test("an import reads with nothing but the id, and a matching program has nothing to change", async () => {
+  scribble("found", { title: "found", text: "by hand", size: "small" });
+  const found = (text: string) => () => [
+    new Note("a", { title: "a", text: "second" }),
+    new Note("found", { title: "found", text }, { import: "found" }),
+  ];
+  program = found("something else");
+  assert.equal((await run("preview")).paths, ["text"]);
+  program = found("by hand");
+  const imported = await run("up");
+  assert.equal(imported.changes, { import: 1, same: 2 });
+  assert.equal(pkg.calls, ["read a", "read found"]);
+  assert.equal((await run("preview")).changes, { same: 3 });
+});
 
-attached("an error without a state keeps none, and is said without secrets", async () => {
+test("an error without a state keeps none, and is said without secrets", async () => {
   program = () => [
     new Note("a", { title: "a", text: "second" }),
     new Note("found", { title: "found", text: "by hand" }),
@@ -247,129 +234,10 @@ attached("an error without a state keeps none, and is said without secrets", asy
   assert.not(existsSync(join(notes, "none.json")));
 });
 
-attached("progress shows beneath the resource", async () => {
+test("progress shows beneath the resource", async () => {
   program = () => void new Note("a", { title: "a", text: "third", progress: 30 });
   const { output } = await run("up");
   assert.match(output, /Note a updating .*line \d+/);
 });
 
-attached.run();
-
-// --- A project whose engine starts the provider as its plugin. ---
-
-const project = folder("project");
-const cli = join(pulumiRoot(), "bin", "pulumi");
-const environment = {
-  ...process.env,
-  PATH: [join(pulumiRoot(), "bin"), join(PROJECT, "node_modules", ".bin"), process.env.PATH].join(delimiter),
-  PULUMI_BACKEND_URL: `file://${folder("project-state")}`,
-  PULUMI_CONFIG_PASSPHRASE: "passphrase",
-  PULUMI_SKIP_UPDATE_CHECK: "true",
-};
-
-function write(path: string, text: string): void {
-  const file = join(project, path);
-  mkdirSync(join(file, ".."), { recursive: true });
-  writeFileSync(file, text);
-}
-
-symlinkSync(join(PROJECT, "node_modules"), join(project, "node_modules"));
-write("package.json", JSON.stringify({ type: "module" }));
-write(
-  "Pulumi.yaml",
-  `name: notes
-runtime: { name: nodejs, options: { typescript: false } }
-main: index.ts
-plugins: { providers: [{ name: demo, path: provider }] }
-`,
-);
-write(
-  "index.ts",
-  `import * as pulumi from "@pulumi/pulumi";
-const { delay, stubborn } = new pulumi.Config().requireObject<{ delay: number; stubborn: boolean }>("note");
-class Note extends pulumi.CustomResource {}
-new Note("${NOTE}", "n", { title: "n", delay, stubborn });
-`,
-);
-write(
-  "provider/pulumi-resource-demo",
-  `#!/bin/sh
-exec "${process.execPath}" "${join(PROJECT, "src/provider/testProvider.ts")}" "$@"
-`,
-);
-chmodSync(join(project, "provider/pulumi-resource-demo"), 0o755);
-
-function start(...args: string[]) {
-  // A group of its own, so that a signal to the group is a Ctrl-C on a terminal.
-  const child = spawn(cli, args, {
-    cwd: project,
-    env: environment,
-    detached: true,
-    stdio: ["ignore", "pipe", "pipe"],
-  });
-  const output = { text: "" };
-  for (const stream of [child.stdout, child.stderr])
-    stream.setEncoding("utf8").on("data", (text: string) => {
-      output.text += text;
-    });
-  const ended = once(child, "close").then(([code]) => code as number | null);
-  return { child, output, ended };
-}
-
-async function succeeds(...args: string[]): Promise<string> {
-  const { output, ended } = start(...args);
-  assert.is(await ended, 0, output.text);
-  return output.text;
-}
-
-const configureNote = (note: Properties) => succeeds("config", "set", "note", JSON.stringify(note));
-
-await succeeds("stack", "init", "dev");
-await succeeds("config", "set", "demo:folder", folder("project-notes"));
-
-const spawned = suite("a project on the engine");
-
-for (const stubborn of [false, true]) {
-  spawned(
-    `Ctrl-C ends within a second, ${stubborn ? "though the handler goes on" : "the handler being told"}`,
-    async () => {
-      await configureNote({ delay: 60_000, stubborn });
-      const { child, output, ended } = start("up", "--yes", "--skip-preview", "--non-interactive");
-      assert.ok(child.pid);
-      while (!existsSync(join(folder("project-notes"), "n.json"))) await sleep(20);
-      const pressed = performance.now();
-      process.kill(-child.pid, "SIGINT");
-      await once(child, "exit");
-      const took = performance.now() - pressed;
-      assert.is.not(await ended, 0);
-      assert.ok(took < 1000, `${took} ms`);
-      assert.match(
-        output.text,
-        stubborn ? "cancelled; the pen goes on by itself" : "stopped while writing: cancelled",
-      );
-
-      const state = JSON.parse(await succeeds("stack", "export")) as {
-        deployment: { resources: StoredResource[] };
-      };
-      const note = state.deployment.resources.find(({ urn }) => urn.endsWith("::n"));
-      assert.is(note?.initErrors?.length, 1, "the state is saved");
-      await configureNote({ delay: 0, stubborn: false });
-      await succeeds("up", "--yes", "--skip-preview"); // no lock is left
-      assert.match(await succeeds("preview"), "2 unchanged");
-      await succeeds("destroy", "--yes", "--skip-preview");
-    },
-  );
-}
-
-spawned("where the host moved to counts at once, also for what reads the state alone", async () => {
-  await configureNote({ delay: 0, stubborn: false });
-  await succeeds("up", "--yes", "--skip-preview");
-  renameSync(folder("project-notes"), join(scratch, "moved"));
-  await succeeds("config", "set", "demo:folder", join(scratch, "moved"));
-  assert.match(await succeeds("preview"), "2 unchanged");
-  assert.match(await succeeds("refresh", "--yes", "--skip-preview"), "2 unchanged");
-  await succeeds("destroy", "--yes", "--skip-preview");
-  assert.equal(notesIn(join(scratch, "moved")), {});
-});
-
-spawned.run();
+test.run();

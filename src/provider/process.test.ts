@@ -14,8 +14,8 @@ import { NOTE } from "./testPackage.ts";
 const folder = mkdtempSync(join(tmpdir(), "guidomain-process-"));
 const program = fileURLToPath(new URL("testProvider.ts", import.meta.url));
 
-/** Starts a command whose first line is a port; the rest of its output is collected. */
-async function start(command: string, ...args: string[]) {
+/** Starts a command and waits until it has printed so many lines. */
+async function start(count: number, command: string, ...args: string[]) {
   // uvu sets FORCE_COLOR: what would colour the number is part of the test.
   const child = spawn(command, args, {
     stdio: ["ignore", "pipe", "pipe"],
@@ -25,11 +25,14 @@ async function start(command: string, ...args: string[]) {
   child.stderr.setEncoding("utf8").on("data", (text: string) => {
     errors += text;
   });
-  const first = await new Promise<string>((resolve, reject) => {
-    createInterface(child.stdout).once("line", resolve);
-    child.once("close", () => reject(new Error(`${command} ended without a port: ${errors}`)));
+  const lines: string[] = [];
+  await new Promise<void>((resolve, reject) => {
+    createInterface(child.stdout).on("line", (line) => {
+      if (lines.push(line) === count) resolve();
+    });
+    child.once("close", () => reject(new Error(`${command} ended after ${lines.length} lines: ${errors}`)));
   });
-  return { child, first, errors: () => errors };
+  return { child, lines, errors: () => errors };
 }
 
 function isAlive(pid: number): boolean {
@@ -44,8 +47,8 @@ const test = suite("provider process");
 test.after(() => rmSync(folder, { recursive: true }));
 
 test("says its port and nothing else, and ends at once on SIGINT", async () => {
-  const { child, first, errors } = await start(process.execPath, program);
-  assert.match(first, /^\d+$/);
+  const { child, lines, errors } = await start(1, process.execPath, program);
+  assert.match(lines.join("\n"), /^\d+$/);
   const told = performance.now();
   child.kill("SIGINT");
   assert.equal(await once(child, "exit"), [0, null]);
@@ -54,8 +57,8 @@ test("says its port and nothing else, and ends at once on SIGINT", async () => {
 });
 
 test("ends on SIGINT though an operation does not stop", async () => {
-  const { child, first } = await start(process.execPath, program);
-  const client = new TestClient(Number(first));
+  const { child, lines } = await start(1, process.execPath, program);
+  const client = new TestClient(Number(lines[0]));
   await client.configure({ folder });
   const running = failureOf(client.create(urnOf(NOTE, "n"), { title: "n", delay: 60_000, stubborn: true }));
   await sleep(50);
@@ -68,26 +71,22 @@ test("ends on SIGINT though an operation does not stop", async () => {
 });
 
 test("ends when its engine was killed", async () => {
-  const { child: engine, first } = await start(
-    "/bin/sh",
-    "-c",
-    `"$0" "$1" & echo $!; wait`,
-    process.execPath,
-    program,
-  );
-  const provider = Number(first);
-  await sleep(500); // it has to have seen its parent
+  // In the engine's place a shell, which says whom it has started.
+  const script = `"$0" "$1" & echo "$!"; wait`;
+  const { child: engine, lines } = await start(2, "/bin/sh", "-c", script, process.execPath, program);
+  const provider = Number(lines[0]);
   engine.kill("SIGKILL");
-  await once(engine, "exit");
-  const limit = performance.now() + 3000;
-  while (isAlive(provider) && performance.now() < limit) await sleep(50);
-  assert.not(isAlive(provider));
+  const killed = performance.now();
+  while (isAlive(provider) && performance.now() - killed < 5000) await sleep(50);
+  const alive = isAlive(provider);
+  if (alive) process.kill(provider);
+  assert.not(alive);
 });
 
 test("the plugin's executable starts a Node that runs TypeScript", async () => {
   const executable = fileURLToPath(new URL("../../provider/pulumi-resource-guidomain", import.meta.url));
-  const { child, first } = await start(executable);
-  assert.match(first, /^\d+$/);
+  const { child, lines } = await start(1, executable);
+  assert.match(lines.join("\n"), /^\d+$/);
   child.kill("SIGINT");
   assert.equal(await once(child, "exit"), [0, null], "the signal reaches Node, not a shell");
 });
