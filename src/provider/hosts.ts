@@ -2,6 +2,7 @@
  * The hosts of one provider process: where they are, one session each, and what this engine operation knows of them.
  * Design §2 "How hosts are reached", §4.
  */
+import { existsSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import os from "node:os";
 import path from "node:path";
@@ -142,7 +143,7 @@ async function inventoryOf(args: Properties): Promise<{ hosts: Inventory; source
   };
   if (args["hosts"] !== undefined) add(parseHosts(args["hosts"], "guidomain:hosts"), "guidomain:hosts");
   if (args["inventory"] !== undefined) {
-    const file = path.resolve(String(args["inventory"]));
+    const file = path.resolve(projectFolder(), String(args["inventory"]));
     let text: string;
     try {
       text = await readFile(file, "utf8");
@@ -155,6 +156,14 @@ async function inventoryOf(args: Properties): Promise<{ hosts: Inventory; source
     add(parseInventory(text, file).hosts, file);
   }
   return { hosts, sources };
+}
+
+/** The folder of Pulumi.yaml, where a person's relative paths start; the engine starts us in the program's own folder. */
+function projectFolder(): string {
+  for (let folder = process.cwd(); ; folder = path.dirname(folder)) {
+    if (["Pulumi.yaml", "Pulumi.yml", "Pulumi.json"].some((name) => existsSync(path.join(folder, name)))) return folder;
+    if (folder === path.dirname(folder)) return process.cwd();
+  }
 }
 
 /** Faults of the provider's configuration, for CheckConfig. */

@@ -74,8 +74,7 @@ export function summaryText(command: string, report: RunReport): string {
       if (verdict !== "ok") lines.push(`  ${mode}: ${verdict}${reason ? ` — ${reason}` : ""}`);
     for (const { kind, qubes = [], why } of host.pending)
       lines.push(`  pending ${kind}: ${qubes.join(", ")} — ${why}`);
-    const next = nextFor(host);
-    if (next) lines.push(`  next: ${next}`);
+    for (const next of nextFor(host)) lines.push(`  next: ${next}`);
   }
   const done = command === "preview" ? "would be" : "were";
   const { create, update, delete: gone, replace } = report.changes;
@@ -95,15 +94,16 @@ const STATES: Record<string, string> = {
   unverified: "imported, not checked yet",
 };
 
-function nextFor(host: HostReport): string | null {
+function nextFor(host: HostReport): string[] {
+  const next: string[] = [];
   const restart = host.pending.filter((p) => p.kind === "restart").flatMap((p) => p.qubes ?? []);
-  if (host.state === "failed") return 'mend what the error names, then "npm run up" again';
-  if (host.state === "not looked at") return "see that the host answers, then run again";
-  if (host.state === "drifted") return '"npm run up" puts it right';
-  if (restart.length) return `restart ${restart.join(", ")} when it suits you`;
+  if (host.state === "failed") next.push('mend what the error names, then "npm run up" again');
+  if (host.state === "not looked at") next.push("see that the host answers, then run again");
+  if (host.state === "drifted") next.push('"npm run up" puts it right');
   if (host.mode === "xephyr" && host.state === "ready")
-    return `log out of dom0 and choose the session "GUI Domain (${host.qube})" at its greeter`;
+    next.push(`log out of dom0 and choose the session "GUI Domain (${host.qube})" at its greeter`);
   if (host.mode === "vnc" && host.state === "ready")
-    return `from one of its viewers: qvm-connect-tcp 5900:@default:5900, then a VNC viewer on localhost:5900`;
-  return null;
+    next.push("from one of its viewers: qvm-connect-tcp 5900:@default:5900, then a VNC viewer on localhost:5900");
+  if (restart.length) next.push(`restart ${restart.join(", ")} when it suits you`);
+  return next;
 }
