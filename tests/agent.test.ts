@@ -317,13 +317,18 @@ check("a killed agent: Salt ends with it, the next apply undoes first", async (s
 });
 
 check("create, converge, destroy: nothing of ours stays", async (session, unchanged) => {
-  const made = await session.apply(args(FORMULA, { verify: [start] }));
+  const guest = { kind: "guest", id: "in it", qube: "sys-gui", timeout: 20 } as const;
+  const command = "test -e /run/qubes-service/guivm && id -u";
+  const made = await session.apply(args(FORMULA, { verify: [start, { ...guest, command }] }));
   assert.equal([...new Set(made.states.map((state) => state.result))], [true]);
   assert.equal(made.states[2]?.changes["property:sys-gui:maxmem"], {
     old: { default: true, value: "4000" },
     new: { default: false, value: "4000" },
   });
-  assert.is(made.evidence[0]?.output, "sys-gui is running");
+  assert.equal(
+    made.evidence.map((e) => e.output),
+    ["sys-gui is running", "0"],
+  );
   assert.equal(Object.keys(made.snapshot.ledger).sort(), [...TOUCH].sort());
   assert.is(made.snapshot.ledger["qube:sys-gui"]?.first, null);
   assert.equal(made.snapshot.ledger["global:default_guivm"]?.first, { default: false, value: "dom0" });

@@ -17,6 +17,7 @@ SALT = STATE + "/salt"
 FORMULA = "/srv/user_salt"
 DROP_IN = "/etc/salt/minion.d/guidomain.conf"
 LOCK = "/run/guidomain.lock"
+BEGUN = ".guidomain-new"  # suffix of a file that is being written; ignored by qrexec's policy
 RELEASE = "/etc/qubes-release"
 
 
@@ -127,7 +128,7 @@ def read_file(name):
 def write_file(name, content, mode=0o644, owner=None):
     """Replaces the file whole and durably: written beside it, synced, renamed into place."""
     data = content if isinstance(content, bytes) else content.encode("utf-8", "surrogateescape")
-    temporary = path(name) + ".tmp"
+    temporary = path(name) + BEGUN
     try:
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
         try:
@@ -142,7 +143,7 @@ def write_file(name, content, mode=0o644, owner=None):
             os.close(fd)
         os.rename(temporary, path(name))
     except OSError:
-        remove_file(name + ".tmp")
+        remove_file(name + BEGUN)
         raise
     sync_directory(os.path.dirname(name))
 

@@ -161,6 +161,8 @@ def undo(record, emit, run):
         if key not in reasons and _attempt(reasons, key, admin.power_state, qube) == "Halted":
             emit("undo", "starting %s again" % qube)
             _attempt(reasons, key, admin.start, qube)
+    for name in list(record["staged"]) + [key[5:] for key in before if key.startswith("file:")]:
+        common.remove_file(name + common.BEGUN)  # of an agent that was killed while it wrote
     for name, value in record["staged"].items():
         if keys.read("file:" + name) != value:
             _attempt(

@@ -94,6 +94,8 @@ class Apply(HostCase):
             "salt-failed", self.args(ACTIONS + [["fail", "maxmem: no \x1b[31mway\x07"]], TOUCH)
         )
         self.assertEqual(self.dump(), before)
+        # What refers to the qube was put back first: its removal was not refused.
+        self.assertEqual(self.qubes.calls.count("admin.vm.Remove"), 1)
         self.assertEqual(failure.more["failed"][0]["comment"], "maxmem: no way")
         self.assertEqual(failure.more["failed"][0]["function"], "qube.properties")
         self.assertEqual(sorted(failure.more["changed"]), sorted(TOUCH))
@@ -453,6 +455,17 @@ class Apply(HostCase):
         )
         self.assertIn("sys-gui", self.qubes.qubes)
         self.assertFalse(os.path.exists(self.root + common.JOURNAL))
+
+    def test_half_written_files_of_a_killed_agent_go(self):
+        before = self.dump()
+        formula = common.FORMULA + "/guidomain/x.sls"
+        record = journal.plan(self.args(touch=TOUCH), [formula, common.DROP_IN], "id")
+        journal.begin(record)
+        for name in (formula, common.DROP_IN, "/etc/qubes/policy.d/50-gui.policy"):
+            os.makedirs(os.path.dirname(self.root + name), exist_ok=True)
+            self.put(name + common.BEGUN, "half")
+        journal.recover(lambda *_: None, apply_module.runner.run)
+        self.assertEqual(self.dump(), before)
 
     def test_unreadable_ledger(self):
         os.makedirs(self.root + common.STATE)
