@@ -23,10 +23,12 @@ const plain = (pattern: RegExp, place: string) => (value: unknown) => {
 
 /**
  * A scalar of YAML. JSON is YAML; what only JSON leaves bare (U+0085, U+2028, U+2029, not-characters) is escaped. A pair of surrogates
- * stays as it is: PyYAML, which Salt reads with, makes two characters of two escapes.
+ * stays as it is: Salt's parser makes two characters of two escapes, or an error; it has no form for half a pair.
  */
 export function yaml(value: unknown): string {
   if (typeof value !== "string") return JSON.stringify(value);
+  if (!value.isWellFormed())
+    throw new Unquotable(value, "in a Salt formula, whose parser takes no half of a surrogate pair");
   return JSON.stringify(value).replace(
     /[\u007f-\u009f\u2028\u2029\ufeff\ufffe\uffff]/g,
     (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`,
