@@ -1,5 +1,6 @@
 /** A GUI domain's description → what each value on a Qubes host has to be. Source: qubes-host.md (b), columns Xephyr and VNC; (f). */
-import type { GuiDomain, Mode } from "../model/guiDomain.ts";
+import type { GuiDomain } from "../model/guiDomain.ts";
+import type { Mode } from "../model/modes.ts";
 import { policyFile } from "../model/names.ts";
 import type { Settings } from "../model/settings.ts";
 import { render } from "./templates.ts";

@@ -1,11 +1,8 @@
 /** What a program may say about a GUI domain, and the rules it must keep. Pure. Sources: design §2, §4; qubes-host.md (b), (h). */
 import { z } from "zod";
 import { integer, listOf, named, oneOf, shown, text, wrong } from "./fields.ts";
+import { MODES, type Mode } from "./modes.ts";
 import { hostNameFault, qubeNameFault } from "./names.ts";
-
-/** Display modes this release can set up. Design §1 "Words". */
-export const MODES = ["xephyr", "vnc"] as const;
-export type Mode = (typeof MODES)[number];
 
 const allowedModes = MODES.map((m) => `"${m}"`).join(", ");
 
@@ -43,37 +40,40 @@ const userName = named((name) =>
 );
 
 /** The arguments as a program gives them; every field but `host` may be left out. */
-export const GuiDomainArgs = z.strictObject({
-  host: named(hostNameFault),
-  /** The qube; the resource's own name unless given. */
-  qube: qubeName.optional(),
-  display: listOf(mode).optional(),
-  clients: z
-    .union([z.literal("default"), z.array(qubeName)], {
-      error: (issue) => `${shown(issue.input)} is not allowed; give "default" or a list of qubes`,
-    })
-    .optional(),
-  restartClients: oneOf("never", "allowed").optional(),
-  session: oneOf("choose", "preselect", "autologin").optional(),
-  sessionUser: userName.optional(),
-  onDelete: oneOf("restore", "keep").optional(),
-  unreachable: oneOf("fail", "skip").optional(),
-  template: templateOrQube.optional(),
-  label: text.optional(),
-  memory: integer(64, 1_048_576, "MiB").optional(),
-  maxmem: integer(0, 1_048_576, "MiB").optional(),
-  vcpus: integer(1, 128, "virtual processors").optional(),
-  autostart: z
-    .boolean({ error: (issue) => `${shown(issue.input)} is not allowed; give true or false` })
-    .optional(),
-  audiovm: z
-    .union([z.literal(""), z.literal("dom0"), qubeName], {
-      error: (issue) => `${shown(issue.input)} is not allowed; give a qube, "dom0", or "" for none`,
-    })
-    .optional(),
-  hostPackages: listOf(packageName).optional(),
-  viewers: listOf(qubeName).optional(),
-});
+export const GuiDomainArgs = z.strictObject(
+  {
+    host: named(hostNameFault),
+    /** The qube; the resource's own name unless given. */
+    qube: qubeName.optional(),
+    display: listOf(mode).optional(),
+    clients: z
+      .union([z.literal("default"), z.array(qubeName)], {
+        error: (issue) => `${shown(issue.input)} is not allowed; give "default" or a list of qubes`,
+      })
+      .optional(),
+    restartClients: oneOf("never", "allowed").optional(),
+    session: oneOf("choose", "preselect", "autologin").optional(),
+    sessionUser: userName.optional(),
+    onDelete: oneOf("restore", "keep").optional(),
+    unreachable: oneOf("fail", "skip").optional(),
+    template: templateOrQube.optional(),
+    label: text.optional(),
+    memory: integer(64, 1_048_576, "MiB").optional(),
+    maxmem: integer(0, 1_048_576, "MiB").optional(),
+    vcpus: integer(1, 128, "virtual processors").optional(),
+    autostart: z
+      .boolean({ error: (issue) => `${shown(issue.input)} is not allowed; give true or false` })
+      .optional(),
+    audiovm: z
+      .union([z.literal(""), z.literal("dom0"), qubeName], {
+        error: (issue) => `${shown(issue.input)} is not allowed; give a qube, "dom0", or "" for none`,
+      })
+      .optional(),
+    hostPackages: listOf(packageName).optional(),
+    viewers: listOf(qubeName).optional(),
+  },
+  { error: wrong("the properties of a GUI domain") },
+);
 export type GuiDomainArgs = z.infer<typeof GuiDomainArgs>;
 
 /** A GUI domain as described: every default filled in, every rule that needs no host kept. */
@@ -173,7 +173,7 @@ function rules(gui: GuiDomain, name: string, args: GuiDomainArgs): Fault[] {
       `"${gui.session}" is for mode "xephyr": only there is the session one of dom0's greeter; leave it out`,
     );
   if (gui.viewers.length && gui.display[0] !== "vnc")
-    add("viewers", `only mode "vnc" has viewers; leave it out`);
+    add("viewers", `${shown(gui.viewers)} is not allowed: only mode "vnc" has viewers; leave it out`);
   if (gui.viewers.includes(gui.qube)) add("viewers", `"${gui.qube}" cannot view itself`);
   if (gui.maxmem !== 0 && gui.memory !== null && gui.maxmem < gui.memory)
     add("maxmem", `${gui.maxmem} MiB is below memory (${gui.memory} MiB)`);

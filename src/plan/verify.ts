@@ -1,6 +1,7 @@
 /** The checks that a mode must pass on the host before it counts. Pure. Source: qubes-host.md (d), design §5 "Xephyr". */
 import type { Snapshot, Verification } from "../host/protocol.ts";
-import type { GuiDomain, Mode } from "../model/guiDomain.ts";
+import type { GuiDomain } from "../model/guiDomain.ts";
+import type { Mode } from "../model/modes.ts";
 
 /** Seconds. */
 const START = 120;

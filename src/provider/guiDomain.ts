@@ -4,7 +4,8 @@ import { settingsOf } from "../formula/settings.ts";
 import { HostError } from "../host/errors.ts";
 import type { ApplyArgs, ApplyResult, Evidence, Snapshot } from "../host/protocol.ts";
 import { Refusal, sentence } from "../model/failure.ts";
-import { argumentFaults, type GuiDomain, type Mode, parseGuiDomain } from "../model/guiDomain.ts";
+import { argumentFaults, type GuiDomain, parseGuiDomain } from "../model/guiDomain.ts";
+import type { Mode } from "../model/modes.ts";
 import { policyFile } from "../model/names.ts";
 import { owns, type Plan, planApply, planDelete } from "../plan/changes.ts";
 import { appliedSettings, liveSettings } from "../plan/live.ts";
@@ -49,9 +50,6 @@ const asProperties = (value: object): Properties => JSON.parse(JSON.stringify(va
 
 export function guiDomainHandler(hosts: HostAccess): Handler {
   return {
-    refreshBeforeUpdate: true,
-    defaultTimeout: 30 * 60,
-
     async check(news, _olds, { name }) {
       const { settings: _, ...args } = news;
       if (hasUnknown(args)) return { inputs: { ...args, settings: UNKNOWN }, failures: knownFailures(args) };

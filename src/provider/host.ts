@@ -3,7 +3,7 @@ import { z } from "zod";
 import { HostError } from "../host/errors.ts";
 import type { Snapshot } from "../host/protocol.ts";
 import { oneOf } from "../model/fields.ts";
-import { MODES } from "../model/guiDomain.ts";
+import { MODES } from "../model/modes.ts";
 import { hostNameFault } from "../model/names.ts";
 import { requireQubes } from "../plan/preflight.ts";
 import { diffByPath, replacing } from "./diff.ts";
@@ -14,8 +14,6 @@ const Unreachable = oneOf("fail", "skip");
 
 export function hostHandler(hosts: HostAccess): Handler {
   return {
-    refreshBeforeUpdate: true,
-
     async check(news, _olds, { name: resource }) {
       const { name = resource, unreachable = "fail", ...rest } = news;
       const failures = Object.keys(rest).map((property) => ({

@@ -19,7 +19,7 @@ import {
 } from "../host/inventory.ts";
 import { HostPool } from "../host/pool.ts";
 import type { ApplyArgs, ApplyResult, Snapshot } from "../host/protocol.ts";
-import { Scrubber } from "../host/scrub.ts";
+import type { Scrubber } from "../host/scrub.ts";
 import type { HostSession } from "../host/session.ts";
 import { Claims } from "./claims.ts";
 import type { Context, Failure, Properties, Value } from "./handler.ts";
@@ -45,12 +45,17 @@ export type HostAccess = Pick<
 export class Hosts {
   /** Of this engine operation. */
   claims = new Claims();
-  readonly scrubber = new Scrubber();
+  readonly #scrubber: Scrubber;
   /** Grows with what descriptions name; the pool asks for these at each look. */
   readonly #packages = [...USUAL_PACKAGES];
   readonly #stored = new Map<string, HostConnection>();
   #source = "guidomain:hosts";
-  #pool = this.#poolOf(new Map());
+  #pool: HostPool;
+
+  constructor(scrubber: Scrubber) {
+    this.#scrubber = scrubber;
+    this.#pool = this.#poolOf(new Map());
+  }
 
   /** The provider's configuration: `hosts`, or `inventory` (a YAML file), or both; the same name twice is refused. */
   async configure(args: Properties): Promise<void> {
@@ -59,10 +64,14 @@ export class Hosts {
     this.claims = new Claims();
     await this.#pool.close();
     this.#pool = this.#poolOf(hosts);
+    // A single host is what the run is about: it is looked at while the engine still starts the program. Whoever asks
+    // for it shares this look, and gets its error.
+    const [only, ...others] = hosts.keys();
+    if (only !== undefined && others.length === 0) this.#pool.session(only).snapshot().catch(() => {});
   }
 
   #poolOf(hosts: Inventory): HostPool {
-    return new HostPool({ hosts, packages: this.#packages, scrubber: this.scrubber });
+    return new HostPool({ hosts, packages: this.#packages, scrubber: this.#scrubber });
   }
 
   /** Why a host of this name cannot be reached, or null. */

@@ -1,5 +1,5 @@
 /** The package's schema: what every property means. The classes of `src/resources` name the same; a test compares. */
-import { MODES } from "../model/guiDomain.ts";
+import { MODES } from "../model/modes.ts";
 
 interface Property {
   type?: "string" | "boolean" | "integer" | "number" | "array" | "object";

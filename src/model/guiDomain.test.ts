@@ -1,0 +1,104 @@
+/** Each rule with a malformed description: the refusal names the property, the value and what is allowed. */
+import fc from "fast-check";
+import { test } from "uvu";
+import * as assert from "uvu/assert";
+import { description, qubeName } from "../plan/testing/cases.ts";
+import { parseGuiDomain } from "./guiDomain.ts";
+
+type Args = Record<string, unknown>;
+
+function faultsOf(args: unknown, name = "sys-gui"): string[] {
+  const parsed = parseGuiDomain(name, args);
+  return "faults" in parsed ? parsed.faults.map((f) => `${f.property}: ${f.reason}`) : [];
+}
+
+/** What is wrong, and each text that the refusal must hold. */
+const malformed: [Args, ...string[]][] = [
+  [{ host: undefined }, "host: missing"],
+  [{ host: 7 }, "host: 7 is not allowed", "a name"],
+  [{ host: "a/b" }, 'host: "a/b" is not a host\'s name', "letters, digits"],
+  [{ qube: "1st" }, 'qube: "1st" is not a qube\'s name', "a letter first"],
+  [{ qube: "sys gui" }, 'qube: "sys gui" is not a qube\'s name', "letters, digits"],
+  [{ qube: "dom0" }, 'qube: "dom0" is reserved by Qubes', "another name"],
+  [{ qube: "x-dm" }, 'qube: "x-dm" ends in "-dm"', "Xen"],
+  [{ qube: "x".repeat(32) }, "has 32 characters", "at most 31"],
+  [{ qube: 1 }, "qube: 1 is not allowed", "a name"],
+  [{ display: "xephyr" }, 'display: "xephyr" is not allowed', "a list"],
+  [{ display: [] }, "display: [] is not allowed", '"xephyr", "vnc"'],
+  [{ display: ["x11"] }, 'display[0]: "x11" is not a display mode', '"xephyr", "vnc"'],
+  [{ display: [3] }, "display[0]: 3 is not allowed", '"xephyr", "vnc"'],
+  [{ display: ["gpu"] }, 'display[0]: mode "gpu" is not in this release', '"xephyr", "vnc"'],
+  [{ display: ["xephyr", "vnc"] }, 'display: ["xephyr","vnc"] has 2 rungs', "one mode"],
+  [{ clients: "all" }, 'clients: "all" is not allowed', '"default" or a list of qubes'],
+  [{ clients: ["good", "b d"] }, 'clients[1]: "b d" is not a qube\'s name', "letters, digits"],
+  [{ clients: [1] }, "clients: [1] is not allowed", '"default" or a list of qubes'],
+  [{ clients: ["sys-gui"] }, 'clients: "sys-gui" cannot be its own client', "dom0"],
+  [{ restartClients: "always" }, 'restartClients: "always" is not allowed', '"never", "allowed"'],
+  [{ session: "auto" }, 'session: "auto" is not allowed', '"choose", "preselect", "autologin"'],
+  [{ session: "autologin" }, "sessionUser: missing", "dom0"],
+  [{ sessionUser: "user" }, 'sessionUser: only session "autologin" takes a user', 'session "choose"'],
+  [{ session: "autologin", sessionUser: "Über" }, 'sessionUser: "Über" is not the name of a user', "dom0"],
+  [{ session: "preselect", display: ["vnc"] }, 'session: "preselect" is for mode "xephyr"'],
+  [{ onDelete: "drop" }, 'onDelete: "drop" is not allowed', '"restore", "keep"'],
+  [{ unreachable: "ignore" }, 'unreachable: "ignore" is not allowed', '"fail", "skip"'],
+  [{ template: "sys-gui" }, 'template: "sys-gui" cannot be its own template'],
+  [{ template: "a b" }, 'template: "a b" is not a qube\'s name'],
+  [{ label: 1 }, "label: 1 is not allowed", "a text"],
+  [{ memory: 10 }, "memory: 10 is not allowed", "from 64 to 1048576"],
+  [{ memory: 64.5 }, "memory: 64.5 is not allowed", "whole number of MiB"],
+  [{ memory: "400" }, 'memory: "400" is not allowed', "whole number of MiB"],
+  [{ maxmem: -1 }, "maxmem: -1 is not allowed", "from 0 to"],
+  [{ memory: 5000 }, "maxmem: 4000 MiB is below memory (5000 MiB)"],
+  [{ vcpus: 0 }, "vcpus: 0 is not allowed", "from 1 to 128"],
+  [{ autostart: "yes" }, 'autostart: "yes" is not allowed', "true or false"],
+  [{ audiovm: "sys-gui" }, 'audiovm: "sys-gui" as its own audio domain', '"dom0", "" or another qube'],
+  [{ audiovm: 1 }, "audiovm: 1 is not allowed", '"dom0", or "" for none'],
+  [{ audiovm: "a b" }, 'audiovm: "a b"', "letters, digits"],
+  [{ hostPackages: "x" }, 'hostPackages: "x" is not allowed', "a list"],
+  [{ hostPackages: ["-x"] }, 'hostPackages[0]: "-x" is not the name of a package'],
+  [{ viewers: "work" }, 'viewers: "work" is not allowed', "a list"],
+  [{ viewers: ["work"] }, 'viewers: ["work"]', 'only mode "vnc"'],
+  [{ display: ["vnc"], viewers: ["sys-gui"] }, 'viewers: "sys-gui" cannot view itself'],
+  [{ colour: "red" }, "colour: not a property of a GUI domain", "allowed are audiovm, autostart"],
+];
+
+for (const [args, ...texts] of malformed)
+  test(`refused: ${JSON.stringify(args)}`, () => {
+    const faults = faultsOf({ host: "lab", ...args });
+    assert.is(faults.length, 1, faults.join("\n"));
+    for (const text of texts) assert.ok(faults[0]?.includes(text), `${faults[0]} — lacks: ${text}`);
+  });
+
+test("no object, and a resource's name that cannot be a qube's", () => {
+  assert.match(faultsOf("x").join(), /"x" is not allowed; give the properties of a GUI domain/);
+  assert.match(
+    faultsOf({ host: "lab" }, "my gui").join(),
+    /^qube: "my gui" is not a qube's name.*resource's name unless "qube" says/,
+  );
+  assert.equal(faultsOf({ host: "lab", qube: "sys-gui" }, "my gui"), []);
+});
+
+test("defaults of the modes", () => {
+  const gui = (args: Args) => {
+    const parsed = parseGuiDomain("sys-gui", { host: "lab", ...args });
+    return "gui" in parsed ? parsed.gui : null;
+  };
+  const { display, audiovm, hostPackages, maxmem, clients, session } = gui({}) ?? {};
+  assert.equal([display, audiovm, maxmem, clients, session], [["xephyr"], "dom0", 4000, [], "choose"]);
+  assert.equal(hostPackages, ["dummy-backlight-dom0", "dummy-psu-sender"]);
+  const vnc = gui({ display: ["vnc"] });
+  assert.equal([vnc?.audiovm, vnc?.hostPackages], ["", ["dummy-psu-sender"]]);
+});
+
+test("a description that is stored describes the same again", () => {
+  fc.assert(
+    fc.property(qubeName, description, (name, args) => {
+      const once = parseGuiDomain(name, args);
+      assert.ok("gui" in once);
+      const stored = Object.fromEntries(Object.entries(once.gui).filter(([, value]) => value !== null));
+      assert.equal(parseGuiDomain("another name", JSON.parse(JSON.stringify(stored))), once);
+    }),
+  );
+});
+
+test.run();
