@@ -1,0 +1,72 @@
+import { test } from "uvu";
+import * as assert from "uvu/assert";
+import { HostError } from "../host/errors.ts";
+import { HostModel, install } from "../plan/testing/hostModel.ts";
+import { hostHandler } from "./host.ts";
+import { TestHosts } from "./testHosts.ts";
+
+function made(more = {}) {
+  const model = new HostModel(install(more));
+  const hosts = new TestHosts({ lab: model });
+  return { model, hosts, handler: hostHandler(hosts), context: hosts.context("lab") };
+}
+
+test("check: the name is the resource's unless given; what is wrong is named", async () => {
+  const { handler, context } = made();
+  const check = async (news: Parameters<typeof handler.check>[0]) => handler.check(news, {}, context);
+  assert.equal(await check({}), { inputs: { name: "lab", unreachable: "fail" }, failures: [] });
+  const wrong = async (news: Parameters<typeof handler.check>[0]) =>
+    (await check(news)).failures.map((f) => `${f.property}: ${f.reason}`).join("\n");
+  assert.is(await wrong({ name: "other" }), 'name: there is no host "other"');
+  assert.match(await wrong({ name: "a b" }), /^name: "a b" is not a host's name/);
+  assert.match(await wrong({ name: 3 }), /^name: /);
+  assert.match(
+    await wrong({ unreachable: "no" }),
+    /^unreachable: .*"no" is not allowed; allowed are "fail", "skip"/,
+  );
+  assert.match(
+    await wrong({ address: "x" }),
+    /^address: not a property of a host; allowed are name, unreachable.*guidomain:hosts/,
+  );
+});
+
+test("facts: those that stay, not those that differ at each look", async () => {
+  const { handler, context, model } = made();
+  const inputs = { name: "lab", unreachable: "fail" };
+  const { id, outputs } = await handler.create(inputs, context);
+  assert.equal(
+    [id, outputs["release"], outputs["platform"], outputs["xen"]],
+    ["lab", "R4.3", "qubes", "4.19.3"],
+  );
+  assert.equal(outputs["templates"], ["fedora-43-xfce", "debian-13-xfce"]);
+  assert.equal(outputs["modes"], {
+    xephyr: { verdict: "go", reasons: [] },
+    vnc: { verdict: "go", reasons: [] },
+  });
+  model.byHand((now) => {
+    now.facts.xen.freeMemory = 1;
+  });
+  assert.equal(await handler.read({ id, inputs, outputs }, context), { id, inputs, outputs });
+  const imported = await handler.read({ id, inputs: {}, outputs: {} }, context);
+  assert.equal(imported, { id, inputs, outputs });
+  const { changes } = await handler.diff(
+    { id, oldInputs: inputs, oldOutputs: outputs, news: { ...inputs, name: "other" } },
+    context,
+  );
+  assert.equal(changes, { name: "update-replace" });
+});
+
+test("not a Qubes host is an error; one that does not answer keeps its state where that is asked for", async () => {
+  const none = made({ facts: { ...install().facts, qubesRelease: null } });
+  const failed = await none.handler.create({ name: "lab" }, none.context).catch((e: Error) => e.message);
+  assert.match(String(failed), /^Host lab on host lab: this is not a Qubes host/);
+  const { handler, hosts, context } = made();
+  hosts.unreachable = true;
+  const state = { id: "lab", inputs: { name: "lab", unreachable: "fail" }, outputs: { kernel: "6" } };
+  assert.instance(await handler.read(state, context).catch((e: unknown) => e), HostError);
+  const skipping = { ...state, inputs: { name: "lab", unreachable: "skip" } };
+  assert.equal(await handler.read(skipping, context), skipping);
+  assert.is(hosts.log.at(-1)?.options?.severity, "error");
+});
+
+test.run();

@@ -1,0 +1,71 @@
+/** The schema, the classes that programs import and the rules of the model speak of the same properties. */
+import { runtime } from "@pulumi/pulumi";
+import { test } from "uvu";
+import * as assert from "uvu/assert";
+import { GuiDomainArgs } from "../model/guiDomain.ts";
+import * as resources from "../resources/index.ts";
+import { schemaOf } from "./schema.ts";
+
+interface Resource {
+  inputProperties: Record<string, { description?: string }>;
+  properties: Record<string, { description?: string }>;
+  required: string[];
+}
+const schema = schemaOf("1.2.3") as { version: string; resources: Record<string, Resource> };
+const of = (type: string) => schema.resources[`guidomain:index:${type}`] as Resource;
+const sorted = (names: Iterable<string>) => [...names].sort();
+
+// The compiler refuses a name too many or too few.
+const guiArgs: Record<keyof resources.GuiDomainArgs, true> = {
+  host: true,
+  qube: true,
+  display: true,
+  clients: true,
+  restartClients: true,
+  session: true,
+  sessionUser: true,
+  onDelete: true,
+  unreachable: true,
+  template: true,
+  label: true,
+  memory: true,
+  maxmem: true,
+  vcpus: true,
+  autostart: true,
+  audiovm: true,
+  hostPackages: true,
+  viewers: true,
+};
+const hostArgs: Record<keyof resources.HostArgs, true> = { name: true, unreachable: true };
+
+await runtime.setMocks({
+  newResource: ({ name, inputs }) => ({ id: name, state: inputs }),
+  call: ({ inputs }) => inputs,
+});
+const host = new resources.Host("lab");
+const gui = new resources.GuiDomain("sys-gui", { host });
+/** What a resource has beside what every resource has. */
+const own = (resource: object) =>
+  Object.keys(resource).filter((key) => !key.startsWith("__") && key !== "urn" && key !== "id");
+
+test("inputs", () => {
+  assert.equal(sorted(Object.keys(of("GuiDomain").inputProperties)), sorted(Object.keys(guiArgs)));
+  assert.equal(sorted(Object.keys(GuiDomainArgs.shape)), sorted(Object.keys(guiArgs)));
+  assert.equal(sorted(Object.keys(of("Host").inputProperties)), sorted(Object.keys(hostArgs)));
+});
+
+test("outputs", () => {
+  assert.equal(sorted(own(gui)), sorted(Object.keys(of("GuiDomain").properties)));
+  assert.equal(sorted(own(host)), sorted(Object.keys(of("Host").properties)));
+});
+
+test("each property is described; what is required exists", () => {
+  for (const { inputProperties, properties, required } of Object.values(schema.resources)) {
+    for (const [name, { description }] of Object.entries({ ...inputProperties, ...properties }))
+      assert.ok(description, name);
+    for (const name of required) assert.ok(properties[name], name);
+  }
+  assert.is(schema.version, "1.2.3");
+});
+
+test.run();

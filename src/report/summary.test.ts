@@ -1,0 +1,108 @@
+import { test } from "uvu";
+import * as assert from "uvu/assert";
+import { changesOf, type HostReport, hostsOf, summaryText } from "./summary.ts";
+
+const ready: HostReport = {
+  name: "lab",
+  qube: "sys-gui",
+  mode: "xephyr",
+  state: "ready",
+  attempts: [{ mode: "xephyr", verdict: "ok", reason: "" }],
+  pending: [],
+};
+const none = changesOf({});
+const text = (host: Partial<HostReport>, changes = none, command = "up", errors: string[] = []) =>
+  summaryText(command, { changes, hosts: [{ ...ready, ...host }], errors }).split("\n");
+
+test("the engine's counts in five words; reads change nothing, an import creates", () => {
+  assert.equal(none, { create: 0, update: 0, delete: 0, replace: 0, same: 0 });
+  assert.equal(
+    changesOf({
+      create: 1,
+      update: 2,
+      delete: 3,
+      replace: 4,
+      same: 5,
+      read: 6,
+      refresh: 7,
+      import: 8,
+      "create-replacement": 4,
+      discard: undefined,
+    }),
+    {
+      create: 9,
+      update: 2,
+      delete: 3,
+      replace: 4,
+      same: 5,
+    },
+  );
+  assert.equal(changesOf({}), none, "counts do not add up over calls");
+});
+
+test("GUI domains of a state, sorted; nothing is invented", () => {
+  const of = (outputs: unknown) => ({ type: "guidomain:index:GuiDomain", outputs });
+  const hosts = hostsOf([
+    of({
+      host: "z",
+      qube: "b",
+      mode: "vnc",
+      state: "ready",
+      attempts: [{ mode: "vnc", verdict: "ok", reason: "" }],
+      pending: [],
+    }),
+    of({ host: "a", qube: "b", looked: false, state: "ready", mode: "xephyr" }),
+    of({}),
+    of(undefined),
+    { type: "guidomain:index:Host", outputs: { name: "a" } },
+    { type: "pulumi:pulumi:Stack" },
+  ]);
+  assert.equal(
+    hosts.map((h) => [h.name, h.qube, h.mode, h.state, h.attempts.length]),
+    [
+      ["a", "b", "xephyr", "not looked at", 0],
+      ["unknown", "unknown", "unknown", "unknown", 0],
+      ["z", "b", "vnc", "ready", 1],
+    ],
+  );
+});
+
+test("each state with what to do next", () => {
+  assert.equal(text({}), [
+    "lab: sys-gui — mode xephyr, ready",
+    '  next: log out of dom0 and choose the session "GUI Domain (sys-gui)" at its greeter',
+    "No changes.",
+  ]);
+  assert.match(text({ mode: "vnc" })[1] ?? "", /next: from one of its viewers: qvm-connect-tcp 5900/);
+  assert.equal(text({ state: "inUse" }), ["lab: sys-gui — mode xephyr, in use", "No changes."]);
+  assert.match(
+    text({ state: "drifted" }).join(" "),
+    /drifted: somebody changed it since.*next: "npm run up" puts it right/,
+  );
+  assert.match(text({ state: "unverified" }).join(" "), /imported, not checked yet/);
+  assert.match(text({ state: "not looked at" }).join(" "), /next: see that the host answers/);
+  const failed = text({
+    state: "failed",
+    mode: "none",
+    attempts: [{ mode: "xephyr", verdict: "failed", reason: "Salt failed" }],
+  });
+  assert.equal(failed.slice(0, 3), [
+    "lab: sys-gui — mode none, failed",
+    "  xephyr: failed — Salt failed",
+    '  next: mend what the error names, then "npm run up" again',
+  ]);
+  const pending = text({
+    pending: [{ kind: "restart", qubes: ["vault", "work"], why: "their windows stay" }],
+  });
+  assert.ok(pending.includes("  pending restart: vault, work — their windows stay"));
+  assert.ok(pending.includes("  next: restart vault, work when it suits you"));
+});
+
+test("counts and errors", () => {
+  const changes = changesOf({ create: 2, delete: 1, same: 3 });
+  assert.is(text({}, changes).at(-1), "Resources that were changed: 2 created, 1 deleted.");
+  assert.is(text({}, changes, "preview").at(-1), "Resources that would be changed: 2 created, 1 deleted.");
+  assert.equal(text({}, none, "up", ["no", "way"]).slice(-2), ["Error: no", "Error: way"]);
+});
+
+test.run();
