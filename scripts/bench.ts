@@ -5,7 +5,6 @@
 import { spawn } from "node:child_process";
 import path from "node:path";
 import { parseArgs } from "node:util";
-import { GuiDomain, Host } from "guidomain";
 import { startTwin } from "../lab/twin/twin.ts";
 import { hostOf, ROOT, scratch, type TestStack, testStack } from "../tests/harness.ts";
 
@@ -26,11 +25,8 @@ async function timed(work: () => Promise<unknown>): Promise<number> {
   return (performance.now() - begun) / 1000;
 }
 
-const program = async () => {
-  const host = new Host("lab");
-  new GuiDomain("sys-gui", { host, clients: "default" });
-  return {};
-};
+/** As a person's: run by the language host. */
+const program = path.join(ROOT, "scripts/bench/program.ts");
 
 const twin = await startTwin({ dir: path.join(scratch("bench-twin"), "twin") });
 const ours = await testStack("ours", scratch("bench-ours"), { lab: hostOf(twin) }, program);

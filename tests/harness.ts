@@ -113,25 +113,31 @@ export async function testStack(
   name: string,
   folder: string,
   hosts: Record<string, unknown>,
-  program: () => Promise<Record<string, unknown> | undefined>,
+  /** Run in this process, or the path of a program that the engine's language host runs as for a person. */
+  program: string | (() => Promise<Record<string, unknown> | undefined>),
   plugin = path.join(ROOT, "provider"),
 ): Promise<TestStack> {
   // The engine reads `plugins`; the SDK's type does not name it.
   const projectSettings: ProjectSettings & { plugins: object } = {
     name: "guidomain-tests",
-    runtime: "nodejs",
+    runtime: { name: "nodejs", options: { typescript: false } },
+    ...(typeof program === "string" ? { main: path.relative(folder, program) } : {}),
     backend: { url: `file://${folder}` },
     plugins: { providers: [{ name: "guidomain", path: plugin }] },
   };
-  const stack = await automation.LocalWorkspace.createOrSelectStack(
-    { stackName: name, projectName: "guidomain-tests", program: async () => (await program()) ?? {} },
-    {
-      workDir: folder,
-      pulumiCommand: await automation.PulumiCommand.get({ root: pulumiRoot() }),
-      envVars: { PULUMI_CONFIG_PASSPHRASE: "test", PULUMI_BACKEND_URL: `file://${folder}` },
-      projectSettings,
-    },
-  );
+  const options = {
+    workDir: folder,
+    pulumiCommand: await automation.PulumiCommand.get({ root: pulumiRoot() }),
+    envVars: { PULUMI_CONFIG_PASSPHRASE: "test", PULUMI_BACKEND_URL: `file://${folder}` },
+    projectSettings,
+  };
+  const stack =
+    typeof program === "string"
+      ? await automation.LocalWorkspace.createOrSelectStack({ stackName: name, workDir: folder }, options)
+      : await automation.LocalWorkspace.createOrSelectStack(
+          { stackName: name, projectName: "guidomain-tests", program: async () => (await program()) ?? {} },
+          options,
+        );
   const wrapped = new TestStack(stack);
   await wrapped.hosts(hosts);
   return wrapped;

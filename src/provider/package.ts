@@ -12,8 +12,11 @@ const { version } = JSON.parse(readFileSync(new URL("../../package.json", import
 
 export function guidomain(): ProviderPackage {
   const scrubber = new Scrubber();
-  const loading = setImmediate().then(async () => (await import("./handlers.ts")).handlersOf(scrubber));
-  loading.catch(() => {}); // whoever calls first is told
+  // What reaches a host comes first: the host answers while the rest is loaded.
+  const reaching = setImmediate().then(() => import("./hosts.ts"));
+  const hosts = reaching.then(({ Hosts }) => new Hosts(scrubber));
+  const loading = hosts.then(async (reached) => (await import("./handlers.ts")).handlersOf(reached));
+  for (const promise of [hosts, loading]) promise.catch(() => {}); // whoever calls first is told
   return {
     name: "guidomain",
     version,
@@ -28,10 +31,10 @@ export function guidomain(): ProviderPackage {
         { refreshBeforeUpdate: true, defaultTimeout: 30 * 60 },
       ),
     },
-    checkConfig: async (news) => (await loading).checkConfig(news),
-    configure: async (args) => (await loading).hosts.configure(args),
+    checkConfig: async (news) => (await reaching).configFaults(news),
+    configure: async (args) => (await hosts).configure(args),
     scrub: (text) => scrubber.scrub(text),
-    close: async () => (await loading).hosts.close(),
+    close: async () => (await hosts).close(),
   };
 }
 
