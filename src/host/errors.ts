@@ -19,18 +19,29 @@ export type HostErrorKind =
   | "protocol"
   | "cancelled";
 
-/** `message` says what failed on which host; `next` what the reader can do about it. */
+/**
+ * `message` says what failed on which host; `next` what the reader can do about it. `changed` says what is known of a
+ * change that was under way; null where none was, so that nothing has been changed.
+ */
 export class HostError extends Error {
   override readonly name: string = "HostError";
   readonly kind: HostErrorKind;
   readonly host: string;
   readonly next: string;
+  readonly changed: string | null;
 
-  constructor(kind: HostErrorKind, host: string, message: string, next: string) {
+  constructor(
+    kind: HostErrorKind,
+    host: string,
+    message: string,
+    next: string,
+    changed: string | null = null,
+  ) {
     super(message);
     this.kind = kind;
     this.host = host;
     this.next = next;
+    this.changed = changed;
   }
 }
 

@@ -7,12 +7,12 @@ import {
   InventoryError,
   parseConnection,
   parseHosts,
-  parseInventory,
   proxyArguments,
   publicConnection,
   secretsOf,
   splitWords,
 } from "./inventory.ts";
+import { parseInventory } from "./inventoryFile.ts";
 import { expandHome } from "./paths.ts";
 
 const PRINT = "SHA256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";

@@ -1,9 +1,8 @@
 /**
- * How hosts are reached: `guidomain:hosts` in the configuration or a YAML inventory, parsed into `HostConnection`s.
+ * How hosts are reached: `guidomain:hosts` in the configuration, parsed into `HostConnection`s; inventoryFile.ts reads the same from YAML.
  * Parsing is the only validation; whatever has the type has passed it.
  */
-import { dirname, resolve } from "node:path";
-import { LineCounter, parseDocument } from "yaml";
+import { resolve } from "node:path";
 import { z } from "zod";
 import { shown } from "../model/fields.ts";
 import { hostNameFault } from "../model/names.ts";
@@ -207,32 +206,6 @@ export function parseHosts(
   for (const [name, entry] of entries) build(name, entry, []);
   if (faults.length > 0) throw new InventoryError(source, faults);
   return hosts;
-}
-
-/** Hosts of a YAML inventory: `{hosts: {name: {…}}}`; other top-level keys are for others. `path` is the file's. */
-export function parseInventory(text: string, path: string): { hosts: Hosts; rest: Record<string, unknown> } {
-  const lines = new LineCounter();
-  const document = parseDocument(text, { lineCounter: lines, prettyErrors: false });
-  const [error] = document.errors;
-  if (error) {
-    // The parser's own message would quote the line, and with it perhaps a passphrase.
-    const { line, col } = lines.linePos(error.pos[0]);
-    throw new InventoryError(path, [
-      { property: "", reason: `not YAML: line ${line}, column ${col} (${error.code})` },
-    ]);
-  }
-  let content: unknown;
-  try {
-    content = document.toJS({ maxAliasCount: 100 });
-  } catch {
-    throw new InventoryError(path, [
-      { property: "", reason: "not YAML that can be read: an alias leads nowhere or too far" },
-    ]);
-  }
-  if (typeof content !== "object" || content === null || Array.isArray(content) || !("hosts" in content))
-    throw new InventoryError(path, [{ property: "", reason: 'give a map with the key "hosts" at the top' }]);
-  const { hosts, ...rest } = content;
-  return { hosts: parseHosts(hosts, path, { base: dirname(resolve(path)) }), rest };
 }
 
 /** A connection as `publicConnection` gave it, read back from state. */

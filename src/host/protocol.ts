@@ -137,8 +137,10 @@ export interface ApplyArgs {
   /** Keys whose ownership ends when this apply succeeds. */
   release: string[];
   /**
-   * Qubes to shut down before Salt runs (deleting a created qube). One that the host does not let go because it still
-   * has clients is left to `qube.absent`, which shuts it down after the formula has moved the clients off.
+   * Qubes to shut down before Salt runs. One that `release` gives up (deleting a created qube) and that the host does not
+   * let go because it still has clients is left to `qube.absent`, which shuts it down after the formula has moved the
+   * clients off. Any other is to start anew with what Salt has changed: it is shut down though clients name it, which
+   * the controller has seen to have no windows there.
    */
   shutdown: string[];
   /** Path below /srv/user_salt → text. */

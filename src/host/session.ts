@@ -66,12 +66,12 @@ export class HostSession {
     args: Omit<ApplyArgs, "snapshot">,
     { onProgress, signal }: RequestOptions = {},
   ): Promise<ApplyResult> {
-    const waiting = () => cancelled(this.host, "waiting for its turn; nothing was changed");
+    const waiting = () => cancelled(this.host, "waiting for its turn");
     let sent = false;
     const applied = this.#next(async () => {
       if (signal?.aborted) throw waiting();
       const agent = await abortable(this.#connected(), signal, () =>
-        cancelled(this.host, "connecting; nothing was changed"),
+        cancelled(this.host, "connecting"),
       );
       if (signal?.aborted) throw waiting();
       sent = true;
@@ -159,18 +159,20 @@ export class HostSession {
 
   #lost(error: HostError, agent: Agent, last: Progress | undefined): HostError {
     const stage = last
-      ? ` The last that was heard of it: ${last.stage}: ${last.text}.`
-      : " It is not known whether it had begun.";
+      ? `the last that was heard of it: ${last.stage}: ${last.text}`
+      : "it is not known whether it had begun";
     const after = !agent.ended
-      ? "It has ended; what it did is not known here."
+      ? "The change has ended; what it did is not known here"
       : agent.line.ended || error.kind !== "lost"
-        ? "The host stops it and puts back what it had changed by itself." // the end of the agent's stdin tells it to
-        : "What it had changed stands in the host's journal, and the next apply puts that back first.";
+        ? // The end of the agent's stdin tells it to.
+          "The host stops the change and puts back what it had changed by itself, unless it was done already: then it stays"
+        : "What was changed stands in the host's journal, and the next apply puts it back first";
     return new HostError(
       "lost",
       this.host,
-      `${error.message}, while a change was being applied.${stage} ${after}`,
+      `${error.message}, while a change was being applied (${stage})`,
       error.next,
+      after,
     );
   }
 
@@ -179,7 +181,13 @@ export class HostSession {
     return promise.catch((error: unknown) => {
       if (error instanceof AgentFailure) throw new AgentFailure(this.host, mapTexts(error.body, this.#scrub));
       if (error instanceof HostError)
-        throw new HostError(error.kind, error.host, this.#scrub(error.message), this.#scrub(error.next));
+        throw new HostError(
+          error.kind,
+          error.host,
+          this.#scrub(error.message),
+          this.#scrub(error.next),
+          error.changed,
+        );
       throw error;
     });
   }

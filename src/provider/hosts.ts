@@ -14,7 +14,6 @@ import {
   InventoryError,
   parseConnection,
   parseHosts,
-  parseInventory,
   publicConnection,
 } from "../host/inventory.ts";
 import { HostPool } from "../host/pool.ts";
@@ -162,6 +161,7 @@ async function inventoryOf(args: Properties): Promise<{ hosts: Inventory; source
         : "cannot be read; guidomain:inventory names it";
       throw new InventoryError(file, [{ property: "", reason }]);
     }
+    const { parseInventory } = await import("../host/inventoryFile.ts");
     add(parseInventory(text, file).hosts, file);
   }
   return { hosts, sources };

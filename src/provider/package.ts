@@ -12,48 +12,51 @@ const { version } = JSON.parse(readFileSync(new URL("../../package.json", import
 
 export function guidomain(): ProviderPackage {
   const scrubber = new Scrubber();
-  // What reaches a host comes first: the host answers while the rest is loaded.
+  // What reaches a host comes first: the host answers while the rest is loaded. The engine starts a second process of us
+  // that is only asked to check the configuration; it loads no more than that takes.
   const reaching = setImmediate().then(() => import("./hosts.ts"));
-  const hosts = reaching.then(({ Hosts }) => new Hosts(scrubber));
-  const loading = hosts.then(async (reached) => (await import("./handlers.ts")).handlersOf(reached));
-  for (const promise of [hosts, loading]) promise.catch(() => {}); // whoever calls first is told
+  const hosts = once(async () => new (await reaching).Hosts(scrubber));
+  const handlers = once(async () => (await import("./handlers.ts")).handlersOf(await hosts()));
+  reaching.catch(() => {}); // whoever calls first is told
   return {
     name: "guidomain",
     version,
     schema: schemaOf(version),
     handlers: {
-      "guidomain:index:Host": later(
-        loading.then(({ host }) => host),
-        { refreshBeforeUpdate: true },
-      ),
-      "guidomain:index:GuiDomain": later(
-        loading.then(({ guiDomain }) => guiDomain),
-        { refreshBeforeUpdate: true, defaultTimeout: 30 * 60 },
-      ),
+      "guidomain:index:Host": later(async () => (await handlers()).host, { refreshBeforeUpdate: true }),
+      "guidomain:index:GuiDomain": later(async () => (await handlers()).guiDomain, {
+        refreshBeforeUpdate: true,
+        defaultTimeout: 30 * 60,
+      }),
     },
     checkConfig: async (news) => (await reaching).configFaults(news),
-    configure: async (args) => (await hosts).configure(args),
+    configure: async (args) => {
+      await (await hosts()).configure(args);
+      handlers().catch(() => {}); // the first operation is told
+    },
     scrub: (text) => scrubber.scrub(text),
-    close: async () => (await hosts).close(),
+    close: async () => (await hosts()).close(),
   };
 }
 
-/** A handler that is still being loaded; what the engine asks of it at once stands in `known`. */
-function later(loading: Promise<Handler>, known: Pick<Handler, "refreshBeforeUpdate" | "defaultTimeout">): Handler {
+/** Calls `make` at first use, and gives everybody what came of it. */
+function once<T>(make: () => Promise<T>): () => Promise<T> {
+  let made: Promise<T> | undefined;
+  return () => (made ??= make());
+}
+
+/** A handler that is loaded at first use; what the engine asks of it at once stands in `known`. */
+function later(load: () => Promise<Handler>, known: Pick<Handler, "refreshBeforeUpdate" | "defaultTimeout">): Handler {
   let loaded: Handler | undefined;
-  const ready = loading.then((handler) => {
-    loaded = handler;
-    return handler;
-  });
-  ready.catch(() => {});
+  const ready = once(async () => (loaded = await load()));
   return {
     ...known,
-    check: async (news, olds, context) => (await ready).check(news, olds, context),
-    diff: async (request, context) => (await ready).diff(request, context),
-    create: async (inputs, context) => (await ready).create(inputs, context),
-    read: async (request, context) => (await ready).read(request, context),
-    update: async (request, context) => (await ready).update(request, context),
-    delete: async (request, context) => (await ready).delete(request, context),
+    check: async (news, olds, context) => (await ready()).check(news, olds, context),
+    diff: async (request, context) => (await ready()).diff(request, context),
+    create: async (inputs, context) => (await ready()).create(inputs, context),
+    read: async (request, context) => (await ready()).read(request, context),
+    update: async (request, context) => (await ready()).update(request, context),
+    delete: async (request, context) => (await ready()).delete(request, context),
     // Only what runs can be abandoned, and only a loaded handler runs.
     abandoned: (request, context) =>
       loaded?.abandoned?.(request, context) ?? { id: "", outputs: {}, reasons: ["stopped before it began"] },
