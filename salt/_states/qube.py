@@ -122,7 +122,7 @@ def _present(run, name, template=None, label=None, **kwargs):
         return
     if old["class"] != class_:
         run.errors.append(
-            "%s exists as %s, %s is wanted: nothing was changed. "
+            "%s exists as %s, %s is wanted: it was left as it is. "
             "Choose another name, or remove that qube yourself" % (name, old["class"], class_)
         )
         return

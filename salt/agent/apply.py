@@ -68,10 +68,10 @@ def apply(args, emit, stop, digest, bundle):
     if common.read_text(common.RELEASE) is None:
         raise Failure(
             "not-qubes",
-            "%s is missing: this is not a Qubes host's dom0. Nothing was changed" % common.RELEASE,
+            "%s is missing: this is not a Qubes host's dom0" % common.RELEASE,
         )
     if os.geteuid() != 0:
-        raise Failure("unsupported-user", "an apply needs root on the host. Nothing was changed")
+        raise Failure("unsupported-user", "an apply needs root on the host")
     lock = Lock(args["holder"], args["wait"], emit, stop)
     try:
         run = functools.partial(runner.run, lock=lock.fd)
@@ -108,9 +108,7 @@ def _transaction(args, emit, stop, run):
     others = ledger.conflicts(book, args["touch"] + args["release"], args["owner"])
     if others:
         text = ", ".join("%s belongs to %s" % item for item in sorted(others.items()))
-        raise Failure(
-            "conflict", "%s. Nothing was changed. Take it out of one of the two programs" % text
-        )
+        raise Failure("conflict", text)
     if args["sls"] and not shutil.which("qubesctl"):
         raise _no_salt("qubesctl is not in dom0")
     files = _staged(args)
@@ -120,7 +118,7 @@ def _transaction(args, emit, stop, run):
         journal.begin(record)
     except Exception as error:
         failure = _failure(error)
-        failure.message += ". Nothing was changed"
+        failure.more.update(changed=[], undone=[], left={})
         raise failure from error
     try:
         _stage(files, emit)
@@ -153,9 +151,7 @@ def _transaction(args, emit, stop, run):
     except BaseException as error:
         failure = _failure(error)
         emit("undo", failure.message)
-        outcome = journal.undo(record, emit, run)
-        failure.more.update(outcome)
-        failure.message = "%s. %s" % (failure.message.rstrip(". \n"), journal.summary(outcome))
+        failure.more.update(journal.undo(record, emit, run))
         raise failure from error
     return {"states": states, "evidence": evidence, "restarted": restarted}
 
@@ -212,8 +208,7 @@ def _check_space(files):
             if free < needed:
                 raise Failure(
                     "disk-full",
-                    "%d KiB are free on %s, %d are needed. Nothing was changed. Make room in "
-                    "dom0 and try again" % (free >> 10, folder, needed >> 10),
+                    "%d KiB are free on %s, %d are needed" % (free >> 10, folder, needed >> 10),
                 )
 
 
@@ -231,11 +226,7 @@ def _stage(files, emit):
 
 
 def _no_salt(what):
-    return Failure(
-        "salt-missing",
-        "%s: every change here is made by Salt. Install it in dom0 "
-        "(qubes-dom0-update qubes-mgmt-salt-dom0) and try again" % what,
-    )
+    return Failure("salt-missing", "%s: every change here is made by Salt" % what)
 
 
 def _salt(args, emit, stop, run):

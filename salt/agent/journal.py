@@ -85,26 +85,9 @@ def recover(emit, run):
     if outcome["left"]:
         raise Failure(
             "unfinished",
-            "an earlier apply of %s could not be undone: %s. Nothing else was changed. "
-            "Put it right by hand and try again, or remove %s to keep things as they are"
-            % (record["holder"], _reasons(outcome["left"]), common.JOURNAL),
+            "an earlier apply of %s could not be undone" % common.clean(record["holder"], 200),
             **outcome,
         )
-
-
-def summary(outcome):
-    """One sentence on what an undo did."""
-    changed, left = len(outcome["changed"]), outcome["left"]
-    if not changed and not left:
-        return "Nothing was changed"
-    text = "%d thing%s had been changed" % (changed, "" if changed == 1 else "s")
-    if left:
-        return text + "; not put back: " + _reasons(left)
-    return text + " and put back"
-
-
-def _reasons(left):
-    return "; ".join("%s (%s)" % item for item in sorted(left.items()))
 
 
 # -- undo
@@ -227,7 +210,7 @@ def stop_qube(qube, patience, kill=False, stop=None):
             if not kill:
                 raise Failure(
                     "shutdown-refused",
-                    "%s did not shut down within %d s; nothing was killed" % (qube, patience),
+                    "%s did not shut down within %d s" % (qube, patience),
                 )
             admin.kill(qube)
             return

@@ -24,8 +24,9 @@ def load():
     except (ValueError, KeyError, TypeError) as error:
         raise Failure(
             "internal",
-            "%s cannot be read (%s): nothing was changed. It says who owns what on this host: "
-            "mend it or move it away" % (common.LEDGER, error),
+            "%s cannot be read (%s). It says who owns what on this host: mend it or move it away"
+            % (common.LEDGER, error),
+            changed=[],
         ) from error
 
 

@@ -55,8 +55,7 @@ class Lock:
             if now > deadline:
                 raise Failure(
                     "lock-held",
-                    "%s has held this host since %s (process %d). Nothing was changed. "
-                    "Try again when it is done"
+                    "%s has held this host since %s (process %d)"
                     % (
                         other["holder"],
                         time.strftime("%H:%M:%S", time.localtime(other["since"])),
@@ -89,6 +88,12 @@ class Lock:
 
     def release(self):
         if self.fd is not None:
-            os.unlink(common.path(common.LOCK))
+            name = common.path(common.LOCK)
+            try:
+                # Removed by hand, it may be somebody else's by now.
+                if os.path.samestat(os.fstat(self.fd), os.stat(name)):
+                    os.unlink(name)
+            except FileNotFoundError:
+                pass
             os.close(self.fd)
             self.fd = None

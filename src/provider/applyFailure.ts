@@ -1,4 +1,7 @@
-/** An apply that did not end well, in the user's words: what failed, what was changed, what was undone, what to do next. */
+/**
+ * An apply that did not end well, in the user's words: what failed, what was changed, what was undone, what to do next.
+ * What was changed is said here alone: the agent's message only says what failed.
+ */
 import { AgentFailure, HostError } from "../host/errors.ts";
 import type { AgentErrorBody } from "../host/protocol.ts";
 import { NOTHING_CHANGED, sentence } from "../model/failure.ts";
@@ -10,21 +13,21 @@ export function applyFailure(error: unknown, resource: string, host: string): st
     return sentence({
       resource,
       host,
-      what: error.message,
-      changed:
-        error.kind === "lost"
-          ? "What was half done is undone by the host itself, which then gives its lock back"
-          : NOTHING_CHANGED,
+      // The sentence names the host already; another one, such as a jump host, stays named.
+      what: error.message.startsWith(`${host}: `) ? error.message.slice(host.length + 2) : error.message,
+      changed: error.changed ?? NOTHING_CHANGED,
       next: error.next,
     });
   return sentence({
     resource,
     host,
     what: error instanceof Error ? error.message : String(error),
-    changed: "Whether anything was changed is not known",
+    changed: NOT_KNOWN,
     next: 'Run "pulumi preview" to see the host as it is',
   });
 }
+
+const NOT_KNOWN = "Whether anything was changed is not known";
 
 const names = (keys: string[]) => keys.map(wordsFor).join(", ");
 
@@ -46,10 +49,11 @@ function whatOf(body: AgentErrorBody): string {
 }
 
 function changedOf(body: AgentErrorBody): string {
+  if (!body.changed && body.code === "internal") return NOT_KNOWN; // what the agent did not foresee
   const changed = body.changed ?? [];
-  if (changed.length === 0) return NOTHING_CHANGED;
   const undone = body.undone ?? [];
   const left = Object.entries(body.left ?? {});
+  if (changed.length === 0 && left.length === 0) return NOTHING_CHANGED;
   const kept = changed.filter((key) => !undone.includes(key) && !(key in (body.left ?? {})));
   const words = [];
   if (undone.length) words.push(`changed and put back: ${names(undone)}`);
@@ -74,7 +78,8 @@ const NEXT: Record<string, string> = {
   "salt-failed": 'Mend what the message names, then run "pulumi up" again',
   "verify-failed": 'Mend what the check names (packages belong in the template), then run "pulumi up" again',
   "shutdown-refused": "Shut down what uses it, then run again. Nothing is ever killed for you",
-  unfinished: "Put right by hand what the message names, then run again",
+  unfinished:
+    "Put that right by hand, then run again; or remove /var/lib/guidomain/journal.json on the host to keep it as it is",
   "bad-request": REPORT,
   internal: REPORT,
   cancelled: 'Run "pulumi up" again to go on',

@@ -171,8 +171,15 @@ export function guiDomainHandler(hosts: HostAccess): Handler {
 
     abandoned(request, { signal }) {
       const why = signal.reason instanceof Error ? signal.reason.message : "stopped";
+      const [host = "", qube = ""] = (request.operation === "create" ? idOf(guiOf(request.inputs)) : request.id).split("/");
       const reasons = [
-        `${why}. The host undoes by itself what was half done and gives its lock back; run "pulumi up" again to go on.`,
+        sentence({
+          resource: `GUI domain ${qube}`,
+          host,
+          what: why,
+          changed: "The host puts back by itself what was half done, and then gives its lock back",
+          next: `Run "pulumi ${request.operation === "delete" ? "destroy" : "up"}" again to go on`,
+        }),
       ];
       if (request.operation === "delete") return { id: request.id, outputs: request.outputs, reasons };
       const inputs = request.operation === "create" ? request.inputs : request.news;
