@@ -11,6 +11,7 @@ import { hostOf, type Outcome, scratch, testStack } from "./harness.ts";
 
 const folder = scratch("errors");
 const twin = await startTwin({ dir: path.join(folder, "twin") });
+await twin.exec("qvm-start sys-firewall"); // a download would start it
 
 /** What the program describes now. */
 let domains: Record<string, Omit<GuiDomainArgs, "host">> = {};
@@ -92,7 +93,7 @@ test("a dom0 package that cannot be had", async () => {
 });
 
 test("Salt fails in one state: which property, what was changed, what was undone", async () => {
-  await twin.world({ faults: { refuse: { "admin.vm.property.Set+maxmem": "Not on my watch" } } });
+  await twin.world({ faults: { refuse: { "sys-gui": { "admin.vm.property.Set+maxmem": "Not on my watch" } } } });
   domains = { "sys-gui": { maxmem: 3000 } };
   await expectRefusal(stack.up, /maxmem: Not on my watch/, /put back/i, /qube "sys-gui"/, /npm run up|pulumi up/);
   await twin.world({ faults: { refuse: undefined } });

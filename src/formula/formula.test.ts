@@ -69,7 +69,7 @@ test("a Xephyr GUI domain: the states in their order", () => {
   const parsed = states(files["guidomain/sys-gui/init.sls"] ?? "");
   const policy = "/etc/qubes/policy.d/50-gui-sys-gui.policy";
   assert.equal(Object.keys(parsed), [
-    "sys-gui packages",
+    "sys-gui packages dummy-backlight-dom0,dummy-psu-sender",
     "sys-gui qube",
     "sys-gui properties",
     "sys-gui features",
@@ -78,8 +78,8 @@ test("a Xephyr GUI domain: the states in their order", () => {
     "/usr/share/xsessions/sys-gui.desktop",
     "sys-gui client work",
   ]);
-  assert.equal(parsed["sys-gui packages"], {
-    "pkg.installed": [{ pkgs: ["dummy-backlight-dom0", "dummy-psu-sender"] }],
+  assert.equal(parsed["sys-gui packages dummy-backlight-dom0,dummy-psu-sender"], {
+    "pkg.installed": [{ pkgs: ["dummy-backlight-dom0", "dummy-psu-sender"] }, { failhard: true }],
   });
   assert.equal(parsed["sys-gui qube"], {
     "qube.present": [

@@ -2,6 +2,9 @@
 import type { Snapshot, Verification } from "../host/protocol.ts";
 import type { GuiDomain } from "../model/guiDomain.ts";
 import type { Mode } from "../model/modes.ts";
+import { policyFile } from "../model/names.ts";
+
+const POLICY = /^\/etc\/qubes\/policy\.d\/[^/]+\.policy$/;
 
 /** Seconds. */
 const START = 120;
@@ -24,7 +27,10 @@ export function verificationsOf(gui: GuiDomain, mode: Mode, snapshot: Snapshot):
   });
   const packages = TEMPLATE_PACKAGES[mode].join(" ");
   const debian = snapshot.qubes[gui.template]?.features["os-distribution"] === "debian";
+  const policies = new Set([...Object.keys(snapshot.files), policyFile(50, "gui", qube)].filter((f) => POLICY.test(f)));
   return [
+    // All of them: one bad line in any file stops every qrexec call, and only the linter says which.
+    { kind: "host", id: "policies lint", argv: ["qubes-policy-lint", ...[...policies].sort()], timeout: LOOK },
     {
       kind: "host",
       id: "policy evaluates",

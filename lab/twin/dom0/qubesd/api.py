@@ -5,7 +5,12 @@ gives the reply's text.
 import json
 import re
 
-from .errors import QubesFeatureNotFoundError, QubesTagNotFoundError, Refused
+from .errors import (
+    QubesFeatureNotFoundError,
+    QubesTagNotFoundError,
+    QubesValueError,
+    Refused,
+)
 from .model import CLASSES
 
 METHODS = {}
@@ -496,4 +501,7 @@ def execute(system, method_name, arg, dest, payload):
     handler = METHODS.get(method_name)
     if handler is None:
         raise Refused("no such method")
+    refusal = (system.world.fault("refuse", dest) or {}).get("%s+%s" % (method_name, arg))
+    if refusal:
+        raise QubesValueError(refusal)
     return handler(Call(system, method_name, arg, dest, payload)), handler.writes

@@ -6,6 +6,7 @@ Faults of the model, each {qube: value} under its name in "faults":
     startSeconds  how long it is Transient before its agent answers
     agent         true: the agent never answers, so the start fails after all
     shutdown      seconds until it is gone, or "never"
+    refuse        calls that fail with a QubesValueError: {"admin.vm.property.Set+maxmem": "text"}
     guest         what is different inside, see guest/content.py: {"units": {"lightdm.service": false}}
 """
 
