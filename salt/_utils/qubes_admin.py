@@ -182,7 +182,22 @@ def qubes():
 
 
 def properties(qube):
-    return parse_properties(call("admin.vm.property.GetAll", qube))
+    """Every property of the qube; one whose value qubesd cannot compute is left out.
+
+    One such property leaves the whole of GetAll without an answer: keyboard_layout, where a qube is
+    its own GUI domain (core-admin 4.3.50, vm/qubesvm.py: its default is that of the GUI domain). The
+    rest is then read one by one, as Qubes' own client does.
+    """
+    try:
+        return parse_properties(call("admin.vm.property.GetAll", qube))
+    except EmptyReply:
+        found = {}
+    for name in _lines(call("admin.vm.property.List", qube)):
+        try:
+            found[name] = parse_property(call("admin.vm.property.Get", qube, name))
+        except EmptyReply:
+            pass
+    return found
 
 
 def global_properties():

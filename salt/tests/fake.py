@@ -27,6 +27,7 @@ sys.path[:0] = [AGENT, os.path.join(SALT, "_utils")]
 DEFAULTS = {
     "autostart": "False",
     "guivm": "*default_guivm",
+    "keyboard_layout": "us++",
     "label": "red",
     "maxmem": "4000",
     "memory": "400",
@@ -88,6 +89,8 @@ class Qubes:
         except Refusal as error:
             type_, *rest = error.args
             return ("2\0%s\0\0%s\0" % (type_, "\0".join(rest))).encode()
+        except RecursionError:  # qubesd answers nothing where it meets an error of its own
+            return b""
 
     def at(self, name):
         if name not in self.qubes:
@@ -101,6 +104,9 @@ class Qubes:
         if name not in DEFAULTS:
             raise Refusal("QubesNoSuchPropertyError", "Invalid property %r of %s", name, dest)
         value = DEFAULTS[name]
+        guivm = name == "keyboard_layout" and self.value(dest, "guivm")[1]
+        if guivm and guivm != "dom0":
+            return True, self.value(guivm, name)[1]
         return True, self.globals[value[1:]] if value.startswith("*") else value
 
     @staticmethod
@@ -137,6 +143,9 @@ class Qubes:
     def vm_property_GetDefault(self, arg, dest, _):
         value = DEFAULTS[arg]
         return "type=str " + (self.globals[value[1:]] if value.startswith("*") else value)
+
+    def vm_property_List(self, _, dest, __):
+        return "".join(n + "\n" for n in sorted(set(DEFAULTS) | set(self.at(dest)["own"])))
 
     def vm_property_GetAll(self, _, dest, __):
         names = sorted(set(DEFAULTS) | set(self.at(dest)["own"]))

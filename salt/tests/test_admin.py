@@ -102,6 +102,15 @@ class Admin(HostCase):
             },
         )
 
+    def test_a_property_that_qubesd_cannot_compute_does_not_hide_the_others(self):
+        wanted = admin.properties("work")
+        self.qubes.qubes["work"]["own"]["guivm"] = "work"
+        with self.assertRaises(admin.EmptyReply):
+            admin.call("admin.vm.property.GetAll", "work")
+        del wanted["keyboard_layout"]
+        wanted["guivm"] = {"default": False, "value": "work"}
+        self.assertEqual(admin.properties("work"), wanted)
+
     def test_multi_line_value_of_one_property(self):
         self.assertEqual(
             admin.parse_property("default=False type=str a\nb"), {"default": False, "value": "a\nb"}
