@@ -341,9 +341,13 @@ def start(qube, timeout=180):
     call("admin.vm.Start", qube, timeout=timeout)
 
 
-def shutdown(qube):
-    """Asks the qube to shut down and returns at once. No error where it is not running."""
-    _or_none(("QubesVMNotStartedError",), call, "admin.vm.Shutdown", qube)
+def shutdown(qube, force=False):
+    """Asks the qube to shut down and returns at once. No error where it is not running.
+
+    qubesd refuses while running qubes name this one as their GUI domain, unless `force`d.
+    """
+    arg = "force" if force else ""
+    _or_none(("QubesVMNotStartedError",), call, "admin.vm.Shutdown", qube, arg)
 
 
 def kill(qube):

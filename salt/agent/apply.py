@@ -123,6 +123,10 @@ def _transaction(args, emit, stop, run):
     try:
         _stage(files, emit)
         for qube in args["shutdown"]:
+            if "qube:" + qube not in args["release"]:
+                # It stays and is started again; the controller has seen that it shows no windows.
+                _shutdown(qube, emit, stop, force=True)
+                continue
             try:
                 _shutdown(qube, emit, stop)
             except admin.AdminError as error:
@@ -322,13 +326,13 @@ def _changes(changes):
 # -- qubes
 
 
-def _shutdown(qube, emit, stop):
+def _shutdown(qube, emit, stop, force=False):
     if admin.power_state(qube) in (None, "Halted"):
         return
     emit("shutdown", qube)
     limit = admin.get_property(qube, "shutdown_timeout")
     seconds = int(limit["value"]) if limit and limit["value"].isdigit() else 60
-    journal.stop_qube(qube, seconds, stop=stop)
+    journal.stop_qube(qube, seconds, stop=stop, force=force)
 
 
 def _restart(qubes, emit, stop):

@@ -38,6 +38,8 @@ def plan(args, staged, apply_id):
         # Qubes that we may stop and that run now; qubes that we may start and that do not.
         "running": sorted(name for name in candidates if states.get(name, "Halted") != "Halted"),
         "halted": sorted(name for name in started if states.get(name, "Halted") == "Halted"),
+        # Those of the running ones that are stopped so that they start with other settings.
+        "renewed": sorted(name for name in args["shutdown"] if "qube:" + name not in args["release"]),
     }
 
 
@@ -103,6 +105,8 @@ def undo(record, emit, run):
         _attempt(
             {}, "", stop_qube, qube, PATIENCE
         )  # a GUI domain may still have clients: see below
+    for qube in record["renewed"]:
+        _attempt({}, "", stop_qube, qube, PATIENCE, force=True)  # started again below
 
     changed = _differing(before, list(before), reasons)
     emit("undo", "%d of %d things to put back" % (len(changed), len(before)))
@@ -134,7 +138,9 @@ def undo(record, emit, run):
             break
         left = still
     for qube in started:
-        _attempt(stuck, "qube:" + qube, stop_qube, qube, PATIENCE)
+        # By force where running qubes name it as their GUI domain: it was off, so it showed none of
+        # their windows.
+        _attempt(stuck, "qube:" + qube, stop_qube, qube, PATIENCE, force=True)
     reasons = dict(stuck, **{key: reasons.get(key, "it reads back otherwise") for key in left})
     for key in removed - set(left):
         reasons[key] = "made again, but what its private volume held is gone"
@@ -178,10 +184,10 @@ def _differing(before, candidates, reasons):
     return found
 
 
-def _attempt(reasons, key, function, *args):
+def _attempt(reasons, key, function, *args, **more):
     """Calls; what the host refuses becomes the reason of that key, and the undo goes on."""
     try:
-        return function(*args)
+        return function(*args, **more)
     except (admin.AdminError, Failure, OSError) as error:
         reasons[key] = common.clean(str(error), 500)
         return None
@@ -197,11 +203,12 @@ def _forget(record):
     common.remove_directories(record["directories"])
 
 
-def stop_qube(qube, patience, kill=False, stop=None):
-    """Shuts a qube down and waits; after `patience` seconds kills it if `kill`, else raises."""
+def stop_qube(qube, patience, kill=False, stop=None, force=False):
+    """Shuts a qube down and waits; after `patience` seconds kills it if `kill`, else raises.
+    `force`: also where running qubes name it as their GUI domain."""
     if admin.power_state(qube) in (None, "Halted"):
         return
-    admin.shutdown(qube)
+    admin.shutdown(qube, force)
     deadline = time.monotonic() + patience
     while admin.power_state(qube) not in (None, "Halted"):
         if stop:

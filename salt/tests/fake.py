@@ -264,7 +264,7 @@ class Qubes:
             self.at(dest)["state"] = "Running"
         return ""
 
-    def vm_Shutdown(self, _, dest, __):
+    def vm_Shutdown(self, arg, dest, __):
         if self.at(dest)["state"] == "Halted":
             raise Refusal("QubesVMNotStartedError", "Domain is powered off: %r", dest)
         clients = [
@@ -274,7 +274,7 @@ class Qubes:
             and n not in ("dom0", dest)
             and self.value(n, "guivm")[1] == dest
         ]
-        if clients:
+        if clients and arg != "force":
             raise Refusal(
                 "QubesVMInUseError",
                 "There are running VMs using this VM as GuiVM: %s",

@@ -282,6 +282,28 @@ class Apply(HostCase):
         self.assertIn("sys-gui not yet: There are running VMs", str(self.events))
         self.assertNotIn("sys-gui", self.qubes.qubes)
 
+    def test_a_gui_domain_that_starts_anew(self):
+        """It is stopped though a running client names it, and runs again after a failure, too."""
+        admin.create("sys-gui", "AppVM", "fedora", "black")
+        admin.set_property("personal", "guivm", "sys-gui")
+        self.qubes.qubes["personal"]["state"] = "Running"
+        start = {"kind": "start", "id": "s", "qube": "sys-gui", "timeout": 5}
+        false = {"kind": "host", "id": "no", "argv": ["false"], "timeout": 5}
+        vnc = [["admin", "set_feature", "sys-gui", "service.guivm-vnc", "1"]]
+        touch = ["feature:sys-gui:service.guivm-vnc"]
+        off = self.dump()
+        failure = self.fails("verify-failed", self.args(vnc, touch, verify=[start, false]))
+        self.assertEqual(failure.more["left"], {})
+        self.assertEqual(self.dump(), off)
+        admin.start("sys-gui")
+        on = self.dump()
+        args = self.args(vnc, touch, shutdown=["sys-gui"], verify=[start, false])
+        self.assertEqual(self.fails("verify-failed", args).more["left"], {})
+        self.assertEqual(self.dump(), on)
+        self.apply(self.args(vnc, touch, shutdown=["sys-gui"], verify=[start]))
+        self.assertEqual(admin.power_state("sys-gui"), "Running")
+        self.assertEqual(admin.get_feature("sys-gui", "service.guivm-vnc"), "1")
+
     def test_only_the_ledger(self):
         self.apply(self.args(ACTIONS, TOUCH))
         before = self.qubes.dump()

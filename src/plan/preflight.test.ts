@@ -1,9 +1,11 @@
 /** What is refused before anything is touched, each with a test that reads the message; and who waits for a restart. */
 import { test } from "uvu";
 import * as assert from "uvu/assert";
+import { settingsOf } from "../formula/settings.ts";
 import type { Snapshot } from "../host/protocol.ts";
 import { Refusal } from "../model/failure.ts";
-import { preflight, preflightDelete, waitingForRestart } from "./preflight.ts";
+import { planApply } from "./changes.ts";
+import { preflight, preflightDelete, startsAnew, waitingForRestart } from "./preflight.ts";
 import { guiOf } from "./testing/cases.ts";
 import { byDefault, explicit, HostModel, install, qube } from "./testing/hostModel.ts";
 
@@ -213,6 +215,42 @@ test("a GUI domain does not go while it shows windows", () => {
   assert.is(text(shown({ work: "99", vault: "99" })), "nothing was refused");
   assert.is(text(shown({}, "dom0", "Halted")), "nothing was refused");
   assert.is(text(settled({})), "nothing was refused");
+});
+
+test("services take effect at a new start, which takes nobody's windows away", () => {
+  const gui = guiOf("sys-gui", { host: "lab", display: ["vnc"] });
+  const live = (times: Record<string, string>, state?: string) => {
+    const snapshot = shown(times, "dom0", state);
+    const services = { "service.guivm": "1", "service.guivm-gui-agent": "1" };
+    Object.assign(snapshot.qubes["sys-gui"]?.features ?? {}, services);
+    return snapshot;
+  };
+  const anew = (snapshot: Snapshot, described = gui) =>
+    startsAnew(
+      described,
+      planApply("sys-gui", settingsOf(described, described.display[0] ?? "vnc"), snapshot, "us"),
+      snapshot,
+    );
+  assert.is(anew(live({ work: "99", vault: "99" })), true);
+  assert.match(
+    refusal(() => anew(live({ work: "101", vault: "99" }))),
+    /its mode cannot change from "xephyr" to "vnc" while it shows the windows of running qubes: "work"\. Nothing was changed.*Shut them down/,
+  );
+  const used = live({ work: "99", vault: "99" });
+  Object.assign(used.qubes["sys-gui"] ?? {}, { session: true });
+  assert.match(
+    refusal(() => anew(used)),
+    /from "xephyr" to "vnc" while somebody is in its session\..*Log out of it/,
+  );
+  const off = live({});
+  Object.assign(off.qubes["sys-gui"] ?? {}, { state: "Halted" });
+  assert.is(anew(off), false, "it is off");
+  assert.is(anew(settled({})), false, "it is not there");
+  const xephyr = guiOf("sys-gui", { host: "lab" });
+  assert.is(anew(live({ work: "99", vault: "99" }), xephyr), false, "its services are as wanted");
+  const busy = live({ work: "101", vault: "99" });
+  delete busy.qubes["sys-gui"]?.features["service.guivm-gui-agent"];
+  assert.is(anew(busy, xephyr), false, "the same mode waits for its user to start it");
 });
 
 test.run();

@@ -2,6 +2,7 @@
 import type { QubeSnapshot, Snapshot } from "../host/protocol.ts";
 import { Refusal } from "../model/failure.ts";
 import type { GuiDomain } from "../model/guiDomain.ts";
+import type { Plan } from "./changes.ts";
 import { clientsOf, valueOf } from "./values.ts";
 
 /** Releases with what they can do; 4.1 and 4.2 are at their end of life (qubes-host.md, head). */
@@ -138,11 +139,7 @@ const on = (feature: string | undefined) => feature !== undefined && feature !==
  * windows are still with the former one, and it is no obstacle.
  */
 export function preflightDelete(resource: string, host: string, qube: string, snapshot: Snapshot): void {
-  if (snapshot.qubes[qube]?.state === "Halted" || !snapshot.qubes[qube]) return;
-  const elsewhere = new Set(waitingForRestart(qube, snapshot));
-  const running = clientsOf(snapshot, qube).filter(
-    (name) => snapshot.qubes[name]?.state !== "Halted" && !elsewhere.has(name),
-  );
+  const running = shownBy(qube, snapshot);
   if (running.length)
     throw new Refusal({
       resource,
@@ -150,6 +147,43 @@ export function preflightDelete(resource: string, host: string, qube: string, sn
       what: `it cannot be removed while it shows the windows of running qubes: ${list(running)}`,
       next: "Shut them down, then run again. Nothing is ever stopped for you",
     });
+}
+
+/** The running qubes whose windows `qube` shows now. */
+function shownBy(qube: string, snapshot: Snapshot): string[] {
+  if (snapshot.qubes[qube]?.state === "Halted" || !snapshot.qubes[qube]) return [];
+  const elsewhere = new Set(waitingForRestart(qube, snapshot));
+  return clientsOf(snapshot, qube).filter(
+    (name) => snapshot.qubes[name]?.state !== "Halted" && !elsewhere.has(name),
+  );
+}
+
+/**
+ * Whether an apply of `plan` starts the GUI domain anew: its services, which make its mode, are read when it starts. Done where that
+ * takes nobody's windows away; where it would, a change of mode is refused, and other services wait for a start by its user.
+ */
+export function startsAnew(gui: GuiDomain, plan: Plan, snapshot: Snapshot): boolean {
+  const live = snapshot.qubes[gui.qube];
+  if (!live || live.state === "Halted") return false;
+  const services = `feature:${gui.qube}:service.`;
+  if (
+    ![...plan.changes.map((c) => c.wish.key), ...plan.restores.map((r) => r.key)].some((key) =>
+      key.startsWith(services),
+    )
+  )
+    return false;
+  const shown = shownBy(gui.qube, snapshot);
+  if (shown.length === 0 && !live.session) return true;
+  const [from, to] = [modeOf(gui.qube, snapshot), gui.display[0]];
+  if (from === to) return false;
+  throw new Refusal({
+    resource: `GUI domain ${gui.qube}`,
+    host: gui.host,
+    what: `its mode cannot change from "${from}" to "${to}" while ${
+      shown.length ? `it shows the windows of running qubes: ${list(shown)}` : "somebody is in its session"
+    }`,
+    next: `${shown.length ? "Shut them down" : "Log out of it"}, then run again. Nothing is ever stopped for you`,
+  });
 }
 
 /**

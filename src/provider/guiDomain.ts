@@ -9,7 +9,7 @@ import type { Mode } from "../model/modes.ts";
 import { policyFile } from "../model/names.ts";
 import { owns, type Plan, planApply, planDelete } from "../plan/changes.ts";
 import { appliedSettings, liveSettings } from "../plan/live.ts";
-import { modeOf, preflight, preflightDelete, waitingForRestart } from "../plan/preflight.ts";
+import { modeOf, preflight, preflightDelete, startsAnew, waitingForRestart } from "../plan/preflight.ts";
 import { clientsOf, sameValue, valueOf } from "../plan/values.ts";
 import { verificationsOf } from "../plan/verify.ts";
 import { rulesOf } from "../policy/rules.ts";
@@ -171,7 +171,9 @@ export function guiDomainHandler(hosts: HostAccess): Handler {
 
     abandoned(request, { signal }) {
       const why = signal.reason instanceof Error ? signal.reason.message : "stopped";
-      const [host = "", qube = ""] = (request.operation === "create" ? idOf(guiOf(request.inputs)) : request.id).split("/");
+      const [host = "", qube = ""] = (
+        request.operation === "create" ? idOf(guiOf(request.inputs)) : request.id
+      ).split("/");
       const reasons = [
         sentence({
           resource: `GUI domain ${qube}`,
@@ -198,6 +200,10 @@ export function guiDomainHandler(hosts: HostAccess): Handler {
     const notices = preflight(gui, snapshot);
     const settings = settingsOf(gui, modeIn(gui));
     const plan = planApply(gui.qube, settings, snapshot, context.urn);
+    if (startsAnew(gui, plan, snapshot) && context.preview)
+      context.log(
+        `qube ${gui.qube} starts anew, since its services are read at its start; it shows no windows now`,
+      );
     hosts.claims.claim(gui.host, context.urn, `GUI domain ${gui.qube}`, plan.touch, snapshot);
     if (context.preview && (plan.changes.length || !snapshot.ledger[`qube:${gui.qube}`]))
       for (const notice of notices) context.log(notice.text, { severity: notice.severity });
@@ -240,7 +246,7 @@ export function guiDomainHandler(hosts: HostAccess): Handler {
         owner: context.urn,
         touch: plan.touch,
         release: plan.release,
-        shutdown: [],
+        shutdown: startsAnew(gui, plan, before) ? [gui.qube] : [],
         formula: formula.files,
         sls: formula.sls,
         verify: verificationsOf(gui, mode, before),
