@@ -168,6 +168,7 @@ test('unreachable: "skip" keeps the state, says "not looked at", and does not en
   const before = await stack.resource("sys-gui");
   await stack.hosts({ lab: hostOf(twin, { port: 1 }) });
   const skipped = await stack.up();
+  assert.not(skipped.ok, "a host that was not looked at is not all well");
   assert.match(skipped.errors.join("\n"), /lab was not looked at/);
   assert.equal((await stack.resource("sys-gui")).outputs["settings"], before.outputs["settings"]);
   await stack.hosts({ lab: hostOf(twin) });

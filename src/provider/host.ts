@@ -51,7 +51,7 @@ export function hostHandler(hosts: HostAccess): Handler {
         if (inputs["unreachable"] !== "skip" || !(error instanceof HostError) || error.kind !== "unreachable")
           throw error;
         hosts.notLookedAt(id, error, context);
-        return { id, inputs, outputs };
+        return { id, inputs, outputs: { ...outputs, looked: false } };
       }
     },
 
@@ -64,7 +64,7 @@ export function hostHandler(hosts: HostAccess): Handler {
 
   async function look(name: string, context: Context, olds: Properties = {}): Promise<Properties> {
     const snapshot = await hosts.snapshot(name, [], context, olds["connection"]);
-    return { ...factsOf(name, snapshot), connection: hosts.connection(name) };
+    return { ...factsOf(name, snapshot), looked: true, connection: hosts.connection(name) };
   }
 }
 

@@ -124,6 +124,7 @@ const hostOutputs: Record<string, Property> = {
     description: "PCI functions: sbdf, port, class, vendor, device, subsystem, name.",
   },
   modes: { ...any, description: "Verdict and reasons by display mode." },
+  looked: { type: "boolean", description: "false: the host did not answer, this is what the last look saw." },
   connection: { ...any, description: "How the host was reached, without secrets." },
 };
 

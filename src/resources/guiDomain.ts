@@ -1,5 +1,6 @@
 import * as pulumi from "@pulumi/pulumi";
 import { Host } from "./host.ts";
+import { failAtTheEnd } from "./unreached.ts";
 
 export interface GuiDomainArgs {
   /** The machine, or its name in the configuration. */
@@ -88,6 +89,7 @@ export class GuiDomain extends pulumi.CustomResource {
     const { host, ...rest } = args;
     const inputs = { ...GUI_OUTPUTS, ...rest, host: host instanceof Host ? host.name : host };
     super("guidomain:index:GuiDomain", name, inputs, options);
+    failAtTheEnd(`GUI domain ${name}`, this.looked);
   }
 }
 

@@ -1,4 +1,5 @@
 import * as pulumi from "@pulumi/pulumi";
+import { failAtTheEnd } from "./unreached.ts";
 
 export interface HostArgs {
   /** The host's name in the configuration. Default: the resource's name. */
@@ -30,8 +31,12 @@ export class Host extends pulumi.CustomResource {
   /** How the host was reached, without secrets. */
   declare readonly connection: pulumi.Output<Record<string, unknown>>;
 
+  /** false: the host did not answer, this is what the last look saw. */
+  declare readonly looked: pulumi.Output<boolean>;
+
   constructor(name: string, args: HostArgs = {}, options?: pulumi.CustomResourceOptions) {
     super("guidomain:index:Host", name, { ...HOST_OUTPUTS, ...args }, options);
+    failAtTheEnd(`Host ${name}`, this.looked);
   }
 }
 
@@ -63,5 +68,6 @@ const HOST_OUTPUTS = {
   templates: undefined,
   pci: undefined,
   modes: undefined,
+  looked: undefined,
   connection: undefined,
 };
