@@ -518,6 +518,7 @@ test("the cases were not trivial", () => {
   const width = Math.max(...[...counts.keys()].map((kind) => kind.length));
   console.log(`\n  ${CASES} cases of 3 steps, GUIDOMAIN_SEED=${SEED}`);
   for (const [kind, n] of [...counts].sort()) console.log(`  ${kind.padEnd(width)} ${n}`);
+  if (CASES < 6) return;
   for (const kind of ["the qube existed", "the qube is new", "mode xephyr", "mode vnc", "keys announced: 8+"])
     assert.ok((counts.get(kind) ?? 0) > 0, `no case of "${kind}"`);
 });
