@@ -170,6 +170,7 @@ def _settle(args, digest, bundle):
     book["formulas"][args["owner"]] = sorted(args["formula"])
     for folder in ("/_states", "/_utils"):
         common.remove_tree(common.SALT + folder + "/__pycache__")
+    common.remove_tree(common.SCRATCH)
     ledger.tidy(book)
     if book["entries"]:
         ledger.store_agent(digest, bundle)
@@ -245,11 +246,18 @@ def _salt(args, emit, stop, run):
         "--no-color",
     ]
     emit("salt", args["sls"])
+    scratch = common.path(common.SCRATCH)
+    os.makedirs(scratch, mode=0o700, exist_ok=True)
     patience = time.monotonic() + args["wait"]
     while True:
         begun = time.monotonic()
         ended = run(
-            argv, SALT_TIMEOUT, stop=stop, tick=lambda s: emit("salt", "running for %d s" % s)
+            argv,
+            SALT_TIMEOUT,
+            stop=stop,
+            tick=lambda s: emit("salt", "running for %d s" % s),
+            # file.managed writes what it checks into the current directory.
+            scratch=scratch,
         )
         stop.check()
         local = _local(ended.out)

@@ -14,6 +14,7 @@ LEDGER = STATE + "/ledger.json"
 JOURNAL = STATE + "/journal.json"
 RESERVE = STATE + "/reserve"  # disk space held for the undo
 SALT = STATE + "/salt"
+SCRATCH = STATE + "/scratch"  # Salt's temporary files: one that was killed leaves them
 FORMULA = "/srv/user_salt"
 DROP_IN = "/etc/salt/minion.d/guidomain.conf"
 LOCK = "/run/guidomain.lock"

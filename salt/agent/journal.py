@@ -6,6 +6,7 @@ until the apply counts, so the next agent finds it when this one was killed.
 
 import json
 import os
+import re
 import time
 
 import common
@@ -150,8 +151,11 @@ def undo(record, emit, run):
         if key not in reasons and _attempt(reasons, key, admin.power_state, qube) == "Halted":
             emit("undo", "starting %s again" % qube)
             _attempt(reasons, key, admin.start, qube)
-    for name in list(record["staged"]) + [key[5:] for key in before if key.startswith("file:")]:
+    files = [key[5:] for key in before if key.startswith("file:")]
+    for name in list(record["staged"]) + files:
         common.remove_file(name + common.BEGUN)  # of an agent that was killed while it wrote
+    for name in files:
+        _remove_begun_by_salt(name, record["since"])
     for name, value in record["staged"].items():
         if keys.read("file:" + name) != value:
             _attempt(
@@ -193,10 +197,26 @@ def _attempt(reasons, key, function, *args, **more):
         return None
 
 
+def _remove_begun_by_salt(name, since):
+    """Salt writes a file beside its place first, as NAMExxxxxxxx (salt.utils.files.copyfile), and
+    leaves that there when it is killed."""
+    folder, base = os.path.split(name)
+    try:
+        with os.scandir(common.path(folder)) as found:
+            for one in found:
+                if re.fullmatch(re.escape(base) + "[a-z0-9_]{8}", one.name) and (
+                    one.stat(follow_symlinks=False).st_mtime >= since
+                ):
+                    os.unlink(one.path)
+    except FileNotFoundError:
+        pass
+
+
 def _forget(record):
     """Removes what the apply had put there for itself; the journal last of what matters."""
     common.remove_tree(common.SALT + "/_states/__pycache__")
     common.remove_tree(common.SALT + "/_utils/__pycache__")
+    common.remove_tree(common.SCRATCH)
     end()
     if record["fresh"]:
         common.remove_tree(common.STATE)

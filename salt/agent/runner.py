@@ -77,10 +77,11 @@ Ended = namedtuple("Ended", "code out err why")  # why: "exit", "timeout" or "st
 LIMIT = 16 * 1024 * 1024  # bytes kept of each stream; the rest is read and dropped
 
 
-def run(argv, timeout, stop=None, lock=None, tick=None):
+def run(argv, timeout, stop=None, lock=None, tick=None, scratch=None):
     """Runs `argv` (never a shell line) for at most `timeout` seconds; bytes in `out` and `err`.
 
     `lock`: descriptor that the command keeps open. `tick(seconds)` is called about every 5 s.
+    `scratch`: folder that the command runs in and puts its temporary files.
     """
     started = time.monotonic()
     keeper = subprocess.Popen(
@@ -90,7 +91,8 @@ def run(argv, timeout, stop=None, lock=None, tick=None):
         stderr=subprocess.PIPE,
         pass_fds=() if lock is None else (lock,),
         start_new_session=True,
-        env=dict(os.environ, LC_ALL="C"),
+        cwd=scratch,
+        env=dict(os.environ, LC_ALL="C", **({"TMPDIR": scratch} if scratch else {})),
         bufsize=0,
     )
     streams = {keeper.stdout.fileno(): bytearray(), keeper.stderr.fileno(): bytearray()}

@@ -198,7 +198,7 @@ test("a line lost in the middle of an apply: never sent again, and said so", asy
   const error = await refusal(session.apply(applyArgs("long"), { onProgress: () => via.cut() }));
   assert.is(error.kind, "lost");
   assert.match(error.message, /^t14: the line to 127.0.0.1 was lost: .*, while a change was being applied \(the last that was heard of it: salt: at work\)$/);
-  assert.match(error.changed ?? "", /^The host stops the change and puts back/);
+  assert.match(error.changed ?? "", /^The host ends the change by itself/);
   assert.is(via.connections(), 1);
   await session.apply(applyArgs("good"));
   assert.is(via.connections(), 2);
@@ -230,7 +230,7 @@ test("an agent killed in the middle of an apply: the line stays, a new agent is 
 
 test("an apply whose answer cannot be understood is not called harmless", async () => {
   for (const [behaviour, message, changed] of [
-    ["stranger", /request that was not made/, /The host stops the change and puts back/],
+    ["stranger", /request that was not made/, /The host ends the change by itself/],
     ["wrong", /is not what was agreed: states: /, /The change has ended; what it did is not known here/],
   ] as const) {
     const error = await refusal(

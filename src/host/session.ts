@@ -164,8 +164,8 @@ export class HostSession {
     const after = !agent.ended
       ? "The change has ended; what it did is not known here"
       : agent.line.ended || error.kind !== "lost"
-        ? // The end of the agent's stdin tells it to.
-          "The host stops the change and puts back what it had changed by itself, unless it was done already: then it stays"
+        ? // The end of the agent's stdin is its sign. A line that only went silent does not end it, so it may get done.
+          "The host ends the change by itself: it puts back what it had changed, or keeps all of it where it gets done"
         : "What was changed stands in the host's journal, and the next apply puts it back first";
     return new HostError(
       "lost",

@@ -127,22 +127,26 @@ export async function serve(pkg: ProviderPackage, options: ServeOptions = {}): P
           ? answerFor(error, handler, context, operation.abandoned?.())
           : error;
       if (!(failure instanceof PartialFailure)) throw plainStatus(failure);
-      const keys = withDeclared(handler, secrets);
-      throw partialStatus(failure, keys, operation.unfinished?.(failure.reasons) ?? failure.reasons);
+      const wrap = (properties: Properties) => encode(properties, withDeclared(handler, secrets), secrets.texts);
+      throw partialStatus(failure, wrap, operation.unfinished?.(failure.reasons) ?? failure.reasons);
     } finally {
       lines.end();
       await engineLog.flushed();
     }
   }
 
-  function partialStatus(error: PartialFailure, secretKeys: ReadonlySet<string>, unfinished: string[]) {
+  function partialStatus(
+    error: PartialFailure,
+    wrap: (properties: Properties) => ReturnType<typeof encode>,
+    unfinished: string[],
+  ) {
     const reasons = error.reasons.map(scrub);
     const outputs = { ...error.outputs };
     if (unfinished.length > 0) outputs[UNFINISHED] = unfinished.map(scrub);
     const failed = new proto.ErrorResourceInitFailed();
     failed.setId(error.id);
-    failed.setProperties(encode(outputs, secretKeys));
-    if (error.inputs) failed.setInputs(encode(error.inputs, secretKeys));
+    failed.setProperties(wrap(outputs));
+    if (error.inputs) failed.setInputs(wrap(error.inputs));
     failed.setReasonsList(reasons);
     failed.setRefreshBeforeUpdate(true); // the next run looks at what is there before it decides
     const detail = new anyProto.Any();
@@ -227,7 +231,7 @@ export async function serve(pkg: ProviderPackage, options: ServeOptions = {}): P
       const secrets = new Secrets();
       const news = receive(request.getNews(), secrets);
       const reply = new proto.CheckResponse();
-      reply.setInputs(encode(news, secrets.keys));
+      reply.setInputs(encode(news, secrets.keys, secrets.texts));
       reply.setFailuresList(failureMessages(await pkg.checkConfig(parseConfiguration(news))));
       return reply;
     }),
@@ -273,7 +277,7 @@ export async function serve(pkg: ProviderPackage, options: ServeOptions = {}): P
         work: async (handler, context) => {
           const { inputs, failures } = await handler.check(news, olds, context);
           const reply = new proto.CheckResponse();
-          reply.setInputs(encode(inputs, secrets.keys));
+          reply.setInputs(encode(inputs, secrets.keys, secrets.texts));
           reply.setFailuresList(failureMessages(failures));
           return reply;
         },
@@ -310,7 +314,7 @@ export async function serve(pkg: ProviderPackage, options: ServeOptions = {}): P
           const { id, outputs } = await handler.create(inputs, context);
           const reply = new proto.CreateResponse();
           reply.setId(id);
-          reply.setProperties(encode(outputs, withDeclared(handler, secrets)));
+          reply.setProperties(encode(outputs, withDeclared(handler, secrets), secrets.texts));
           reply.setRefreshBeforeUpdate(handler.refreshBeforeUpdate ?? false);
           return reply;
         },
@@ -333,8 +337,8 @@ export async function serve(pkg: ProviderPackage, options: ServeOptions = {}): P
           if (unfinished.length > 0) throw new PartialFailure({ ...found, reasons: unfinished });
           const keys = withDeclared(handler, secrets);
           reply.setId(found.id);
-          reply.setProperties(encode(found.outputs, keys));
-          reply.setInputs(encode(found.inputs, keys));
+          reply.setProperties(encode(found.outputs, keys, secrets.texts));
+          reply.setInputs(encode(found.inputs, keys, secrets.texts));
           reply.setRefreshBeforeUpdate(handler.refreshBeforeUpdate ?? false);
           return reply;
         },
@@ -357,7 +361,7 @@ export async function serve(pkg: ProviderPackage, options: ServeOptions = {}): P
         work: async (handler, context) => {
           const outputs = await handler.update(asked, context);
           const reply = new proto.UpdateResponse();
-          reply.setProperties(encode(outputs, withDeclared(handler, secrets)));
+          reply.setProperties(encode(outputs, withDeclared(handler, secrets), secrets.texts));
           reply.setRefreshBeforeUpdate(handler.refreshBeforeUpdate ?? false);
           return reply;
         },

@@ -43,14 +43,28 @@ function unwrap(value: Value, key: string, secrets: Secrets, secret: boolean): V
   return mapValues(value, (item) => unwrap(item, key, secrets, false));
 }
 
-/** A Struct in which the properties named in `secretKeys` are secret as a whole. */
-export function encode(properties: Properties, secretKeys: ReadonlySet<string> = new Set()): Struct {
+/**
+ * A Struct in which the properties named in `secretKeys` are secret as a whole, and those that hold one of `secretTexts`:
+ * what was made of a secret is one.
+ */
+export function encode(
+  properties: Properties,
+  secretKeys: ReadonlySet<string> = new Set(),
+  secretTexts: ReadonlySet<string> = new Set(),
+): Struct {
   const wire = mapValues(properties, (value, key) =>
-    secretKeys.has(key) ? { [SIGNATURE]: SECRET, value } : value,
+    secretKeys.has(key) || holds(value, secretTexts) ? { [SIGNATURE]: SECRET, value } : value,
   );
   return struct.Struct.fromJavaScript(
     withoutUndefined(wire) as Parameters<typeof struct.Struct.fromJavaScript>[0],
   );
+}
+
+function holds(value: Value, texts: ReadonlySet<string>): boolean {
+  if (texts.size === 0) return false;
+  if (typeof value === "string") return [...texts].some((text) => value.includes(text));
+  if (typeof value !== "object" || value === null) return false;
+  return Object.entries(value).some(([key, item]) => holds(key, texts) || holds(item, texts));
 }
 
 /** JavaScript lets an `undefined` through the types; failing on one here would lose a resource that was just made. */
