@@ -343,6 +343,9 @@ for number, action in enumerate(json.loads(formula)):
                         "signal.signal(15, signal.SIG_IGN); "
                         "open(%r, 'w').write(str(os.getpid())); "
                         "time.sleep(30)" % (root + "/child")])
+    elif kind == "litter":  # what Salt leaves where it works when it is killed
+        assert os.getcwd() == os.environ["TMPDIR"] == root + "/var/lib/guidomain/scratch"
+        open("__salt.tmp.abcd1234", "w").write("x")
     elif kind == "sleep":
         time.sleep(args[0])
     elif kind == "compile":

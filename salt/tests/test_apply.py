@@ -105,6 +105,18 @@ class Apply(HostCase):
             failure.message, "Salt failed: s9 (qube.properties): maxmem: no way", "that alone"
         )
 
+    def test_what_a_killed_salt_was_writing_goes_and_nothing_else(self):
+        policy = "/etc/qubes/policy.d/50-gui.policy"
+        with open(self.root + policy + "older_08", "w") as file:
+            file.write("somebody else's, from before")
+        os.utime(self.root + policy + "older_08", (1, 1))
+        before = self.dump()
+        half = [["file", policy + "half_w8n", "x"], ["litter"], ["fail", "x"]]
+        self.fails("salt-failed", self.args(ACTIONS + half, TOUCH))
+        self.assertEqual(self.dump(), before)
+        self.apply(self.args(ACTIONS + [["litter"]], TOUCH))
+        self.assertFalse(os.path.exists(self.root + common.SCRATCH))
+
     def test_other_failures_put_everything_back(self):
         before = self.dump()
         start = {"kind": "start", "id": "s", "qube": "sys-gui", "timeout": 5}
