@@ -81,7 +81,11 @@ admin.vm.feature.Get +internal sys-gui dom0 allow
 admin.vm.feature.Get +servicevm sys-gui dom0 allow
 admin.vm.CurrentState * sys-gui dom0 allow
 END
-qubes-policy-lint /etc/qubes/policy.d/50-gui-sys-gui.policy`;
+qubes-policy-lint /etc/qubes/policy.d/50-gui-sys-gui.policy
+cat >> /etc/qubes/policy.d/include/admin-local-rwx <<'END'
+sys-gui @tag:guivm-sys-gui allow target=dom0
+sys-gui sys-gui allow target=dom0
+END`;
 
 /** A fresh installation, as somebody has changed it. Returns its dump. */
 async function installed(byHand = ""): Promise<TwinDump> {

@@ -453,7 +453,7 @@ async function up(gui: GuiDomain): Promise<boolean> {
       shutdown: anew ? [gui.qube] : [],
       sls: formula.sls,
       modules,
-      verify: verificationsOf(gui, modeIn(gui), before),
+      verify: verificationsOf(gui, modeIn(gui), before, Object.keys(settings.files)),
     });
     return snapshot;
   });

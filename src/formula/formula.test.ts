@@ -63,6 +63,7 @@ test("a Xephyr GUI domain: the states in their order", () => {
   assert.is(sls, "guidomain.sys-gui");
   assert.equal(Object.keys(files).sort(), [
     "guidomain/sys-gui/files/50-gui-sys-gui.policy",
+    "guidomain/sys-gui/files/51-gui-sys-gui.policy",
     "guidomain/sys-gui/files/sys-gui.desktop",
     "guidomain/sys-gui/init.sls",
   ]);
@@ -75,6 +76,7 @@ test("a Xephyr GUI domain: the states in their order", () => {
     "sys-gui features",
     "sys-gui services",
     policy,
+    policy.replace("50-", "51-"),
     "/usr/share/xsessions/sys-gui.desktop",
     "sys-gui client work",
   ]);
@@ -139,6 +141,7 @@ test("VNC by default: no session file, the default GUI domain last", () => {
     "sys-gui properties",
     "sys-gui services",
     "/etc/qubes/policy.d/50-gui-sys-gui.policy",
+    "/etc/qubes/policy.d/51-gui-sys-gui.policy",
     "sys-gui defaults",
   ]);
   assert.equal(parsed["sys-gui defaults"], {
@@ -256,7 +259,7 @@ test("hostile values in a formula stay values", () => {
       assert.equal((parsed[`sys-gui back feature work ${feature}`]?.["qube.features"] as unknown[])[1], {
         set: { [feature]: value },
       });
-      assert.is(Object.keys(parsed).length, 9);
+      assert.is(Object.keys(parsed).length, 10);
     }),
   );
 });

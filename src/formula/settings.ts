@@ -58,6 +58,10 @@ function filesOf(gui: GuiDomain, mode: Mode): Record<string, string> {
       viewers: gui.viewers,
     }),
   };
+  files[policyFile(51, "gui", qube)] = render("qubes/gui-tools.policy", {
+    qube,
+    destinations: [`@tag:guivm-${qube}`, qube],
+  });
   if (mode === "xephyr") {
     files[`/usr/share/xsessions/${qube}.desktop`] = render("qubes/xsession.desktop", { qube });
     if (gui.session !== "choose")

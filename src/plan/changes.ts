@@ -31,7 +31,7 @@ export function planApply(qube: string, settings: Settings, snapshot: Snapshot, 
   return {
     changes: wanted.flatMap((wish) => {
       const from = valueOf(snapshot, wish.key);
-      return satisfied(wish, from) ? [] : [{ wish, from }];
+      return satisfied(wish, snapshot) ? [] : [{ wish, from }];
     }),
     restores,
     touch: [...keys, ...restores.map((r) => r.key)],

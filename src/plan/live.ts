@@ -23,9 +23,9 @@ export function liveSettings(qube: string, wanted: Settings, snapshot: Snapshot)
   };
   for (const wish of wishes(qube, wanted)) {
     const value = valueOf(snapshot, wish.key);
-    if (value === null) continue;
+    const same = satisfied(wish, snapshot);
+    if (value === null && !same) continue;
     const { kind, of, name } = partsOf(wish.key);
-    const same = satisfied(wish, value);
     switch (kind) {
       case "qube": {
         const is = value as QubeValue;
@@ -63,9 +63,10 @@ export function appliedSettings(qube: string, wanted: Settings, snapshot: Snapsh
   const applied = structuredClone(wanted);
   for (const wish of wishes(qube, wanted)) {
     const value = valueOf(snapshot, wish.key);
-    if (!satisfied(wish, value)) continue;
+    if (!satisfied(wish, snapshot)) continue;
     const { kind, of, name } = partsOf(wish.key);
-    if (kind === "file") applied.files[name] = (value as FileValue).content;
+    if (kind === "file" && value === null) delete applied.files[name];
+    else if (kind === "file") applied.files[name] = (value as FileValue).content;
     else if (kind === "global" && (value as PropertyValue).default) delete applied.globals[name];
     else if (kind === "property" && of === qube && (value as PropertyValue).default)
       delete applied.properties[name];

@@ -2,7 +2,7 @@
 import type { Snapshot, Verification } from "../host/protocol.ts";
 import type { GuiDomain } from "../model/guiDomain.ts";
 import type { Mode } from "../model/modes.ts";
-import { policyFile } from "../model/names.ts";
+import { followersOf } from "./preflight.ts";
 
 const POLICY = /^\/etc\/qubes\/policy\.d\/[^/]+\.policy$/;
 
@@ -16,7 +16,8 @@ const TEMPLATE_PACKAGES: Record<Mode, string[]> = {
   vnc: ["qubes-vm-guivm", "lightdm"],
 };
 
-export function verificationsOf(gui: GuiDomain, mode: Mode, snapshot: Snapshot): Verification[] {
+/** `files`: the paths that the apply writes or keeps. */
+export function verificationsOf(gui: GuiDomain, mode: Mode, snapshot: Snapshot, files: string[]): Verification[] {
   const { qube } = gui;
   const guest = (id: string, command: string): Verification => ({
     kind: "guest",
@@ -27,16 +28,21 @@ export function verificationsOf(gui: GuiDomain, mode: Mode, snapshot: Snapshot):
   });
   const packages = TEMPLATE_PACKAGES[mode].join(" ");
   const debian = snapshot.qubes[gui.template]?.features["os-distribution"] === "debian";
-  const policies = new Set([...Object.keys(snapshot.files), policyFile(50, "gui", qube)].filter((f) => POLICY.test(f)));
+  const policies = new Set([...Object.keys(snapshot.files), ...files].filter((f) => POLICY.test(f)));
+  const [client] = gui.clients === "default" ? followersOf(qube, snapshot) : gui.clients;
+  const may = (target: string, service: string): Verification => ({
+    kind: "host",
+    id: `policy: ${qube} may ask ${target} for ${service}`,
+    argv: ["qrexec-policy-exec", "--just-evaluate", qube, target, service],
+    timeout: LOOK,
+  });
   return [
     // All of them: one bad line in any file stops every qrexec call, and only the linter says which.
     { kind: "host", id: "policies lint", argv: ["qubes-policy-lint", ...[...policies].sort()], timeout: LOOK },
-    {
-      kind: "host",
-      id: "policy evaluates",
-      argv: ["qrexec-policy-exec", "--just-evaluate", qube, "dom0", "policy.EvalGUI+qubes.ClipboardPaste"],
-      timeout: LOOK,
-    },
+    may("dom0", "policy.EvalGUI+qubes.ClipboardPaste"),
+    // Without these its tools take every client for nobody's, and no window appears.
+    may(qube, "admin.vm.feature.CheckWithTemplate+gui"),
+    ...(client === undefined ? [] : [may(client, "admin.vm.property.Get+xid")]),
     { kind: "start", id: "GUI domain starts", qube, timeout: START },
     guest(
       `packages of template ${gui.template}`,

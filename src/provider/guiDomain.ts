@@ -249,7 +249,7 @@ export function guiDomainHandler(hosts: HostAccess): Handler {
         shutdown: startsAnew(gui, plan, before) ? [gui.qube] : [],
         formula: formula.files,
         sls: formula.sls,
-        verify: verificationsOf(gui, mode, before),
+        verify: verificationsOf(gui, mode, before, Object.keys(settings.files)),
         restart: gui.restartClients === "allowed" ? runningClients(gui, before) : [],
       },
       `GUI domain ${gui.qube}`,
