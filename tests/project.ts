@@ -62,9 +62,11 @@ export class Project {
     mkdirSync(path.join(folder, "state"), { recursive: true });
     this.environment = {
       ...process.env,
-      PATH: [path.join(pulumiRoot(), "bin"), path.join(ROOT, "node_modules", ".bin"), process.env["PATH"]].join(
-        path.delimiter,
-      ),
+      PATH: [
+        path.join(pulumiRoot(), "bin"),
+        path.join(ROOT, "node_modules", ".bin"),
+        process.env["PATH"],
+      ].join(path.delimiter),
       PULUMI_BACKEND_URL: `file://${path.join(folder, "state")}`,
       PULUMI_CONFIG_PASSPHRASE: "test",
       PULUMI_SKIP_UPDATE_CHECK: "true",

@@ -27,7 +27,9 @@ function spellings(secret: string): string[] {
   const bytes = Buffer.from(secret);
   // Base64 spells a text in three ways, by what stands before it; the edges depend on the neighbours.
   const base64 = [0, 1, 2].map((before) =>
-    Buffer.concat([Buffer.alloc(before), bytes]).toString("base64").slice(4, -4),
+    Buffer.concat([Buffer.alloc(before), bytes])
+      .toString("base64")
+      .slice(4, -4),
   );
   return [
     secret,
@@ -36,7 +38,9 @@ function spellings(secret: string): string[] {
     encodeURIComponent(secret),
     new URLSearchParams({ a: secret }).toString().slice(2),
     secret.replaceAll("'", "'\\''"),
-    secret.replaceAll(/[^ -~]/g, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`).replaceAll('"', '\\"'),
+    secret
+      .replaceAll(/[^ -~]/g, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`)
+      .replaceAll('"', '\\"'),
     bytes.toString("latin1"),
     bytes.toString("hex"),
     ...base64,
@@ -59,7 +63,8 @@ function canariesBelow(top: string): string[] {
   const found: string[] = [];
   for (const entry of readdirSync(top, { withFileTypes: true, recursive: true })) {
     const file = path.join(entry.parentPath, entry.name);
-    if (entry.isFile()) for (const name of canariesIn(readFileSync(file))) found.push(`${path.relative(top, file)}: ${name}`);
+    if (entry.isFile())
+      for (const name of canariesIn(readFileSync(file))) found.push(`${path.relative(top, file)}: ${name}`);
   }
   return found;
 }
@@ -136,9 +141,13 @@ async function watched(...args: string[]): Promise<boolean> {
  * The engine's own records of the values that it hands over and decides on, from -v=7 on: it writes secrets out there, whatever a provider
  * does. Everything else in its log is searched, the provider's words among it.
  */
-const ENGINES_OWN = /^\{"time":"[^"]*","level":"INFO","msg":"(Marshaling property for RPC|Unmarshaling property for RPC|Planner decided )/;
+const ENGINES_OWN =
+  /^\{"time":"[^"]*","level":"INFO","msg":"(Marshaling property for RPC|Unmarshaling property for RPC|Planner decided )/;
 const searched = (output: string) =>
-  output.split("\n").filter((line) => !ENGINES_OWN.test(line)).join("\n");
+  output
+    .split("\n")
+    .filter((line) => !ENGINES_OWN.test(line))
+    .join("\n");
 
 /** Everything but the processes: "place: canary". */
 async function everywhere(): Promise<string[]> {
@@ -162,7 +171,9 @@ test("up, preview, refresh, a failing up and a wrong passphrase show no secret a
   assert.ok(await watched(...UP), outputs.at(-1)?.slice(-3000));
   assert.ok(await watched("refresh", "--yes", "--skip-preview"), outputs.at(-1)?.slice(-3000));
   await site.configure("maxmem", "3000");
-  await twin.world({ faults: { refuse: { "sys-gui": { "admin.vm.property.Set+maxmem": "Not on my watch" } } } });
+  await twin.world({
+    faults: { refuse: { "sys-gui": { "admin.vm.property.Set+maxmem": "Not on my watch" } } },
+  });
   assert.not(await watched(...UP));
   assert.match(outputs.at(-1) ?? "", /Not on my watch/, "it fails where it was meant to");
   await twin.world({ faults: { refuse: undefined } });
@@ -211,7 +222,10 @@ test("no process shows one but in the variable that the engine itself hands conf
 test("control: planted leaks are seen", async () => {
   const { root } = layout(twin.dir);
   outputs.push(`the key ${JSON.stringify({ passphrase: CANARIES.passphrase })} is wrong`);
-  writeFileSync(path.join(written, "tmp", "pulumi.log"), `xy${Buffer.from(`z${CANARIES.password}z`).toString("base64")}`);
+  writeFileSync(
+    path.join(written, "tmp", "pulumi.log"),
+    `xy${Buffer.from(`z${CANARIES.password}z`).toString("base64")}`,
+  );
   writeFileSync(path.join(root, "var", "leak"), `?p=${encodeURIComponent(CANARIES["wrong passphrase"])}`);
   await twin.exec(`printf %s '${JSON.stringify(CANARIES.password)}' >/run/leak`);
   const found = await everywhere();
@@ -225,7 +239,10 @@ test("control: planted leaks are seen", async () => {
   await sleep(300);
   const processes = canariesInProcesses();
   child.kill();
-  assert.equal(processes.map((one) => one.replace(/^.*: /, "")), ["passphrase (command line)"]);
+  assert.equal(
+    processes.map((one) => one.replace(/^.*: /, "")),
+    ["passphrase (command line)"],
+  );
 });
 
 test.run();

@@ -197,7 +197,10 @@ test("a line lost in the middle of an apply: never sent again, and said so", asy
   const session = pool([sshd.host("t14", { port: via.port })]).session("t14");
   const error = await refusal(session.apply(applyArgs("long"), { onProgress: () => via.cut() }));
   assert.is(error.kind, "lost");
-  assert.match(error.message, /^t14: the line to 127.0.0.1 was lost: .*, while a change was being applied \(the last that was heard of it: salt: at work\)$/);
+  assert.match(
+    error.message,
+    /^t14: the line to 127.0.0.1 was lost: .*, while a change was being applied \(the last that was heard of it: salt: at work\)$/,
+  );
   assert.match(error.changed ?? "", /^The host ends the change by itself/);
   assert.is(via.connections(), 1);
   await session.apply(applyArgs("good"));

@@ -70,9 +70,7 @@ export class HostSession {
     let sent = false;
     const applied = this.#next(async () => {
       if (signal?.aborted) throw waiting();
-      const agent = await abortable(this.#connected(), signal, () =>
-        cancelled(this.host, "connecting"),
-      );
+      const agent = await abortable(this.#connected(), signal, () => cancelled(this.host, "connecting"));
       if (signal?.aborted) throw waiting();
       sent = true;
       this.#snapshot = null;

@@ -127,7 +127,8 @@ export async function serve(pkg: ProviderPackage, options: ServeOptions = {}): P
           ? answerFor(error, handler, context, operation.abandoned?.())
           : error;
       if (!(failure instanceof PartialFailure)) throw plainStatus(failure);
-      const wrap = (properties: Properties) => encode(properties, withDeclared(handler, secrets), secrets.texts);
+      const wrap = (properties: Properties) =>
+        encode(properties, withDeclared(handler, secrets), secrets.texts);
       throw partialStatus(failure, wrap, operation.unfinished?.(failure.reasons) ?? failure.reasons);
     } finally {
       lines.end();

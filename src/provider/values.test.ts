@@ -88,7 +88,12 @@ test("an encoded secret property is secret as a whole", () => {
 });
 
 test("what was made of a secret is one", () => {
-  const made = { settings: { label: "as purple as it gets" }, keyed: { purple: 1 }, plain: "green", number: 1 };
+  const made = {
+    settings: { label: "as purple as it gets" },
+    keyed: { purple: 1 },
+    plain: "green",
+    number: 1,
+  };
   const wire = fromStruct(encode(made, new Set(), new Set(["purple"])));
   assert.equal(wire, { ...made, settings: secret(made.settings), keyed: secret(made.keyed) });
 });
