@@ -10,7 +10,8 @@ import { hostOf, ROOT, scratch, type TestStack, testStack } from "../tests/harne
 
 const { values } = parseArgs({ options: { runs: { type: "string", default: "7" } } });
 const runs = Number(values.runs);
-if (!Number.isInteger(runs) || runs < 1) throw new Error(`--runs ${values.runs} is not a positive whole number`);
+if (!Number.isInteger(runs) || runs < 1)
+  throw new Error(`--runs ${values.runs} is not a positive whole number`);
 
 /** design §10 */
 const BUDGET = { preview: 0.3, start: 0.25 };
@@ -30,11 +31,18 @@ const program = path.join(ROOT, "scripts/bench/program.ts");
 
 const twin = await startTwin({ dir: path.join(scratch("bench-twin"), "twin") });
 const ours = await testStack("ours", scratch("bench-ours"), { lab: hostOf(twin) }, program);
-const engine = await testStack("engine", scratch("bench-engine"), {}, program, path.join(ROOT, "scripts/bench/null-provider"));
+const engine = await testStack(
+  "engine",
+  scratch("bench-engine"),
+  {},
+  program,
+  path.join(ROOT, "scripts/bench/null-provider"),
+);
 const must = async (stack: TestStack, command: "up" | "preview") => {
   const outcome = await stack[command]();
   if (!outcome.ok) throw new Error(outcome.output);
-  if (command === "preview" && (outcome.changes["same"] ?? 0) !== 3) throw new Error(`changes in a no-change preview:\n${outcome.output}`);
+  if (command === "preview" && (outcome.changes["same"] ?? 0) !== 3)
+    throw new Error(`changes in a no-change preview:\n${outcome.output}`);
 };
 for (const stack of [ours, engine]) {
   await must(stack, "up");
@@ -54,7 +62,9 @@ const providerStart = () =>
   timed(
     () =>
       new Promise<void>((resolve, reject) => {
-        const child = spawn(path.join(ROOT, "provider/pulumi-resource-guidomain"), { stdio: ["ignore", "pipe", "inherit"] });
+        const child = spawn(path.join(ROOT, "provider/pulumi-resource-guidomain"), {
+          stdio: ["ignore", "pipe", "inherit"],
+        });
         child.once("error", reject);
         child.stdout.once("data", () => {
           child.kill("SIGINT");
@@ -67,7 +77,8 @@ const starts: number[] = [];
 for (let i = 0; i < runs; i++) starts.push(await providerStart());
 
 const above = times.ours.map((t, i) => t - (times.engine[i] ?? 0));
-const verdict = (figure: number, budget: number) => `${figure <= budget ? "within" : "OVER"} the budget of ${budget} s`;
+const verdict = (figure: number, budget: number) =>
+  `${figure <= budget ? "within" : "OVER"} the budget of ${budget} s`;
 process.stdout.write(`No-change preview of one host, 3 resources, ${runs} runs in turn; median (least–most)
   engine, provider without a host   ${show(times.engine)}
   guidomain                         ${show(times.ours)}

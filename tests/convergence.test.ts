@@ -241,9 +241,13 @@ function valuesOf(dump: TwinDump): Values {
   for (const [name, value] of Object.entries(globals)) values[`global:${name}`] = property(value);
   for (const [name, version] of Object.entries(dump.packages)) values[`package:${name}`] = version;
   for (const [path, file] of Object.entries(dump.files))
-    if (!OURS.some((ours) => path === ours || path.startsWith(`${ours}/`))) values[`file:${path}`] = file;
+    if (!AUTOSTART.test(path) && !OURS.some((ours) => path === ours || path.startsWith(`${ours}/`)))
+      values[`file:${path}`] = file;
   return values;
 }
+
+/** What qubesd itself writes for a qube with property autostart (qubes/vm/qubesvm.py of core-admin 4.3.50): the property says it. */
+const AUTOSTART = /^\/etc\/systemd\/system\/multi-user\.target\.wants\/qubes-vm@[^/]+\.service$/;
 
 /** Where formula, ledger and modules lie. */
 const OURS = [

@@ -53,12 +53,20 @@ test("qube name not allowed", async () => {
 
 test("qube exists with another class", async () => {
   domains = { gui: { qube: "debian-13-xfce" } };
-  await expectRefusal(stack.up, /qube "debian-13-xfce" is there already, of class TemplateVM; a GUI domain is an AppVM/, NOTHING);
+  await expectRefusal(
+    stack.up,
+    /qube "debian-13-xfce" is there already, of class TemplateVM; a GUI domain is an AppVM/,
+    NOTHING,
+  );
 });
 
 test("two GUI domains claim one client: seen in preview, both named", async () => {
   domains = { "gui-a": { clients: ["personal"] }, "gui-b": { clients: ["personal"] } };
-  await expectRefusal(stack.preview, /the GUI domain of "personal" is claimed by GuiDomain "gui-[ab]"/, NOTHING);
+  await expectRefusal(
+    stack.preview,
+    /the GUI domain of "personal" is claimed by GuiDomain "gui-[ab]"/,
+    NOTHING,
+  );
 });
 
 test("a GUI domain that is its own GUI domain", async () => {
@@ -69,8 +77,15 @@ test("a GUI domain that is its own GUI domain", async () => {
 test("a Windows client and an HVM without agent, with what is supported", async () => {
   await twin.exec("qvm-features personal os Windows");
   domains = { "sys-gui": { clients: ["personal"] } };
-  await expectRefusal(stack.up, /client "personal" runs Windows/, /Supported are Linux qubes with the Qubes GUI agent/, NOTHING);
-  await twin.exec("qvm-features --unset personal os; qvm-create --class StandaloneVM --label red --property virt_mode=hvm appliance");
+  await expectRefusal(
+    stack.up,
+    /client "personal" runs Windows/,
+    /Supported are Linux qubes with the Qubes GUI agent/,
+    NOTHING,
+  );
+  await twin.exec(
+    "qvm-features --unset personal os; qvm-create --class StandaloneVM --label red --property virt_mode=hvm appliance",
+  );
   domains = { "sys-gui": { clients: ["appliance"] } };
   await expectRefusal(stack.up, /client "appliance" is an HVM without a GUI agent/, /Supported are/, NOTHING);
   await twin.exec("qvm-remove -f appliance");
@@ -93,9 +108,17 @@ test("a dom0 package that cannot be had", async () => {
 });
 
 test("Salt fails in one state: which property, what was changed, what was undone", async () => {
-  await twin.world({ faults: { refuse: { "sys-gui": { "admin.vm.property.Set+maxmem": "Not on my watch" } } } });
+  await twin.world({
+    faults: { refuse: { "sys-gui": { "admin.vm.property.Set+maxmem": "Not on my watch" } } },
+  });
   domains = { "sys-gui": { maxmem: 3000 } };
-  await expectRefusal(stack.up, /maxmem: Not on my watch/, /put back/i, /qube "sys-gui"/, /npm run up|pulumi up/);
+  await expectRefusal(
+    stack.up,
+    /maxmem: Not on my watch/,
+    /put back/i,
+    /qube "sys-gui"/,
+    /npm run up|pulumi up/,
+  );
   await twin.world({ faults: { refuse: undefined } });
 });
 
@@ -144,10 +167,18 @@ test("wrong host key, refused key, no answer", async () => {
   domains = { "sys-gui": {} };
   const wrong = "SHA256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
   await stack.hosts({ lab: hostOf(twin, { hostKey: wrong }) });
-  await expectRefusal(stack.preview, /lab/, /host key/i, new RegExp(wrong), new RegExp(twin.hostKey.replaceAll("+", "\\+")));
+  await expectRefusal(
+    stack.preview,
+    /lab/,
+    /host key/i,
+    new RegExp(wrong),
+    new RegExp(twin.hostKey.replaceAll("+", "\\+")),
+  );
 
   const key = path.join(folder, "other-key");
-  await new Promise((done) => spawn("ssh-keygen", ["-q", "-t", "ed25519", "-N", "", "-f", key]).on("exit", done));
+  await new Promise((done) =>
+    spawn("ssh-keygen", ["-q", "-t", "ed25519", "-N", "", "-f", key]).on("exit", done),
+  );
   await stack.hosts({ lab: hostOf(twin, { identityFile: key }) });
   await expectRefusal(stack.preview, /lab/, /other-key/);
 

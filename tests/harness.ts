@@ -60,9 +60,7 @@ export class TestStack {
   }
 
   /** Outputs of a resource in the state, by its name. */
-  async resource(
-    name: string,
-  ): Promise<{
+  async resource(name: string): Promise<{
     id?: string;
     inputs: Record<string, unknown>;
     outputs: Record<string, unknown>;

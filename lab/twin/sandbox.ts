@@ -13,6 +13,7 @@ import {
   realpathSync,
   renameSync,
   rmSync,
+  symlinkSync,
   writeFileSync,
 } from "node:fs";
 import { dirname, join, resolve } from "node:path";
@@ -51,6 +52,8 @@ export function installRoot(dir: string, install: Install, world: World): void {
     "/var/lib/rpm/twin.json": `${JSON.stringify({ packages: install.packages ?? {} }, null, 1)}\n`,
     ...install.files,
   };
+  symlinkSync("../run", join(root, "var/run"));
+  symlinkSync("../usr/share/zoneinfo/UTC", join(root, "etc/localtime"));
   // The machine's own choice of awk, editor and the like, which its /usr/bin refers to, and where its libraries are.
   for (const path of ["/etc/alternatives", "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d"])
     if (existsSync(path)) cpSync(path, join(root, path), { recursive: true, verbatimSymlinks: true });
@@ -72,7 +75,7 @@ CPE_NAME="cpe:/o:ITL:qubes:${number}"
 `;
 
 const FOLDERS = [
-  ..."boot dev etc/lightdm/lightdm.conf.d etc/qubes/policy.d/include etc/salt/minion.d etc/systemd/system home/user".split(
+  ..."boot dev etc/lightdm/lightdm.conf.d etc/qubes-rpc/policy etc/qubes/policy.d/include etc/salt/minion.d etc/systemd/system home/user".split(
     " ",
   ),
   ..."media mnt opt proc root run srv/formulas/base srv/pillar srv/salt sys tmp usr/local/bin usr/local/sbin".split(

@@ -46,6 +46,11 @@ function writeFunction(
     revision: `0x${fn.rev ?? "00"}`,
     reset_method: reset.join(" "),
   };
+  if (fn.bridge) {
+    // In decimal, unlike every other number here (drivers/pci/pci-sysfs.c).
+    files.secondary_bus_number = String(Number.parseInt(fn.bridge.secondary, 16));
+    files.subordinate_bus_number = String(Number.parseInt(fn.bridge.subordinate, 16));
+  }
   mkdirSync(folder, { recursive: true });
   for (const [name, text] of Object.entries(files)) writeFileSync(join(folder, name), `${text}\n`);
   if (reset.length > 0) writeFileSync(join(folder, "reset"), "");

@@ -23,7 +23,10 @@ const included = (...lines: string[]) => ({
 });
 
 test("the two lines of Qubes' own formula allow all that the tools' policy would, so it is not written", () => {
-  const host = included("sys-gui @tag:guivm-sys-gui allow target=dom0", "sys-gui  sys-gui  allow target=dom0");
+  const host = included(
+    "sys-gui @tag:guivm-sys-gui allow target=dom0",
+    "sys-gui  sys-gui  allow target=dom0",
+  );
   assert.ok(satisfied(wish, host));
   assert.is(liveSettings("sys-gui", settings, host).files[TOOLS], settings.files[TOOLS]);
   assert.not.ok(TOOLS in appliedSettings("sys-gui", settings, host).files);

@@ -17,7 +17,12 @@ const TEMPLATE_PACKAGES: Record<Mode, string[]> = {
 };
 
 /** `files`: the paths that the apply writes or keeps. */
-export function verificationsOf(gui: GuiDomain, mode: Mode, snapshot: Snapshot, files: string[]): Verification[] {
+export function verificationsOf(
+  gui: GuiDomain,
+  mode: Mode,
+  snapshot: Snapshot,
+  files: string[],
+): Verification[] {
   const { qube } = gui;
   const guest = (id: string, command: string): Verification => ({
     kind: "guest",
@@ -38,7 +43,12 @@ export function verificationsOf(gui: GuiDomain, mode: Mode, snapshot: Snapshot, 
   });
   return [
     // All of them: one bad line in any file stops every qrexec call, and only the linter says which.
-    { kind: "host", id: "policies lint", argv: ["qubes-policy-lint", ...[...policies].sort()], timeout: LOOK },
+    {
+      kind: "host",
+      id: "policies lint",
+      argv: ["qubes-policy-lint", ...[...policies].sort()],
+      timeout: LOOK,
+    },
     may("dom0", "policy.EvalGUI+qubes.ClipboardPaste"),
     // Without these its tools take every client for nobody's, and no window appears.
     may(qube, "admin.vm.feature.CheckWithTemplate+gui"),

@@ -454,7 +454,10 @@ test("abandoned: never a claim that it works", async () => {
   const context = program.hosts.context("sys-gui", { signal: aborted });
   const made = program.handler.abandoned?.({ operation: "create", inputs }, context);
   assert.equal([made?.id, made?.outputs["state"], made?.outputs["mode"]], ["lab/sys-gui", "failed", "none"]);
-  assert.match(made?.reasons[0] ?? "", /^GUI domain sys-gui on host lab: stopped by Ctrl-C\. The host puts back by itself/);
+  assert.match(
+    made?.reasons[0] ?? "",
+    /^GUI domain sys-gui on host lab: stopped by Ctrl-C\. The host puts back by itself/,
+  );
   const gone = program.handler.abandoned?.(
     { operation: "delete", id: "lab/sys-gui", inputs, outputs: { mode: "xephyr" } },
     context,

@@ -3,4 +3,7 @@ import { guiDomainHandler } from "./guiDomain.ts";
 import { hostHandler } from "./host.ts";
 import type { Hosts } from "./hosts.ts";
 
-export const handlersOf = (hosts: Hosts) => ({ host: hostHandler(hosts), guiDomain: guiDomainHandler(hosts) });
+export const handlersOf = (hosts: Hosts) => ({
+  host: hostHandler(hosts),
+  guiDomain: guiDomainHandler(hosts),
+});

@@ -65,7 +65,10 @@ test("not a Qubes host is an error; one that does not answer keeps its state whe
   const state = { id: "lab", inputs: { name: "lab", unreachable: "fail" }, outputs: { kernel: "6" } };
   assert.instance(await handler.read(state, context).catch((e: unknown) => e), HostError);
   const skipping = { ...state, inputs: { name: "lab", unreachable: "skip" } };
-  assert.equal(await handler.read(skipping, context), { ...skipping, outputs: { kernel: "6", looked: false } });
+  assert.equal(await handler.read(skipping, context), {
+    ...skipping,
+    outputs: { kernel: "6", looked: false },
+  });
   assert.is(hosts.log.at(-1)?.options?.severity, "error");
 });
 

@@ -66,7 +66,11 @@ export class Hosts {
     // A single host is what the run is about: it is looked at while the engine still starts the program. Whoever asks
     // for it shares this look, and gets its error.
     const [only, ...others] = hosts.keys();
-    if (only !== undefined && others.length === 0) this.#pool.session(only).snapshot().catch(() => {});
+    if (only !== undefined && others.length === 0)
+      this.#pool
+        .session(only)
+        .snapshot()
+        .catch(() => {});
   }
 
   #poolOf(hosts: Inventory): HostPool {
@@ -170,7 +174,8 @@ async function inventoryOf(args: Properties): Promise<{ hosts: Inventory; source
 /** The folder of Pulumi.yaml, where a person's relative paths start; the engine starts us in the program's own folder. */
 function projectFolder(): string {
   for (let folder = process.cwd(); ; folder = path.dirname(folder)) {
-    if (["Pulumi.yaml", "Pulumi.yml", "Pulumi.json"].some((name) => existsSync(path.join(folder, name)))) return folder;
+    if (["Pulumi.yaml", "Pulumi.yml", "Pulumi.json"].some((name) => existsSync(path.join(folder, name))))
+      return folder;
     if (folder === path.dirname(folder)) return process.cwd();
   }
 }

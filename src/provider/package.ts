@@ -8,7 +8,9 @@ import { Scrubber } from "../host/scrub.ts";
 import type { Handler, ProviderPackage } from "./handler.ts";
 import { schemaOf } from "./schema.ts";
 
-const { version } = JSON.parse(readFileSync(new URL("../../package.json", import.meta.url), "utf8")) as { version: string };
+const { version } = JSON.parse(readFileSync(new URL("../../package.json", import.meta.url), "utf8")) as {
+  version: string;
+};
 
 export function guidomain(): ProviderPackage {
   const scrubber = new Scrubber();
@@ -46,7 +48,10 @@ function once<T>(make: () => Promise<T>): () => Promise<T> {
 }
 
 /** A handler that is loaded at first use; what the engine asks of it at once stands in `known`. */
-function later(load: () => Promise<Handler>, known: Pick<Handler, "refreshBeforeUpdate" | "defaultTimeout">): Handler {
+function later(
+  load: () => Promise<Handler>,
+  known: Pick<Handler, "refreshBeforeUpdate" | "defaultTimeout">,
+): Handler {
   let loaded: Handler | undefined;
   const ready = once(async () => (loaded = await load()));
   return {

@@ -103,7 +103,9 @@ function nextFor(host: HostReport): string[] {
   if (host.mode === "xephyr" && host.state === "ready")
     next.push(`log out of dom0 and choose the session "GUI Domain (${host.qube})" at its greeter`);
   if (host.mode === "vnc" && host.state === "ready")
-    next.push("from one of its viewers: qvm-connect-tcp 5900:@default:5900, then a VNC viewer on localhost:5900");
+    next.push(
+      "from one of its viewers: qvm-connect-tcp 5900:@default:5900, then a VNC viewer on localhost:5900",
+    );
   if (restart.length) next.push(`restart ${restart.join(", ")} when it suits you`);
   return next;
 }

@@ -7,7 +7,9 @@ import * as pulumi from "@pulumi/pulumi";
 export function failAtTheEnd(what: string, looked: pulumi.Output<boolean>): void {
   looked.apply((answered) => {
     if (answered !== false) return;
-    const error = new pulumi.RunError(`${what} was not looked at: its host does not answer. Its state is kept as it was.`);
+    const error = new pulumi.RunError(
+      `${what} was not looked at: its host does not answer. Its state is kept as it was.`,
+    );
     error.stack = error.message; // older language hosts print the stack of every error
     throw error;
   });

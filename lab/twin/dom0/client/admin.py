@@ -17,6 +17,10 @@ class QubesException(Exception):
     kind = "QubesException"
 
 
+class EmptyReply(QubesException):
+    """qubesd refused the call or met an error of its own: not a byte."""
+
+
 class QubesDaemonCommunicationError(Exception):
     pass
 
@@ -46,7 +50,7 @@ def call(method, dest="dom0", arg="", payload=b""):
                 break
             data += part
     if not data:
-        raise QubesException("Got empty response from qubesd. See journalctl in dom0 for details.")
+        raise EmptyReply("Got empty response from qubesd. See journalctl in dom0 for details.")
     if data.startswith(b"0\0"):
         return data[2:].decode()
     _, kind, _, text = data.decode().split("\0")[:4]
@@ -71,13 +75,31 @@ def state(name):
     ]
 
 
+def parse_property(reply):
+    """(is default, type, text)"""
+    default, type_, text = reply.split(" ", 2)
+    return default == "default=True", type_[len("type=") :], text
+
+
 def properties(dest, prefix="admin.vm.property"):
-    """{name: (is default, type, text)}; escapes of GetAll undone."""
+    """{name: (is default, type, text)}; escapes of GetAll undone. One property without an answer
+    leaves GetAll without one; they are then asked for one by one, and what still has none counts as
+    without a value (seen on real core-admin 4.3.50; qubesadmin/base.py, _fetch_all_properties).
+    """
     found = {}
-    for line in call(prefix + ".GetAll", dest).split("\n")[:-1]:
-        name, default, type_, text = line.split(" ", 3)
-        text = text.replace("\\\\", "\0").replace("\\n", "\n").replace("\0", "\\")
-        found[name] = (default == "default=True", type_[len("type=") :], text)
+    try:
+        rows = call(prefix + ".GetAll", dest).split("\n")[:-1]
+    except EmptyReply:
+        for name in call(prefix + ".List", dest).splitlines():
+            try:
+                found[name] = parse_property(call(prefix + ".Get", dest, name))
+            except EmptyReply:
+                found[name] = (True, "int", "")
+        return found
+    for row in rows:
+        name, _, reply = row.partition(" ")
+        reply = reply.replace("\\\\", "\0").replace("\\n", "\n").replace("\0", "\\")
+        found[name] = parse_property(reply)
     return found
 
 

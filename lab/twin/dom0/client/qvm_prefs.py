@@ -1,6 +1,6 @@
 """qvm-prefs, and the part that qubes-prefs shares (qubes-cli-formats.md §3)."""
 
-from .admin import Parser, QubesException, call, properties
+from .admin import EmptyReply, Parser, QubesException, call, parse_property, properties
 
 # Where "none" means none.
 MAY_BE_NONE = ("default_dispvm", "netvm", "template", "guivm", "audiovm")
@@ -52,10 +52,12 @@ def act(parser, args, dest, prefix):
         elif args.delete:
             call(prefix + ".Reset", dest, name)
         else:
-            default, _, rest = call(prefix + ".Get", dest, name).partition(" ")
-            text = rest.split(" ", 1)[1]
-            if text and not (args.hide_default and default == "default=True"):
+            default, _, text = parse_property(call(prefix + ".Get", dest, name))
+            if text and not (args.hide_default and default):
                 print(text)
+    except EmptyReply as error:
+        # `name` is an attribute of the real client's own, which words it otherwise (as recorded).
+        parser.fail(error if name == "name" else "Failed to access '%s' property" % name)
     except QubesException as error:
         if error.kind == "QubesNoSuchPropertyError":
             parser.error("no such property: %r" % name)

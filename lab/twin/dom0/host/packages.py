@@ -2,9 +2,7 @@
 
 The database is /var/lib/rpm/twin.json, {"packages": {name: "version-release"}}; the repository stands in world.json.
 """
-import fcntl
-import json
-import os
+import jsonfile  # beside this file
 
 DATABASE = "/var/lib/rpm/twin.json"
 WORLD = "/run/twin/world.json"
@@ -13,14 +11,12 @@ ARCH = "x86_64"
 
 
 def world():
-    with open(WORLD) as file:
-        return json.load(file)
+    return jsonfile.load(WORLD)
 
 
 def installed():
     """{name: "version-release"}"""
-    with open(DATABASE) as file:
-        return {name: full(version) for name, version in json.load(file)["packages"].items()}
+    return {name: full(version) for name, version in jsonfile.load(DATABASE)["packages"].items()}
 
 
 def full(version):
@@ -29,6 +25,10 @@ def full(version):
 
 def change(install=None, remove=()):
     """Writes the database in one step, under rpm's lock. Raises OSError, the database then is as before."""
+    import fcntl  # here: `rpm -q` does without
+    import json
+    import os
+
     with open("/var/lib/rpm/.rpm.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         packages = installed()

@@ -153,7 +153,7 @@ def file_system(config):
 
     tmpfs(root + "/run")
     tmpfs(root + "/tmp", "mode=1777")
-    for folder in ("lock", "qubes", "systemd/system"):
+    for folder in ("lock", "qubes/policy.d/include", "systemd/system"):
         os.makedirs(root + "/run/" + folder)
     open(root + "/run/qubes/qubes-dom0-update.lock", "w").close()
     bind(config["world"], root + "/run/twin")

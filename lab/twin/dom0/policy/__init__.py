@@ -1,4 +1,4 @@
-"""qrexec policy: parser, loader of /etc/qubes/policy.d, evaluator (qubes-cli-formats.md §9,
+"""qrexec policy: parser, loader of the two folders with rules, evaluator (qubes-cli-formats.md §9,
 qubes-host.md (f)).
 """
 
@@ -7,6 +7,9 @@ import re
 import string
 
 POLICY = "/etc/qubes/policy.d"
+# Gone with the boot; a file here hides the one of the same name in POLICY (seen on real core-qrexec
+# 4.3: policy/parser.py, load_policy_dirs).
+RUNTIME_POLICY = "/run/qubes/policy.d"
 OLD_POLICY = "/etc/qubes-rpc/policy"
 RPC_CHARACTERS = set(string.ascii_letters + string.digits + "+-._")
 FILE_CHARACTERS = set(string.digits + string.ascii_lowercase + "_.-")
@@ -33,7 +36,7 @@ ACTIONS = {
 }
 
 
-class SyntaxError_(Exception):
+class PolicySyntaxError(Exception):
     """A line that cannot be parsed; the whole policy then cannot be loaded."""
 
     def __init__(self, path, line, text):
@@ -41,8 +44,12 @@ class SyntaxError_(Exception):
         self.text = text
 
 
-class Denied(Exception):
+class AccessDenied(Exception):
     """A call that is not allowed, with the reason that goes into the journal."""
+
+
+# A traceback names them as the real ones.
+PolicySyntaxError.__module__ = AccessDenied.__module__ = "qrexec.exc"
 
 
 def token(text, place):
@@ -127,7 +134,7 @@ class Rule:
 
 class Parser:
     """Turns text into rules. `include(path)` gives (path as named in messages, text) or raises
-    ValueError.
+    ValueError; `compat(place of the directive)` gives Qubes 4.0's files.
     """
 
     def __init__(self, include, include_dir, compat):
@@ -144,13 +151,13 @@ class Parser:
                 try:
                     self.parse_line(path, number, line, service)
                 except ValueError as error:
-                    raise SyntaxError_(path, number, error)
+                    raise PolicySyntaxError(path, number, error)
 
     def parse_line(self, path, number, line, service):
         if service:
             line = line.replace("$include:", "!include ").replace("$", "@").replace(",", " ")
         if line.startswith("!"):
-            return self.directive(*line.split(), service=service)
+            return self.directive(path, number, service, *line.split())
         fields = line.split()
         if len(fields) < (3 if service else 5):
             raise ValueError("wrong number of fields")
@@ -158,24 +165,22 @@ class Parser:
             fields = ["*" if part is None else part for part in service] + fields
         self.rules.append(Rule(*fields[:5], fields[5:], path, number))
 
-    def directive(self, name, *params, service=None):
+    def directive(self, path, number, service, name, *params):
         if name == "!include" and len(params) == 1:
-            path, text = self.include(params[0])
-            self.parse(path, text, service)
+            self.parse(*self.include(params[0]), service)
         elif service:
             raise ValueError(
                 "invalid number of params" if name == "!include" else "invalid directive"
             )
         elif name == "!include-service" and len(params) == 3:
             inner = check_call(*params[:2])
-            path, text = self.include(params[2])
-            self.parse(path, text, inner)
+            self.parse(*self.include(params[2]), inner)
         elif name == "!include-dir" and len(params) == 1:
-            for path, text in self.include_dir(params[0]):
-                self.parse(path, text)
+            for included in self.include_dir(params[0]):
+                self.parse(*included)
         elif name == "!compat-4.0" and not params:
-            for path, text, service, argument in self.compat():
-                self.parse(path, text, (service, argument))
+            for *file, service, argument in self.compat("%s line %d" % (path, number)):
+                self.parse(*file, (service, argument))
         elif name in ("!include", "!include-service", "!include-dir", "!compat-4.0"):
             raise ValueError("invalid number of params")
         else:
@@ -198,7 +203,7 @@ def policy_files(folder):
     ]
     for name in names:
         if not set(name) <= FILE_CHARACTERS:
-            raise Denied("invalid filename: %s" % os.path.join(folder, name))
+            raise AccessDenied("invalid filename: %s" % os.path.join(folder, name))
     return [os.path.join(folder, name) for name in names]
 
 
@@ -207,11 +212,19 @@ def read(path):
         return file.read()
 
 
-def load(folder=POLICY, overrides=None):
-    """The rules in force. `overrides` ({path: text or None for gone}) is how a change is tried
-    before it is made.
+def load(folders=(RUNTIME_POLICY, POLICY), overrides=None, warn=lambda text: None):
+    """The rules in force: of files with the same name, that of the first folder. `overrides` ({path:
+    text or None for gone}) is how a change is tried before it is made. Raises PolicySyntaxError or
+    AccessDenied.
     """
-    overrides = overrides or {}
+    try:
+        return load_files(folders, overrides or {}, warn)
+    except OSError as error:
+        raise AccessDenied("failed to load %s file: %s" % (error.filename, error))
+
+
+def load_files(folders, overrides, warn):
+    folder = None  # of the file being read; what it includes is looked for there
 
     def include(name):
         path = os.path.normpath(os.path.join(folder, name))
@@ -229,15 +242,23 @@ def load(folder=POLICY, overrides=None):
             raise ValueError("not a directory: %s" % path)
         return [(each, read(each)) for each in policy_files(path)]
 
-    parser = Parser(include, include_dir, old_files)
-    texts = {path: None for path in policy_files(folder)}
+    def compat(place):
+        warn("!compat-4.0 directive in file %s is transitional and will be deprecated" % place)
+        return old_files()
+
+    parser = Parser(include, include_dir, compat)
+    paths = {}  # by name
+    for each in folders:
+        paths = {**{os.path.basename(path): path for path in policy_files(each)}, **paths}
     for path, text in overrides.items():
-        if os.path.dirname(path) == folder:
-            texts[path] = text
+        name = os.path.basename(path)
+        if os.path.dirname(path) in folders:
+            paths[name] = path
             if text is None:
-                del texts[path]
-    for path in sorted(texts):
-        parser.parse(path, read(path) if texts[path] is None else texts[path])
+                del paths[name]
+    for _, path in sorted(paths.items()):
+        folder = os.path.dirname(path)
+        parser.parse(path, overrides[path] if path in overrides else read(path))
     return parser.rules
 
 
@@ -277,7 +298,7 @@ class Call:
         if target.startswith("@dispvm:"):
             name = target[len("@dispvm:") :]
             if not self.qubes.get(name, {}).get("template_for_dispvms"):
-                raise Denied("not a template for dispvm: %s" % name)
+                raise AccessDenied("not a template for dispvm: %s" % name)
         elif not target.startswith("@") and target not in self.qubes:
             return "@default"  # what does not exist is asked for by nobody
         return target
@@ -316,31 +337,31 @@ def matches(pattern, name, call):
 
 
 def evaluate(rules, call):
-    """("allow", target, user) or ("ask", targets, user); raises Denied."""
+    """("allow", target, user) or ("ask", targets, user); raises AccessDenied."""
     rule = next((rule for rule in rules if rule.fits(call)), None)
     if rule is None:
-        raise Denied("no matching rule found")
+        raise AccessDenied("no matching rule found")
     if rule.action == "deny":
-        raise Denied("denied by policy %s" % rule)
+        raise AccessDenied("denied by policy %s" % rule)
     if rule.action == "ask":
         return "ask", ask_targets(rules, rule, call), rule.params.get("user")
     target = call.verify(rule.params.get("target") or call.target)
     if target == "@default":
-        raise Denied(
+        raise AccessDenied(
             "policy define 'allow' action at %s but no target is specified by caller or policy"
             % rule
         )
     if target == "@dispvm":
         target = call.disposable_of(call.source)
         if target is None:
-            raise Denied(
+            raise AccessDenied(
                 "policy define 'allow' action to @dispvm at %s "
                 "but no DispVM base is set for this VM"
                 % rule
             )
     target = "dom0" if target in DOM0 else target
     if rule.params.get("autostart") == "no" and not runs(target, call):
-        raise Denied("target %s is denied because it would require autostart" % target)
+        raise AccessDenied("target %s is denied because it would require autostart" % target)
     return "allow", target, rule.params.get("user")
 
 
@@ -360,7 +381,7 @@ def ask_targets(rules, rule, call):
     if rule.params.get("autostart") == "no":
         found = {target for target in found if runs(target, call)}
     if not found:
-        raise Denied(
+        raise AccessDenied(
             "policy define 'ask' action at %s but no target is available to choose from" % rule
         )
     return sorted(found)

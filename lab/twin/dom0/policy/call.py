@@ -4,11 +4,12 @@ journal.
 
 import argparse
 import json
+import sys
 import time
 
 from client.admin import call as admin_call
 
-from . import Call, Denied, SyntaxError_, evaluate, load
+from . import AccessDenied, Call, PolicySyntaxError, evaluate, load
 
 LOG = "/var/log/qubes/policy.log"
 
@@ -20,25 +21,51 @@ def log(text):
         )
 
 
-def decide(source, target, name):
-    """The outcome of `evaluate` for a call `SERVICE+ARGUMENT`; raises Denied, also when the policy
-    cannot be loaded.
-    """
-    service, plus, argument = name.partition("+")
-    prefix = "qrexec: %s: %s -> %s: " % (service + "+" + argument, source, target)
+def judge(rules, source, target, name):
+    """The outcome of `evaluate` for a call `SERVICE+ARGUMENT`; raises AccessDenied."""
+    service, _, argument = name.partition("+")
     qubes = json.loads(admin_call("internal.GetSystemInfo"))["domains"]
     try:
-        outcome = evaluate(load(), Call(service, "+" + argument, source, target, qubes))
-    except SyntaxError_ as error:
-        log(prefix + "error loading policy: %s" % error)
-        raise Denied("error loading policy: %s" % error)
+        return evaluate(rules, Call(service, "+" + argument, source, target, qubes))
     except ValueError as error:
-        raise Denied(str(error))
-    except Denied as error:
+        raise AccessDenied(str(error))
+
+
+def decide(source, target, name):
+    """What the policy's daemon makes of a call: as `judge`; a policy that cannot be loaded denies."""
+    name = name if "+" in name else name + "+"
+    prefix = "qrexec: %s: %s -> %s: " % (name, source, target)
+    try:
+        outcome = judge(load(), source, target, name)
+    except PolicySyntaxError as error:
+        log(prefix + "error loading policy: %s" % error)
+        raise AccessDenied("error loading policy: %s" % error)
+    except AccessDenied as error:
         log(prefix + "denied: %s" % error)
         raise
     log(prefix + ("allowed to %s" % outcome[1] if outcome[0] == "allow" else "ask"))
     return outcome
+
+
+def just_evaluate(source, target, name):
+    """"allow", "ask" or "deny", where it logs only a denial. A policy that cannot be loaded ends it
+    with a traceback (seen on real core-qrexec 4.3).
+    """
+    warnings = []
+
+    def warn(text):
+        warnings.append(text)
+        print("WARNING:root:warning: " + text, file=sys.stderr)
+
+    rules = load(warn=warn)
+    try:
+        return judge(rules, source, target, name)[0]
+    except AccessDenied as error:
+        text = "qrexec: %s: %s -> %s: denied: %s" % (name, source, target, error)
+        log(text)
+        if warnings:  # Python's logging prints everything once it has warned
+            print("INFO:policy:" + text, file=sys.stderr)
+        return "deny"
 
 
 def main():
@@ -53,8 +80,5 @@ def main():
         parser.error("Must have 3 or 5 positional arguments, not %d" % len(args.args))
     if not args.just_evaluate:
         parser.error("the twin evaluates only: --just-evaluate is needed")
-    try:
-        outcome = decide(*args.args)
-    except Denied:
-        return 1
-    return 0 if outcome[0] == "allow" or args.assume_yes_for_ask else 1
+    outcome = just_evaluate(*args.args)
+    return 0 if outcome == "allow" or outcome == "ask" and args.assume_yes_for_ask else 1

@@ -7,7 +7,7 @@ import os
 import re
 import sys
 
-from . import POLICY, RPC_CHARACTERS, Denied, SyntaxError_, load
+from . import POLICY, RPC_CHARACTERS, AccessDenied, PolicySyntaxError, load
 
 
 class Failed(Exception):
@@ -28,8 +28,8 @@ def path_of(name, include):
 
 def try_out(path, text):
     try:
-        load(overrides={path: text})
-    except (SyntaxError_, Denied) as error:
+        load((POLICY,), {path: text})
+    except (PolicySyntaxError, AccessDenied) as error:
         raise Failed("Policy change validation failed: %s" % error)
 
 

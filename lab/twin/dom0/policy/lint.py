@@ -5,7 +5,7 @@
 import argparse
 import sys
 
-from . import POLICY, Parser, SyntaxError_
+from . import POLICY, Parser, PolicySyntaxError
 
 
 def stub(name):
@@ -25,10 +25,10 @@ def lint(path, lines, as_include, show):
         line = line.strip()
         if not line or line.startswith("#"):
             continue
-        parser = Parser(stub, lambda name: [], lambda: [])
+        parser = Parser(stub, lambda name: [], lambda place: [])
         try:
             parser.parse(path, line, (None, None) if as_include else None)
-        except SyntaxError_ as error:
+        except PolicySyntaxError as error:
             found.append(
                 "%s:%d: error: %s%s" % (path, number, error.text, ": " + line if show else "")
             )

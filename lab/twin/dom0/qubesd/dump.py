@@ -1,5 +1,6 @@
 """The state of the Qubes model as one document, for comparing a twin before and after."""
 
+from .errors import Refused
 from .model import System
 from .server import BOOT_ID, read_state, read_text
 from .world import World
@@ -12,9 +13,15 @@ def dump():
     """
     system = System(read_state(), World(), read_text(BOOT_ID).strip())
 
+    def value(holder, name):
+        try:
+            return holder.value(name)
+        except Refused:
+            return "(qubesd gives no answer)"
+
     def properties(holder):
         return {
-            name: {"default": holder.is_default(name), "value": holder.value(name)}
+            name: {"default": holder.is_default(name), "value": value(holder, name)}
             for name in holder.definitions
             if name != "start_time"
         }

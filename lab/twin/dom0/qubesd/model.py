@@ -18,7 +18,7 @@ What runs belongs to a boot: under another boot id nothing runs. Times are secon
 import time
 import uuid
 
-from . import pci
+from . import STUBDOM_MEMORY, pci
 from .errors import (
     DeviceAlreadyAssigned,
     DeviceNotAssigned,
@@ -41,8 +41,6 @@ from .errors import (
 from .properties import GLOBALS, PROPERTIES, check_name, set_once
 
 CLASSES = ("AdminVM", "AppVM", "DispVM", "RemoteVM", "StandaloneVM", "TemplateVM")
-# What qubesd and libvirt keep for a qube with a device model beside its own memory, MiB.
-STUBDOM_MEMORY = 144
 SEE_LOG = ", see /var/log/libvirt/libxl/libxl-driver.log for details"
 # Seconds from a shutdown request until the domain is gone, unless a fault says otherwise.
 SHUTDOWN_TIME = 0.15
@@ -81,6 +79,7 @@ class Holder:
             )
         value = definition.check(self, value)
         old = self.value(name)
+        self.changing(name, value, old)
         self.set_values[name] = value
         self.changed("property-set", name, value, old)
 
@@ -97,8 +96,13 @@ class Holder:
             )
             raise QubesValueError("Cannot unset template" + hint)
         old = self.value(name)
+        if old:  # a False or missing value is reset without more (core-admin 4.3.50)
+            self.changing(name, None, old)
         self.set_values.pop(name, None)
         self.changed("property-reset", name, self.value(name), old)
+
+    def changing(self, name, value, old):
+        """Called before a property gets a value (None: is reset); may refuse it."""
 
     def changed(self, what, name, value, old):
         fields = {"name": name, "oldvalue": old}
@@ -250,6 +254,10 @@ class Qube(Holder):
 
     # --- changes
 
+    def changing(self, name, value, old):
+        if name == "autostart":
+            self.system.autostart(self.name, bool(value))
+
     def changed(self, what, name, value, old):
         super().changed(what, name, value, old)
         if name in ("guivm", "audiovm"):
@@ -277,14 +285,24 @@ class Qube(Holder):
         self.system.emit(self.name, "domain-tag-delete:" + tag, {"tag": tag})
 
     def set_feature(self, name, value):
+        if name.startswith("service."):
+            check_service(name[len("service.") :])
         old = self.features.get(name)
         self.features[name] = value
+        if name.startswith("vm-config."):
+            check_config(name[len("vm-config.") :])  # and it stays, although refused
         fields = {"feature": name, "value": value}
         self.system.emit(
             self.name,
             "domain-feature-set:" + name,
             fields if old is None else dict(fields, oldvalue=old),
         )
+        if name == "service.meminfo-writer":
+            # Not a service any more: it decides over maxmem and goes (core-admin 4.3.50,
+            # ext/services.py).
+            if self.has("maxmem"):
+                self.reset("maxmem") if value else self.set("maxmem", "0")
+            self.remove_feature(name)
 
     def remove_feature(self, name):
         del self.features[name]
@@ -342,6 +360,30 @@ class Qube(Holder):
         return found
 
 
+def check_service(name):
+    """QubesDB, which tells a qube its services, takes no other names (seen on real core-admin
+    4.3.50; ext/services.py).
+    """
+    if not name:
+        raise QubesValueError("Service name cannot be empty")
+    if name in (".", ".."):
+        raise QubesValueError('Service name cannot be "." or ".."')
+    if len(name) > 48 and not name.startswith("app-dispvm."):
+        raise QubesValueError("Service name must not exceed 48 bytes")
+
+
+def check_config(name):
+    """Names of what a qube finds below /vm-config (seen on real core-admin 4.3.50;
+    ext/vm_config.py).
+    """
+    if len(name) > 52:
+        raise QubesValueError("VM config name must not exceed 46 bytes")
+    if not name:
+        raise QubesValueError("Empty config name not allowed")
+    if not name[0].isalpha():
+        raise QubesValueError("Config name must start with an ASCII letter")
+
+
 def matches(assignment, device):
     return assignment["port"] in ("*", device.port) and assignment["device"] in (
         "*",
@@ -350,14 +392,17 @@ def matches(assignment, device):
 
 
 class System(Holder):
-    """`emit(subject, event, fields)` is called for every event; `now` is the clock."""
+    """`emit(subject, event, fields)` is called for every event; `autostart(qube name, on)` before a
+    qube's autostart changes; `now` is the clock.
+    """
 
     klass, name, subject = "Qubes", "system", ""
 
-    def __init__(self, stored, world, boot_id, now=time.time, emit=None):
+    def __init__(self, stored, world, boot_id, now=time.time, emit=None, autostart=None):
         self.system = self
         self.world, self.now = world, now
         self.emit = emit or (lambda subject, event, fields: None)
+        self.autostart = autostart or (lambda name, on: None)
         self.definitions = GLOBALS
         self.labels = list(stored["labels"])
         self.pools = list(stored["pools"])
@@ -456,6 +501,8 @@ class System(Holder):
         maker = self.qubes[created_by]
         if maker.features.get("set-created-guivm"):
             qube.set("guivm", maker.features["set-created-guivm"])
+        if qube.has("autostart") and qube.value("autostart"):
+            self.autostart(name, True)
         self.emit(name, "domain-create-on-disk", {})
 
     @staticmethod
@@ -492,6 +539,8 @@ class System(Holder):
                 "Domain is in use: %r;  see 'journalctl -u qubesd -e' in dom0 for details"
                 % qube.name
             )
+        if qube.has("autostart") and qube.value("autostart"):
+            self.autostart(qube.name, False)
         del self.qubes[qube.name]
         self.boot["defined"].pop(qube.name, None)
         self.emit("", "domain-delete", {"vm": qube.name})
@@ -506,7 +555,7 @@ class System(Holder):
         self.emit(qube.name, "domain-pre-start", {"start_guid": True})
         try:
             self._start(qube)
-        except QubesException as error:
+        except (QubesException, Refused) as error:
             self.boot["running"].pop(qube.name, None)
             self.emit(qube.name, "domain-start-failed", {"reason": str(error)})
             raise
@@ -525,6 +574,10 @@ class System(Holder):
             raise QubesMemoryError(qube.name)
         self.boot["defined"][qube.name] = qube.value("memory")
         self._spawn(qube, devices)
+        if qube.value("guivm") not in (None, qube.name):
+            # Written into QubesDB for its GUI domain; a qube that is its own gets none, and starts
+            # (seen on real core-admin 4.3.50; ext/gui.py, on_domain_qdb_create).
+            qube.value("keyboard_layout")
         text = self.world.fault("start", qube.name)
         if text:
             raise QubesException(text)

@@ -24,6 +24,9 @@ INSTALL = "/run/twin/install.json"
 GUI_DAEMONS = "/run/qubes"
 CALLS = "/var/log/qubes/qubesd-calls.log"
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
+# What starts a qube at boot (seen on real core-admin 4.3.50; vm/qubesvm.py).
+AUTOSTART_LINK = "/etc/systemd/system/multi-user.target.wants/qubes-vm@%s.service"
+AUTOSTART_UNIT = "/usr/lib/systemd/system/qubes-vm@.service"
 STORED = ("labels", "pools", "globals", "qubes", "boot")
 
 
@@ -43,6 +46,19 @@ def read_state(path=STATE):
     return None
 
 
+def link_autostart(name, on):
+    """Makes or removes the link that has systemd start the qube at boot."""
+    link = AUTOSTART_LINK % name
+    try:
+        if not on and os.path.lexists(link):
+            os.unlink(link)
+        if on and not os.path.lexists(link):
+            os.makedirs(os.path.dirname(link), exist_ok=True)
+            os.symlink(AUTOSTART_UNIT, link)
+    except OSError:
+        raise QubesException("Failed to set autostart for VM in systemd")
+
+
 class Daemon:
     def __init__(self):
         self.world = World()
@@ -58,7 +74,13 @@ class Daemon:
         stored = read_state()
         if stored is None:
             raise SystemExit("qubesd: neither %s nor %s is there" % (STATE, INSTALL))
-        self.system = System(stored, self.world, read_text(BOOT_ID).strip(), emit=self.emit)
+        self.system = System(
+            stored,
+            self.world,
+            read_text(BOOT_ID).strip(),
+            emit=self.emit,
+            autostart=link_autostart,
+        )
 
     def save(self):
         text = json.dumps(self.system.stored(), indent=1)
@@ -73,15 +95,20 @@ class Daemon:
         """Once a boot, as the qubes-vm@ units do; without it nothing is started."""
         fresh = "started" not in self.system.boot
         self.system.boot["started"] = True
+        chosen = [
+            qube
+            for qube in self.system.qubes.values()
+            if qube.has("autostart") and qube.value("autostart")
+        ]
+        if not os.path.exists(STATE):  # a fresh installation
+            for qube in chosen:
+                link_autostart(qube.name, True)
         if fresh and "qubes.skip_autostart" not in read_text("/proc/cmdline").split():
-            for qube in list(self.system.qubes.values()):
-                if qube.has("autostart") and qube.value("autostart"):
-                    try:
-                        self.system.start(qube)
-                    except QubesException as error:
-                        print(
-                            "autostart of %s: %s" % (qube.name, error), file=sys.stderr, flush=True
-                        )
+            for qube in chosen:
+                try:
+                    self.system.start(qube)
+                except (QubesException, Refused) as error:
+                    print("autostart of %s: %s" % (qube.name, error), file=sys.stderr, flush=True)
         self.save()
 
     def show_windows(self):
