@@ -23,7 +23,17 @@ export const Hello = z.object({
 export const PropertyValue = z.object({ default: z.boolean(), value: z.string() });
 export const QubeValue = z.object({ class: z.string(), template: z.string().nullable(), label: z.string() });
 export const FileValue = z.object({ content: z.string(), mode: z.string() });
-export const KeyValue = z.union([PropertyValue, QubeValue, FileValue, z.string(), z.literal(true), z.null()]);
+/** A PCI assignment: only options that are on, each "True" (qubes-cli-formats.md §7). */
+export const DeviceValue = z.object({ mode: z.string(), options: z.record(z.string(), z.string()) });
+export const KeyValue = z.union([
+  PropertyValue,
+  QubeValue,
+  FileValue,
+  DeviceValue,
+  z.string(),
+  z.literal(true),
+  z.null(),
+]);
 
 /** One entry of the ledger on the host: who owns this key, what it was before they did, what they made of it. */
 export const LedgerEntry = z.object({
@@ -71,6 +81,43 @@ export const PciFunction = z.object({
   /** sysfs reset_method, such as ["flr", "bus"]; null where the kernel does not say. */
   reset: z.array(z.string()).nullable(),
   name: z.string().nullable(),
+  /** Of a bridge: the buses behind it, two hex digits each. */
+  bridge: z.object({ secondary: z.string(), subordinate: z.string() }).nullable(),
+  /** sbdf of the bridge above; null on a root bus. */
+  parent: z.string().nullable(),
+  /** The display that the firmware lit (sysfs boot_vga); null where sysfs does not say. */
+  bootVga: z.boolean().nullable(),
+  /** It has an expansion ROM that sysfs shows. */
+  rom: z.boolean().nullable(),
+  /** The module that its modalias would load, whatever is bound now; null where nothing is known. */
+  module: z.string().nullable(),
+  /** DRM connectors of a display that a driver of dom0 drives. */
+  outputs: z.array(z.object({ name: z.string(), connected: z.boolean(), enabled: z.boolean() })),
+  /** Input devices behind this controller: "keyboard", "mouse", "tablet". */
+  inputs: z.array(z.string()),
+  /** Block devices behind it that dom0 uses (mounted, swap, or below something that is). */
+  disks: z.array(z.string()),
+  /** Network interfaces of dom0 behind it. */
+  nets: z.array(z.string()),
+});
+export type PciFunction = z.infer<typeof PciFunction>;
+
+/** What decides whether a boot can be tried once and come back by itself. Unknown is null. Design §5. */
+export const BootFacts = z.object({
+  /** GRUB can be told to boot an entry once, and clears that by itself. */
+  oneShot: z.boolean().nullable(),
+  oneShotWhy: z.string(),
+  /** It boots without a hand: nobody has to type a passphrase. */
+  unattended: z.boolean().nullable(),
+  unattendedWhy: z.string(),
+  /** dom0's own initramfs script understands path ids in rd.qubes.hide_pci. */
+  hidePaths: z.boolean().nullable(),
+  /** Words of GRUB_CMDLINE_LINUX, a comma list of rd.qubes.hide_pci as one word for each of its parts. */
+  args: z.array(z.string()),
+  /** There is a xenwatchdogd to arm. */
+  watchdog: z.boolean().nullable(),
+  /** Our rescue entry stands in the menu. */
+  rescue: z.boolean(),
 });
 
 export const Facts = z.object({
@@ -91,7 +138,46 @@ export const Facts = z.object({
     interruptRemapping: z.boolean().nullable(),
   }),
   pci: z.array(PciFunction),
+  boot: BootFacts,
+  /** From DMI; parts of the hardware fingerprint. */
+  firmware: z.object({
+    vendor: z.string().nullable(),
+    product: z.string().nullable(),
+    bios: z.string().nullable(),
+  }),
+  /** "GenuineIntel", "AuthenticAMD" …; null where /proc/cpuinfo does not say. */
+  cpu: z.string().nullable(),
+  /** Where dom0's keyboards hang: "ps2", or "usb:" and the sbdf of the controller; null: unknown. */
+  keyboards: z.array(z.string()).nullable(),
+  /** dom0's display manager runs; null: unknown. */
+  lightdm: z.boolean().nullable(),
 });
+
+/** A change that is neither confirmed nor undone yet; the host undoes it by itself when its time is over. Design §5. */
+export const Trial = z.object({
+  id: z.string(),
+  phase: z.enum(["applying", "staged", "rebooting", "trial", "verified", "confirmed", "undoing"]),
+  holder: z.string(),
+  owner: z.string(), // URN
+  since: z.number(),
+  /** Until the guard undoes it; null where no deadline runs (it waits for a boot). */
+  secondsLeft: z.number().nullable(),
+});
+export type Trial = z.infer<typeof Trial>;
+
+/** What the guard did last without anybody asking; kept until the next apply of that owner. */
+export const TrialOutcome = z.object({
+  id: z.string(),
+  owner: z.string(),
+  /** "undone": a trial was put back. "rescued": a confirmed mode did not come up in a boot and was put back. "left": not all could be put back. */
+  what: z.enum(["undone", "rescued", "left"]),
+  why: z.string(),
+  phase: z.string(),
+  at: z.number(),
+  bootId: z.string(),
+  left: z.record(z.string(), z.string()),
+});
+export type TrialOutcome = z.infer<typeof TrialOutcome>;
 
 export const Snapshot = z.object({
   facts: Facts,
@@ -106,6 +192,17 @@ export const Snapshot = z.object({
   lock: LockHolder.nullable(),
   /** A journal left by an apply that neither finished nor was undone. The next apply undoes it first. */
   unfinished: z.object({ holder: z.string(), since: z.number(), keys: z.array(z.string()) }).nullable(),
+  trial: Trial.nullable(),
+  outcome: TrialOutcome.nullable(),
+  /** The confirmed mode that each boot must bring up, and what it rests on. */
+  watch: z
+    .object({
+      qube: z.string(),
+      owner: z.string(),
+      tokens: z.array(z.string()),
+      ports: z.array(z.string()),
+    })
+    .nullable(),
 });
 export type Snapshot = z.infer<typeof Snapshot>;
 export type QubeSnapshot = z.infer<typeof QubeSnapshot>;

@@ -9,6 +9,8 @@
  *     global:default_guivm               a global property         value: PropertyValue
  *     file:/etc/qubes/policy.d/x.policy  a file of dom0            value: FileValue | null
  *     package:dummy-psu-sender           a package of dom0         value: version | null (not installed)
+ *     device:sys-gui:00_02.0:0x8086:0x9b41::p030000   a PCI assignment: qube, port, identity or "*"   value: DeviceValue | null
+ *     bootarg:guidomain.gpu=sys-gui      a word of GRUB_CMDLINE_LINUX (one part of the list rd.qubes.hide_pci)   value: true | null
  */
 export type Key =
   | `qube:${string}`
@@ -17,7 +19,9 @@ export type Key =
   | `tag:${string}:${string}`
   | `global:${string}`
   | `file:${string}`
-  | `package:${string}`;
+  | `package:${string}`
+  | `device:${string}:${string}:${string}`
+  | `bootarg:${string}`;
 
 /** A property as the Admin API gives it; `default: true` means it follows the default and `value` is what that is now. */
 export interface PropertyValue {
@@ -38,4 +42,10 @@ export interface FileValue {
   mode: string;
 }
 
-export type KeyValue = PropertyValue | QubeValue | FileValue | string | true | null;
+/** A PCI assignment; options that are off are left out, the others are "True". */
+export interface DeviceValue {
+  mode: string;
+  options: Record<string, string>;
+}
+
+export type KeyValue = PropertyValue | QubeValue | FileValue | DeviceValue | string | true | null;
