@@ -20,6 +20,9 @@ DROP_IN = "/etc/salt/minion.d/guidomain.conf"
 LOCK = "/run/guidomain.lock"
 BEGUN = ".guidomain-new"  # suffix of a file that is being written; ignored by qrexec's policy
 RELEASE = "/etc/qubes-release"
+DEFAULT_GRUB = "/etc/default/grub"
+GRUB = "/boot/grub2"
+CUSTOM = GRUB + "/custom.cfg"
 
 
 def path(name):

@@ -6,29 +6,40 @@ import re
 import subprocess
 import time
 
+import boot
 import common
+import pci
 
-PCI = "/sys/bus/pci/devices"
+ASKED = {
+    "info": ["xl", "info"],
+    "dmesg": ["xl", "dmesg"],
+    "findmnt": ["findmnt", "-n", "-o", "FSTYPE,SOURCE", "--target", common.GRUB],
+    "lightdm": ["systemctl", "is-active", "lightdm.service"],
+}
 
 
 class Commands:
-    """`xl info` and `xl dmesg`, under way while the rest is read."""
+    """What only a command can tell, under way while the rest is read."""
 
     def __init__(self):
         self.running = {}
-        for what in ("info", "dmesg"):
-            try:
-                self.running[what] = subprocess.Popen(
-                    ["xl", what],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.DEVNULL,
-                    env=dict(os.environ, LC_ALL="C"),
-                )
-            except OSError:
-                pass  # no Xen here, or no xl
+        for what, argv in ASKED.items():
+            self.start(what, argv)
+
+    def start(self, what, argv):
+        try:
+            self.running[what] = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=dict(os.environ, LC_ALL="C"),
+            )
+        except OSError:
+            pass  # no Xen here, or no such tool
 
     def text(self, what):
+        """What it printed; "" where it could not be run."""
         process = self.running.get(what)
         if process is None:
             return ""
@@ -43,8 +54,14 @@ class Commands:
 def collect(commands, available):
     """`available`: what admin.vm.device.pci.Available lists; it alone knows how ports are
     called."""
+    findmnt = commands.text("findmnt")
+    source = boot.source_of(findmnt)
+    if source:
+        commands.start("lsblk", ["lsblk", "-n", "-s", "-o", "TYPE", source])
     release = common.read_text(common.RELEASE)
     space = os.statvfs(common.path("/var/lib"))
+    inputs = pci.read_inputs()
+    functions = pci.functions(available, inputs)
     return {
         "qubesRelease": None if release is None else common.clean(release.split("\n")[0], 200),
         "kernel": os.uname().release,
@@ -53,8 +70,32 @@ def collect(commands, available):
         "now": time.time(),
         "freeBytes": space.f_bavail * space.f_frsize,
         "xen": xen(commands.text("info"), commands.text("dmesg")),
-        "pci": pci(available),
+        "pci": functions,
+        "boot": boot.collect(findmnt, commands.text("lsblk")),
+        "firmware": {
+            "vendor": _dmi("sys_vendor"),
+            "product": _dmi("product_name"),
+            "bios": _dmi("bios_version"),
+        },
+        "cpu": _cpu(common.read_text("/proc/cpuinfo", 4096)),
+        "keyboards": pci.keyboards(inputs),
+        "lightdm": _active(commands.text("lightdm")),
     }
+
+
+def _dmi(name):
+    text = common.clean(common.read_text("/sys/class/dmi/id/" + name, 256) or "", 100)
+    return text or None
+
+
+def _cpu(text):
+    found = re.search(r"^vendor_id\s*: (\w+)", text or "", re.MULTILINE)
+    return found and found.group(1)
+
+
+def _active(answer):
+    word = answer.strip()
+    return word in ("active", "activating", "reloading") if word else None
 
 
 def xen(info, dmesg):
@@ -76,42 +117,4 @@ def xen(info, dmesg):
         "freeMemory": number("free_memory"),
         "iommu": enabled("I/O virtualisation"),
         "interruptRemapping": enabled("Interrupt remapping"),
-    }
-
-
-def pci(available):
-    known = {device["sbdf"]: device for device in available}
-    try:
-        addresses = sorted(os.listdir(common.path(PCI)))
-    except OSError:
-        return []
-    # Linux >= 5.15 shows reset_method only where there is one; before, it shows it nowhere and we
-    # know nothing.
-    tells = any(os.path.exists(common.path("%s/%s/reset_method" % (PCI, a))) for a in addresses)
-    return [_function(address, known.get(address, {}), tells) for address in addresses]
-
-
-def _function(address, known, tells):
-    folder = "%s/%s/" % (PCI, address)
-
-    def hexadecimal(name, digits):
-        text = (common.read_text(folder + name, 64) or "").strip()
-        return text[2:] if text.startswith("0x") else "0" * digits
-
-    vendor, device = hexadecimal("subsystem_vendor", 4), hexadecimal("subsystem_device", 4)
-    reset = common.read_text(folder + "reset_method", 256)
-    try:
-        driver = os.path.basename(os.readlink(common.path(folder + "driver")))
-    except OSError:
-        driver = None
-    return {
-        "sbdf": address,
-        "port": known.get("port"),
-        "class": hexadecimal("class", 6),
-        "vendor": hexadecimal("vendor", 4),
-        "device": hexadecimal("device", 4),
-        "subsystem": None if vendor == device == "0000" else "%s:%s" % (vendor, device),
-        "driver": driver,
-        "reset": reset.split() if reset is not None else [] if tells else None,
-        "name": common.clean(known["name"], 200) if known.get("name") else None,
     }

@@ -2,6 +2,7 @@
 nothing."""
 
 import os
+import re
 import stat
 
 import common
@@ -13,6 +14,8 @@ import lock
 import qubes_admin as admin
 
 FOLDERS = ["/etc/qubes/policy.d", "/usr/share/xsessions", "/etc/lightdm/lightdm.conf.d"]
+INPUT_TARGET = "/etc/qubes/input-proxy-target"
+UNITS = "/etc/systemd/system"  # of it only what orders the start of single qubes
 TEXT_LIMIT = 256 * 1024  # bytes of one file
 
 
@@ -44,6 +47,9 @@ def snapshot(args):
         ledger=entries,
         lock=holder,
         unfinished=unfinished or None,
+        trial=None,
+        outcome=None,
+        watch=None,
     )
 
 
@@ -103,17 +109,24 @@ def _qube(name, listed):
 
 
 def _files():
-    found = {}
-    for folder in FOLDERS:
-        for parent, _, names in os.walk(common.path(folder)):
-            for name in names:
-                full = os.path.join(parent, name)
-                status = os.lstat(full)
-                if stat.S_ISREG(status.st_mode) and status.st_size <= TEXT_LIMIT:
-                    file = common.read_file(full[len(common.ROOT) :])
-                    if file:
-                        found[full[len(common.ROOT) :]] = {
-                            "content": file["content"],
-                            "mode": file["mode"],
-                        }
-    return found
+    folders = list(FOLDERS)
+    try:
+        names = os.listdir(common.path(UNITS))
+    except OSError:
+        names = []
+    folders += ["%s/%s" % (UNITS, n) for n in names if re.fullmatch(r"qubes-vm@.+\.service\.d", n)]
+    places = [INPUT_TARGET]
+    for folder in folders:
+        for parent, _, found in os.walk(common.path(folder)):
+            places += [os.path.join(parent, name)[len(common.ROOT) :] for name in found]
+    files = {}
+    for place in places:
+        try:
+            status = os.lstat(common.path(place))
+        except FileNotFoundError:
+            continue
+        if stat.S_ISREG(status.st_mode) and status.st_size <= TEXT_LIMIT:
+            file = common.read_file(place)
+            if file:
+                files[place] = {"content": file["content"], "mode": file["mode"]}
+    return files

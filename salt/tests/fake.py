@@ -515,8 +515,9 @@ class Agent:
             if name.endswith(".py") and name != "loader.py":
                 with open(os.path.join(AGENT, name)) as file:
                     sources[name[:-3]] = file.read()
-        with open(os.path.join(SALT, "_utils", "qubes_admin.py")) as file:
-            sources["qubes_admin"] = file.read()
+        for name in ("qubes_admin", "grub"):
+            with open(os.path.join(SALT, "_utils", name + ".py")) as file:
+                sources[name] = file.read()
         sources["common"] = sources["common"].replace('ROOT = ""', "ROOT = %r" % case.root)
         sources["common"] += "\nos.geteuid = lambda: 0\n"
         sources["qubes_admin"] = sources["qubes_admin"].replace(

@@ -688,6 +688,15 @@ class Snapshot(HostCase):
                     "driver": None,
                     "reset": ["flr", "bus"],
                     "name": "Int'el GPU",
+                    "bridge": None,
+                    "parent": None,
+                    "bootVga": None,
+                    "rom": False,
+                    "module": None,
+                    "outputs": [],
+                    "inputs": [],
+                    "disks": [],
+                    "nets": [],
                 }
             ],
         )

@@ -184,7 +184,10 @@ export const Snapshot = z.object({
   qubes: z.record(z.string(), QubeSnapshot),
   globals: z.record(z.string(), PropertyValue),
   labels: z.array(z.string()),
-  /** Every file of /etc/qubes/policy.d (with include/), /usr/share/xsessions, /etc/lightdm/lightdm.conf.d; text up to 256 KiB. */
+  /**
+   * Every file of /etc/qubes/policy.d (with include/), /usr/share/xsessions, /etc/lightdm/lightdm.conf.d and
+   * /etc/systemd/system/qubes-vm@*.service.d, and /etc/qubes/input-proxy-target; text up to 256 KiB.
+   */
   files: z.record(z.string(), FileValue),
   /** Only the packages that were asked for and those of the ledger: version, or null where not installed. */
   packages: z.record(z.string(), z.string().nullable()),

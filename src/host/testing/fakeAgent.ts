@@ -16,9 +16,13 @@ def empty(count, packages):
     return {
         "facts": {"qubesRelease": None, "kernel": "6", "bootId": "b", "cmdline": "", "now": count, "freeBytes": 1,
                   "xen": {"version": "4", "virtCaps": [], "totalMemory": 1, "freeMemory": 1, "iommu": None,
-                          "interruptRemapping": None}, "pci": []},
+                          "interruptRemapping": None}, "pci": [],
+                  "boot": {"oneShot": None, "oneShotWhy": "", "unattended": None, "unattendedWhy": "", "hidePaths": None,
+                           "args": [], "watchdog": None, "rescue": False},
+                  "firmware": {"vendor": None, "product": None, "bios": None}, "cpu": None, "keyboards": None,
+                  "lightdm": None},
         "qubes": {}, "globals": {}, "labels": [], "files": {}, "packages": {name: None for name in packages},
-        "ledger": {}, "lock": None, "unfinished": None}
+        "ledger": {}, "lock": None, "unfinished": None, "trial": None, "outcome": None, "watch": None}
 
 count = 0
 cancelled = set()
