@@ -338,7 +338,7 @@ test("the policy: linter, editor, one bad line or name denies every call", async
     [
       "journalctl -u qubes-qrexec-policy-daemon | tail -1 | cut -d' ' -f 6-",
       0,
-      "qrexec: qubes.GetDate+: personal -> @default: denied: denied by policy /etc/qubes/policy.d/40-x.policy:1",
+      "qrexec: qubes.GetDate: personal -> @default: denied: denied by policy /etc/qubes/policy.d/40-x.policy:1",
     ],
     ["qubes-policy -d 40-x", 0],
     [evaluate, 0],
