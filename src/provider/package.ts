@@ -1,9 +1,8 @@
 /**
- * The package guidomain: from type token to handler. What does the work (ssh2, zod, Handlebars …) is loaded once the port is out, while the
- * engine is busy with the program: starting has to cost at most 0.25 s (design §10).
+ * The package guidomain: from type token to handler. What does the work (ssh2, zod, Handlebars …) is loaded once
+ * this process is configured, and not at all in one that never is: starting has to cost at most 0.25 s (design §10).
  */
 import { readFileSync } from "node:fs";
-import { setImmediate } from "node:timers/promises";
 import { Scrubber } from "../host/scrub.ts";
 import type { Handler, ProviderPackage } from "./handler.ts";
 import { schemaOf } from "./schema.ts";
@@ -14,12 +13,9 @@ const { version } = JSON.parse(readFileSync(new URL("../../package.json", import
 
 export function guidomain(): ProviderPackage {
   const scrubber = new Scrubber();
-  // What reaches a host comes first: the host answers while the rest is loaded. The engine starts a second process of us
-  // that is only asked to check the configuration; it loads no more than that takes.
-  const reaching = setImmediate().then(() => import("./hosts.ts"));
-  const hosts = once(async () => new (await reaching).Hosts(scrubber));
+  // What reaches a host comes first: the host answers while the rest is loaded.
+  const hosts = once(async () => new (await import("./hosts.ts")).Hosts(scrubber));
   const handlers = once(async () => (await import("./handlers.ts")).handlersOf(await hosts()));
-  reaching.catch(() => {}); // whoever calls first is told
   return {
     name: "guidomain",
     version,
@@ -31,7 +27,9 @@ export function guidomain(): ProviderPackage {
         defaultTimeout: 30 * 60,
       }),
     },
-    checkConfig: async (news) => (await reaching).configFaults(news),
+    // The engine starts a second process of us in each run, and asks it this alone. Loading what knows the answer would take
+    // longer than all else it does; the first process finds the same faults when it is configured, before any resource.
+    checkConfig: () => [],
     configure: async (args) => {
       await (await hosts()).configure(args);
       handlers().catch(() => {}); // the first operation is told
