@@ -1,7 +1,7 @@
 /**
  * What a device is, so that it is the same one after a renumbering or a move. Pure. Design §6: bridge path + vendor:device:class.
  */
-import type { PciFunction } from "../host/protocol.ts";
+import type { PciFunction } from "./facts.ts";
 import type { Refused } from "./refused.ts";
 import { bridgePath, describe, functionAt, listed, type PciTree } from "./tree.ts";
 

@@ -2,7 +2,7 @@
  * What is known of single models and families, as data. Pure. A row says what to leave out of the facts or to add to the
  * verdict; each has its source. Take a row out when its source says that it is cured.
  */
-import type { PciFunction } from "../host/protocol.ts";
+import type { PciFunction } from "./facts.ts";
 
 export interface Quirk {
   readonly id: string;

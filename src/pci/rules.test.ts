@@ -162,6 +162,19 @@ test("a keyboard that its qube hands back, and the passphrase at boot", () => {
     [],
   );
   assert.equal(rules(locked, [[USB, "sys-usb", { hide: true }]]), ["only-keyboard"]);
+  // Of two that go, one comes back.
+  const second = "0000:01:00.2";
+  const two = {
+    ...patched(usb, second, { inputs: ["keyboard"] }),
+    keyboards: [`usb:${USB}`, `usb:${second}`],
+  };
+  assert.equal(
+    rules(two, [
+      [USB, "sys-usb", back],
+      [second, "gui"],
+    ]),
+    [],
+  );
 });
 
 test("every rule that is broken is said, not the first alone", () => {

@@ -2,7 +2,7 @@
  * What must hold over all devices that a plan gives away on one host. Pure. Design §5, §6; qubes-host.md (h).
  * These rules keep the screen, the keyboard, the disks and the way in; each refusal names what would be lost.
  */
-import type { PciFunction, Snapshot } from "../host/protocol.ts";
+import type { PciFunction, Snapshot } from "./facts.ts";
 import { assigned } from "./identity.ts";
 import type { Refused } from "./refused.ts";
 import {

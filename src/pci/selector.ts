@@ -4,8 +4,8 @@
  *     { class: "display", vendor: "8086" }   { class: "audio" }   { position: "boot display" }   { address: "00_02.0" }
  */
 import { z } from "zod";
-import type { PciFunction } from "../host/protocol.ts";
 import { shown } from "../model/fields.ts";
+import type { PciFunction } from "./facts.ts";
 import type { Refused } from "./refused.ts";
 import { ownerOf } from "./siblings.ts";
 import {

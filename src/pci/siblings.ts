@@ -3,12 +3,11 @@
  * Only a display takes anything along: on many laptops its slot, or that of the sound, holds the keyboard's USB
  * controller, the security processor or the LPC bridge.
  */
-import type { PciFunction } from "../host/protocol.ts";
+import type { PciFunction } from "./facts.ts";
 import {
   busMates,
   descendants,
   isBridge,
-  isDisplay,
   isMainDisplay,
   isUsb,
   mainDisplays,
@@ -53,9 +52,7 @@ function cardOf(tree: PciTree, display: PciFunction): PciFunction[] {
   const card = new Set(slotMates(tree, display));
   for (let top = parentOf(tree, display); top?.parent; top = parentOf(tree, top)) {
     const below = descendants(tree, top).filter((fn) => fn !== display && !isBridge(fn));
-    const isCard = (fn: PciFunction) =>
-      fn.vendor === display.vendor && (goesWith(display, fn) || card.has(fn));
-    if (below.some((fn) => isDisplay(fn) && !card.has(fn)) || !below.every(isCard)) break;
+    if (!below.every((fn) => card.has(fn) || goesWith(display, fn))) break;
     for (const fn of below) card.add(fn);
   }
   return [...card];

@@ -2,7 +2,7 @@
  * The PCI tree of a machine, from the facts. Pure. Sources: design §6; qubes-cli-formats.md §6 (port names).
  * A bus has a bridge above it or is a root bus: 00, but also ff on some Intel machines, and e0 of a VMD domain (10000:).
  */
-import type { PciFunction } from "../host/protocol.ts";
+import type { PciFunction } from "./facts.ts";
 
 export interface PciTree {
   readonly functions: readonly PciFunction[];

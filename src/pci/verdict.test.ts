@@ -210,6 +210,9 @@ test("a sound function whose only reset is known to hang is given loosely", () =
   });
   const verdict = verdictAudio(x570, [at(x570, "0c:00.4")]);
   assert.equal([verdict.verdict, verdict.options.noStrictReset], ["options", true]);
+  // The same by its other name, on a network card of Intel's.
+  const x230 = withFunction(profileFacts("lenovo-thinkpad-x230"), "00:19.0", { reset: ["af_flr"] });
+  assert.is(verdictDevice(x230, [at(x230, "00:19.0")]).verdict, "options");
 });
 
 test("any other device, and one that Qubes does not list", () => {

@@ -2,7 +2,7 @@
  * Can this device be given to a qube, on this host? Pure. Sources: design §6; qubes-host.md (a), (b), (e), (h) 5.
  * Every reason names the fact it rests on. What is not known makes the verdict "unknown", never "no".
  */
-import type { Facts, PciFunction } from "../host/protocol.ts";
+import type { Facts, PciFunction } from "./facts.ts";
 import { type Identity, identityOf } from "./identity.ts";
 import { quirksOf, surviveBusReset, trustedResets } from "./quirks.ts";
 import { siblings } from "./siblings.ts";
