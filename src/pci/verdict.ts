@@ -151,7 +151,10 @@ function verdictOf(
   };
 }
 
-/** IOMMU and interrupt remapping. Xen says hvm_directio where it has an IOMMU for HVM; the boot log must agree. */
+/**
+ * IOMMU and interrupt remapping. Xen says hvm_directio where it has an IOMMU for HVM; the boot log, where it still has the line, must
+ * agree (qubes-host.md (a): the ring buffer may have rolled over).
+ */
 function hostReasons({ xen }: Facts): Reason[] {
   const iommu = (effect: Reason["effect"], text: string): Reason => ({
     rule: "iommu",
@@ -172,9 +175,9 @@ function hostReasons({ xen }: Facts): Reason[] {
           "no",
           "this machine has no IOMMU in use (VT-d or AMD-Vi), so no device can be given to a qube; look for it in the firmware's settings",
         )
-      : xen.iommu === null || !isDirect
-        ? iommu("unknown", "Xen's log no longer says whether the IOMMU is in use")
-        : iommu("go", "the IOMMU is in use"),
+      : isDirect
+        ? iommu("go", "the IOMMU is in use")
+        : iommu("unknown", "Xen does not say whether the IOMMU is in use"),
     xen.interruptRemapping === null
       ? remapping("unknown", "Xen's log no longer says whether interrupts are remapped")
       : xen.interruptRemapping
