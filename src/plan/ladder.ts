@@ -1,0 +1,213 @@
+/**
+ * The ladder: which rung is tried next, and what is known at its end. A state machine without I/O: whoever drives it asks `doing`,
+ * does that, and reports an event. Design §5.
+ *
+ *     judging ──no, or it failed before──▶ next rung        trying ──came up──▶ end "up"
+ *        │  ╲──needs a reboot that is not allowed──▶ end "staged"  │  ╲──failed, undone──▶ next rung
+ *        ▼                                                         ├──failed, not undone──▶ end "stuck"
+ *     trying                                                       └──cut──▶ end "cut"
+ *
+ * Below the last rung lies "as before": whatever drove the screen when the run began. No end is without a screen.
+ */
+import type { Evidence } from "../host/protocol.ts";
+import type { Rung } from "../model/modes.ts";
+
+export interface Attempt {
+  mode: Rung;
+  verdict: "ok" | "refused" | "failed" | "staged" | "skipped";
+  /** In the user's words; empty only for "ok". */
+  reason: string;
+  /** What the checks of a failed rung saw. */
+  evidence?: readonly Evidence[];
+}
+
+/** What a rung's result depends on, each a text that is equal or not. */
+export interface RungKey {
+  /** GPU, firmware, Xen, kernel and template. */
+  hardware: string;
+  /** Digest of what the description asks for in this mode. */
+  inputs: string;
+  retry: string;
+}
+
+/** A rung that did not come up, and under what circumstances. */
+export interface Remembered {
+  mode: Rung;
+  reason: string;
+  key: RungKey;
+  /** The host hung or reset: other hardware facts are no reason to try that again. */
+  reset: boolean;
+  /** It cost a boot. */
+  boot: boolean;
+  evidence?: readonly Evidence[];
+}
+
+export type LadderEvent =
+  | { is: "judged"; verdict: "go" | "unknown" | "no"; reasons: readonly string[]; needsReboot: boolean }
+  | { is: "cameUp" }
+  | {
+      is: "failed";
+      why: string;
+      evidence: readonly Evidence[];
+      undone: boolean;
+      /** It cost a boot of the machine. */
+      boot: boolean;
+      /** The host hung or reset in it. */
+      reset: boolean;
+    }
+  /** The line is lost; the host ends the trial by itself, and nobody here knows how. */
+  | { is: "cut"; why: string };
+
+export type End =
+  | { kind: "up"; mode: Rung }
+  | { kind: "staged"; mode: Rung }
+  /** No rung is left: as before. */
+  | { kind: "below" }
+  | { kind: "stuck"; mode: Rung; why: string }
+  | { kind: "cut"; mode: Rung; why: string };
+
+export interface Ladder {
+  /** What drove the screen when the run began. */
+  readonly before: Rung;
+  readonly reboot: "never" | "allowed";
+  readonly keys: Readonly<Partial<Record<Rung, RungKey>>>;
+  /** Not decided yet, the present one first. */
+  readonly left: readonly Rung[];
+  readonly doing: "judge" | "try" | "end";
+  readonly attempts: readonly Attempt[];
+  readonly remembered: readonly Remembered[];
+  readonly end: End | null;
+}
+
+export interface LadderStart {
+  rungs: readonly Rung[];
+  before: Rung;
+  reboot: "never" | "allowed";
+  keys: Readonly<Partial<Record<Rung, RungKey>>>;
+  remembered: readonly Remembered[];
+}
+
+export function beginLadder({ rungs, before, reboot, keys, remembered }: LadderStart): Ladder {
+  const start: Ladder = {
+    before,
+    reboot,
+    keys,
+    left: rungs,
+    doing: "judge",
+    attempts: [],
+    remembered: remembered.filter((r) => rungs.includes(r.mode) && holds(r, keys[r.mode])),
+    end: null,
+  };
+  return climb(start);
+}
+
+/** Whether what was learnt still says something. */
+function holds(failed: Remembered, now: RungKey | undefined): boolean {
+  if (!now || failed.key.inputs !== now.inputs || failed.key.retry !== now.retry) return false;
+  return failed.reset || failed.key.hardware === now.hardware;
+}
+
+/** Leaves out rungs that failed before, and ends where none is left. */
+function climb(ladder: Ladder): Ladder {
+  const [rung] = ladder.left;
+  if (rung === undefined) return finish(ladder, { kind: "below" });
+  const failed = ladder.remembered.find((r) => r.mode === rung);
+  if (!failed) return { ...ladder, doing: "judge" };
+  const until = failed.reset
+    ? "what is asked for, or retry, changes"
+    : "the hardware, its firmware, Xen, the kernel, the template, what is asked for, or retry changes";
+  return next(ladder, {
+    mode: rung,
+    verdict: "failed",
+    reason: `${failed.reason} (not tried again until ${until})`,
+    ...(failed.evidence && { evidence: failed.evidence }),
+  });
+}
+
+const next = (ladder: Ladder, attempt: Attempt): Ladder =>
+  climb({ ...ladder, left: ladder.left.slice(1), attempts: [...ladder.attempts, attempt] });
+
+export function step(ladder: Ladder, event: LadderEvent): Ladder {
+  const [mode] = ladder.left;
+  const expected = event.is === "judged" ? "judge" : "try";
+  if (mode === undefined || ladder.doing !== expected)
+    throw new Error(`the ladder is at "${ladder.doing}", and was told "${event.is}"`);
+  switch (event.is) {
+    case "judged":
+      if (event.verdict === "no")
+        return next(ladder, { mode, verdict: "refused", reason: event.reasons.join("; ") });
+      if (event.needsReboot && ladder.reboot === "never")
+        return finish(ladder, { kind: "staged", mode }, { mode, verdict: "staged", reason: STAGED });
+      return { ...ladder, doing: "try" };
+    case "cameUp":
+      return finish(ladder, { kind: "up", mode }, { mode, verdict: "ok", reason: "" });
+    case "failed": {
+      const { why, evidence, undone, boot, reset } = event;
+      const attempt: Attempt = { mode, verdict: "failed", reason: why, evidence };
+      const key = ladder.keys[mode];
+      const remembered = key
+        ? [...ladder.remembered, { mode, reason: why, key, reset, boot, evidence }]
+        : ladder.remembered;
+      const learnt = { ...ladder, remembered };
+      return undone ? next(learnt, attempt) : finish(learnt, { kind: "stuck", mode, why }, attempt);
+    }
+    case "cut":
+      return finish(
+        ladder,
+        { kind: "cut", mode, why: event.why },
+        { mode, verdict: "failed", reason: event.why },
+      );
+  }
+}
+
+export const STAGED = 'it is tried in a boot of its own, and reboot is "never"';
+
+/**
+ * Every rung that is not reached gets its reason. Where no rung came up in the place of one that failed, that one is remembered only
+ * if it cost a boot: a person mends what its message names, and tries again.
+ */
+function finish(ladder: Ladder, end: End, attempt?: Attempt): Ladder {
+  const rest = attempt ? ladder.left.slice(1) : ladder.left;
+  const skipped = rest.map((mode): Attempt => ({ mode, verdict: "skipped", reason: whyNot(end) }));
+  const attempts = [...ladder.attempts, ...(attempt ? [attempt] : []), ...skipped];
+  const remembered =
+    end.kind === "up"
+      ? ladder.remembered.filter((r) => r.mode !== end.mode)
+      : ladder.remembered.filter((r) => r.boot || r.reset);
+  return { ...ladder, left: [], doing: "end", attempts, remembered, end };
+}
+
+function whyNot(end: End): string {
+  switch (end.kind) {
+    case "up":
+      return `not needed: "${end.mode}" is in force`;
+    case "staged":
+      return `not needed: "${end.mode}" waits for a reboot, and until then all stays as it is`;
+    case "stuck":
+      return `not tried: what "${end.mode}" had changed could not all be put back`;
+    case "cut":
+      return `not tried: the line was cut while "${end.mode}" was tried`;
+    case "below":
+      return "not reached";
+  }
+}
+
+/** What drives the screen at the end. */
+export function screenOf({ before, end }: Pick<Ladder, "before" | "end">): Rung {
+  if (end?.kind === "up") return end.mode;
+  // What could not be put back is no display mode: the kernel's arguments of a trial end with its boot, and dom0 has its screen.
+  return end?.kind === "stuck" ? "dom0" : before;
+}
+
+/** A rung that is not the best one came up because better ones did not: their reasons, worst news first said. */
+export function fallbackOf({ attempts, end }: Pick<Ladder, "attempts" | "end">): string | null {
+  if (end?.kind !== "up") return null;
+  const better = attempts.filter((a) => a.verdict === "refused" || a.verdict === "failed");
+  if (better.length === 0) return null;
+  return better
+    .map(
+      ({ mode, verdict, reason }) =>
+        `mode "${mode}" was ${verdict === "refused" ? "refused" : "tried and failed"}: ${reason}`,
+    )
+    .join("; ");
+}
