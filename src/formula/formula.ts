@@ -1,7 +1,8 @@
 /** Settings and restorations → a Salt formula: files, and the name of the state to run. Design §4 "Salt does all forward changes". */
 import { createHash } from "node:crypto";
-import type { FileValue, PropertyValue, QubeValue } from "../model/keys.ts";
-import type { Settings } from "../model/settings.ts";
+import { NOT_THIS_BOOT } from "../model/gpu.ts";
+import type { DeviceValue, FileValue, PropertyValue, QubeValue } from "../model/keys.ts";
+import { deviceId, PROHIBIT_START, type Settings } from "../model/settings.ts";
 import type { Restore } from "../plan/changes.ts";
 import { partsOf } from "../plan/values.ts";
 import { slsName } from "./names.ts";
@@ -22,20 +23,14 @@ export interface FormulaRequest {
   /** null: nothing is asked for any more. */
   settings: Settings | null;
   restores: Restore[];
+  /** The qube is to go after the next boot: until then it does not start, and lets go of these devices ("PORT:ID"). */
+  quiet?: string[];
 }
 
-export function formulaOf({ qube, mode, settings, restores }: FormulaRequest): Formula {
+export function formulaOf({ qube, mode, settings, restores, quiet }: FormulaRequest): Formula {
   const sls = slsName(qube);
-  const files: Record<string, string> = {};
-  /** Puts a text beside the formula and says where Salt finds it. */
-  const beside = (path: string, text: string, folder = "files"): string => {
-    // A qube's name may hold "..", a path for Salt may not.
-    const name = path.slice(path.lastIndexOf("/") + 1).replace(/\.(?=\.)/g, "._");
-    const at = `guidomain/${sls}/${folder}/${name}`;
-    files[at] = text;
-    return `salt://${at}?saltenv=user`;
-  };
-  const back = render("qubes/restore.sls", { scope: qube, ...restoreView(restores, beside) });
+  const { files, beside } = folder(sls);
+  const back = restored(qube, restores, beside);
   files[`guidomain/${sls}/init.sls`] = settings
     ? render("qubes/gui-domain.sls", {
         scope: qube,
@@ -47,6 +42,11 @@ export function formulaOf({ qube, mode, settings, restores }: FormulaRequest): F
         label: settings.label,
         packages: Object.keys(settings.packages),
         properties: pairs(settings.properties),
+        devices: Object.entries(settings.devices).map(([name, { port, options }]) => ({
+          device: `${port}:${deviceId(name)}`,
+          any: `${port}:*`,
+          options,
+        })),
         features: pairs(settings.features),
         services: Object.keys(settings.services),
         globals: pairs(settings.globals),
@@ -56,16 +56,86 @@ export function formulaOf({ qube, mode, settings, restores }: FormulaRequest): F
           source: beside(path, text),
           policy: path.endsWith(".policy"),
         })),
-        restore: back,
+        bootArguments: Object.keys(settings.bootArguments),
+        devicesBack: back.devices,
+        restore: back.rest,
       })
-    : `#!yaml\n# GUI domain ${qube} is taken away; what guidomain changed goes back to what it was.\n${back}`;
+    : [
+        `#!yaml\n# GUI domain ${qube} is taken away; what guidomain changed goes back to what it was.\n`,
+        back.devices && `\n${back.devices}`,
+        quiet &&
+          render("qubes/quiet.sls", {
+            scope: qube,
+            qube,
+            devices: listOrNot(quiet),
+            feature: PROHIBIT_START,
+            why: NOT_THIS_BOOT,
+          }),
+        back.rest,
+      ].join("");
   return { sls: `guidomain.${sls}`, files, digest: digestOf(files) };
 }
+
+/** What is applied once a trial boot is confirmed: boot arguments, the start with the host, and what is for good. */
+export function keepFormulaOf(request: {
+  qube: string;
+  settings: Pick<Settings, "bootArguments" | "properties">;
+  restores: Restore[];
+}): Formula {
+  const { qube, settings, restores } = request;
+  const sls = `${slsName(qube)}/keep`;
+  const { files, beside } = folder(sls);
+  const back = restored(qube, restores, beside);
+  files[`guidomain/${sls}/init.sls`] = render("qubes/keep.sls", {
+    scope: qube,
+    qube,
+    words: listOrNot(Object.keys(settings.bootArguments)),
+    properties: pairs(settings.properties),
+    restore: `${back.devices && `\n${back.devices}`}${back.rest}`,
+  });
+  return { sls: `guidomain.${slsName(qube)}.keep`, files, digest: digestOf(files) };
+}
+
+type Beside = (path: string, text: string, folder?: string) => string;
+
+/** The files of a formula, and what puts a text beside it and says where Salt finds it. */
+function folder(sls: string): { files: Record<string, string>; beside: Beside } {
+  const files: Record<string, string> = {};
+  const beside: Beside = (path, text, folder = "files") => {
+    // A qube's name may hold "..", a path for Salt may not.
+    const name = path.slice(path.lastIndexOf("/") + 1).replace(/\.(?=\.)/g, "._");
+    const at = `guidomain/${sls}/${folder}/${name}`;
+    files[at] = text;
+    return `salt://${at}?saltenv=user`;
+  };
+  return { files, beside };
+}
+
+/** Devices are taken away first: with one of them a qube cannot be of virt_mode pvh (qubes-cli-formats.md §3). */
+function restored(qube: string, restores: Restore[], beside: Beside): { devices: string; rest: string } {
+  const gone = restores
+    .filter((r) => r.to === null)
+    .map((r) => partsOf(r.key))
+    .filter((r) => r.kind === "device");
+  const qubes = [...new Set(gone.map((r) => r.of))];
+  const devices = qubes.map((name) => ({
+    qube: name,
+    unassign: gone.filter((r) => r.of === name).map((r) => r.name),
+  }));
+  const rest = restores.filter((r) => r.to !== null || partsOf(r.key).kind !== "device");
+  return {
+    devices: devices.length ? render("qubes/devices-back.sls", { scope: qube, devices }) : "",
+    rest: render("qubes/restore.sls", { scope: qube, ...restoreView(rest, beside) }),
+  };
+}
+
+/** Handlebars takes an empty list of a plain `if` for nothing already; a helper's argument is printed as it is. */
+const listOrNot = <T>(list: T[]): T[] | false => (list.length ? list : false);
 
 /** A map as a list, which Handlebars knows to be empty. */
 const pairs = (map: Record<string, string>) => Object.entries(map).map(([name, value]) => ({ name, value }));
 
-function restoreView(restores: Restore[], beside: (path: string, text: string, folder: string) => string) {
+function restoreView(restores: Restore[], beside: Beside) {
   const of = (kind: string) =>
     restores.map((r) => ({ ...partsOf(r.key), to: r.to })).filter((r) => r.kind === kind);
   const property = (r: { of: string; name: string; to: Restore["to"] }) => {
@@ -82,6 +152,17 @@ function restoreView(restores: Restore[], beside: (path: string, text: string, f
       unset: r.to === null,
       value: r.to ?? "",
     })),
+    devices: of("device").map((r) => ({
+      qube: r.of,
+      device: r.name,
+      options: (r.to as DeviceValue).options,
+    })),
+    bootArguments: of("bootarg").length
+      ? {
+          add: of("bootarg").flatMap((r) => (r.to === null ? [] : [r.name])),
+          remove: of("bootarg").flatMap((r) => (r.to === null ? [r.name] : [])),
+        }
+      : false,
     files: of("file").map((r) => {
       const to = r.to as FileValue | null;
       return {

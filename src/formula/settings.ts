@@ -1,11 +1,13 @@
-/** A GUI domain's description → what each value on a Qubes host has to be. Source: qubes-host.md (b), columns Xephyr and VNC; (f). */
-import type { GuiDomain } from "../model/guiDomain.ts";
-import type { Mode } from "../model/modes.ts";
+/** A GUI domain's description → what each value on a Qubes host has to be. Source: qubes-host.md (b), columns Xephyr, GPU and VNC; (f), (g). */
+import { bootWords, type GpuGrant, NOT_THIS_BOOT } from "../model/gpu.ts";
+import { type GuiDomain, inMode } from "../model/guiDomain.ts";
+import type { Mode, Rung } from "../model/modes.ts";
 import { policyFile } from "../model/names.ts";
-import type { Settings } from "../model/settings.ts";
+import { NO_SETTINGS, PROHIBIT_START, type Settings } from "../model/settings.ts";
 import { render } from "./templates.ts";
 
 const FEATURES: Record<Mode, Record<string, string>> = {
+  gpu: { "video-model": "none", "input-dom0-proxy": "true", [PROHIBIT_START]: NOT_THIS_BOOT },
   xephyr: {
     "gui-allow-fullscreen": "1",
     // dom0 leaves these keys to the GUI domain, whose own daemons see them
@@ -16,52 +18,84 @@ const FEATURES: Record<Mode, Record<string, string>> = {
 };
 
 const SERVICES: Record<Mode, string[]> = {
+  gpu: ["guivm", "lightdm"],
   xephyr: ["guivm", "guivm-gui-agent"],
   vnc: ["guivm", "guivm-vnc", "lightdm"],
 };
 
+/** Where dom0's own input devices go. */
+export const INPUT_TARGET = "/etc/qubes/input-proxy-target";
+
 /** "True" and "False", as the Admin API spells booleans. */
 const bool = (value: boolean) => (value ? "True" : "False");
 
-export function settingsOf(gui: GuiDomain, mode: Mode): Settings {
+const NO_GRANT: GpuGrant = { devices: {}, inputs: [] };
+
+/** `grant`: what the host gives away in mode "gpu"; without a host to ask nothing is. */
+export function settingsOf(gui: GuiDomain, rung: Rung, grant: GpuGrant = NO_GRANT): Settings {
+  if (rung === "dom0") return NO_SETTINGS;
   const { qube } = gui;
+  const gpu = rung === "gpu";
+  const { memory, maxmem, audiovm, hostPackages } = inMode(gui, rung);
+  const ports = Object.values(grant.devices).map((d) => d.port);
   return {
     class: "AppVM",
     template: gui.template,
     label: gui.label,
     properties: {
       netvm: "",
-      guivm: "dom0",
-      audiovm: gui.audiovm,
-      virt_mode: "pvh",
+      guivm: gpu ? "" : "dom0",
+      audiovm,
+      virt_mode: gpu ? "hvm" : "pvh",
       autostart: bool(gui.autostart),
-      maxmem: String(gui.maxmem),
-      ...(gui.memory === null ? {} : { memory: String(gui.memory) }),
+      maxmem: String(maxmem),
+      ...(memory === null ? {} : { memory: String(memory) }),
       ...(gui.vcpus === null ? {} : { vcpus: String(gui.vcpus) }),
     },
-    features: { ...FEATURES[mode] },
-    services: Object.fromEntries(SERVICES[mode].map((name) => [name, "on" as const])),
+    features: { ...FEATURES[rung] },
+    services: Object.fromEntries(SERVICES[rung].map((name) => [name, "on" as const])),
     globals: gui.clients === "default" ? { default_guivm: qube } : {},
     clients: gui.clients === "default" ? {} : Object.fromEntries(gui.clients.map((client) => [client, qube])),
-    files: filesOf(gui, mode),
-    packages: Object.fromEntries(gui.hostPackages.map((name) => [name, "installed" as const])),
+    files: filesOf(gui, rung, hostPackages, grant),
+    packages: Object.fromEntries(hostPackages.map((name) => [name, "installed" as const])),
+    devices: gpu ? grant.devices : {},
+    bootArguments: gpu
+      ? Object.fromEntries(bootWords(qube, ports).map((word) => [word, "set" as const]))
+      : {},
   };
 }
 
-function filesOf(gui: GuiDomain, mode: Mode): Record<string, string> {
+function filesOf(
+  gui: GuiDomain,
+  mode: Mode,
+  hostPackages: string[],
+  grant: GpuGrant,
+): Record<string, string> {
   const { qube } = gui;
   const files: Record<string, string> = {
     [policyFile(50, "gui", qube)]: render("qubes/gui.policy", {
       qube,
-      battery: gui.hostPackages.includes("dummy-psu-sender"),
-      brightness: gui.hostPackages.includes("dummy-backlight-dom0"),
-      viewers: gui.viewers,
+      battery: hostPackages.includes("dummy-psu-sender"),
+      brightness: hostPackages.includes("dummy-backlight-dom0"),
+      viewers: mode === "vnc" ? gui.viewers : [],
     }),
   };
   files[policyFile(51, "gui", qube)] = render("qubes/gui-tools.policy", {
     qube,
     destinations: [`@tag:guivm-${qube}`, qube],
   });
+  if (mode === "gpu") {
+    files[INPUT_TARGET] = render("qubes/input-proxy-target", { qube });
+    files[`/etc/systemd/system/qubes-vm@${qube}.service.d/50-guidomain.conf`] = render(
+      "qubes/gpu-boot.conf",
+      {
+        qube,
+      },
+    );
+    // Below 50, where Qubes' own answers for input devices stand: the first that fits counts.
+    if (grant.inputs.length)
+      files[policyFile(45, "gui", qube)] = render("qubes/gui-input.policy", { qube, inputs: grant.inputs });
+  }
   if (mode === "xephyr") {
     files[`/usr/share/xsessions/${qube}.desktop`] = render("qubes/xsession.desktop", { qube });
     if (gui.session !== "choose")

@@ -3,7 +3,7 @@ import fc from "fast-check";
 import { test } from "uvu";
 import * as assert from "uvu/assert";
 import { description, qubeName } from "../plan/testing/cases.ts";
-import { parseGuiDomain } from "./guiDomain.ts";
+import { allPackages, inMode, modesOf, parseGuiDomain } from "./guiDomain.ts";
 
 type Args = Record<string, unknown>;
 
@@ -27,8 +27,24 @@ const malformed: [Args, ...string[]][] = [
   [{ display: [] }, "display: [] is not allowed", '"xephyr", "vnc"'],
   [{ display: ["x11"] }, 'display[0]: "x11" is not a display mode', '"xephyr", "vnc"'],
   [{ display: [3] }, "display[0]: 3 is not allowed", '"xephyr", "vnc"'],
-  [{ display: ["gpu"] }, 'display[0]: mode "gpu" is not in this release', '"xephyr", "vnc"'],
-  [{ display: ["xephyr", "vnc"] }, 'display: ["xephyr","vnc"] has 2 rungs', "one mode"],
+  [{ display: ["rdp"] }, 'display[0]: mode "rdp" is not in this release', '"gpu", "xephyr", "vnc"'],
+  [{ display: ["xephyr", "vnc", "xephyr"] }, 'display[2]: "xephyr" is there twice', "tried once"],
+  [{ display: ["dom0", "xephyr"] }, 'display[0]: "dom0" (the host\'s own screen', "can only be the last"],
+  [{ display: ["dom0"] }, 'display: ["dom0"] asks for no GUI domain at all', '"gpu", "xephyr", "vnc"'],
+  [{ display: ["gpu"], gpu: "8086" }, 'gpu: "8086" is not allowed', "by what it is"],
+  [{ display: ["gpu"], gpu: { vendor: "intel" } }, 'gpu.vendor: "intel" is not allowed', "4 hex digits"],
+  [{ gpu: { class: "display" } }, 'gpu: only mode "gpu" gives a display away', 'add "gpu" to display'],
+  [{ display: ["gpu"], memory: 1000 }, 'memory: 1000 MiB is below what mode "gpu" needs', "2000 MiB"],
+  [
+    { display: ["gpu"], maxmem: 4000 },
+    "maxmem: 4000 MiB: with PCI devices there is no memory balancing",
+    "0",
+  ],
+  [{ reboot: "ask" }, 'reboot: "ask" is not allowed', '"never", "allowed"'],
+  [{ retry: true }, "retry: true is not allowed", "a number or a text"],
+  [{ onFallback: "ignore" }, 'onFallback: "ignore" is not allowed', '"warn", "accept", "fail"'],
+  [{ limits: 5 }, "limits: 5 is not allowed", "start, checks, boot"],
+  [{ limits: { boot: 5 } }, "limits.boot: 5 is not allowed", "from 60 to 7200"],
   [{ clients: "all" }, 'clients: "all" is not allowed', '"default" or a list of qubes'],
   [{ clients: ["good", "b d"] }, 'clients[1]: "b d" is not a qube\'s name', "letters, digits"],
   [{ clients: [1] }, "clients: [1] is not allowed", '"default" or a list of qubes'],
@@ -81,13 +97,40 @@ test("no object, and a resource's name that cannot be a qube's", () => {
 test("defaults of the modes", () => {
   const gui = (args: Args) => {
     const parsed = parseGuiDomain("sys-gui", { host: "lab", ...args });
-    return "gui" in parsed ? parsed.gui : null;
+    if ("faults" in parsed) throw new Error(JSON.stringify(parsed.faults));
+    return parsed.gui;
   };
-  const { display, audiovm, hostPackages, maxmem, clients, session } = gui({}) ?? {};
-  assert.equal([display, audiovm, maxmem, clients, session], [["xephyr"], "dom0", 4000, [], "choose"]);
-  assert.equal(hostPackages, ["dummy-backlight-dom0", "dummy-psu-sender"]);
-  const vnc = gui({ display: ["vnc"] });
-  assert.equal([vnc?.audiovm, vnc?.hostPackages], ["", ["dummy-psu-sender"]]);
+  const { display, clients, session, reboot, onFallback, retry, limits } = gui({});
+  assert.equal([display, clients, session, reboot], [["xephyr"], [], "choose", "never"]);
+  assert.equal([onFallback, retry, limits], ["warn", "", { start: 120, checks: 30, boot: 900 }]);
+  const ladder = gui({ display: ["gpu", "xephyr", "vnc", "dom0"] });
+  assert.equal(inMode(ladder, "gpu"), {
+    memory: 2000,
+    maxmem: 0,
+    audiovm: "",
+    hostPackages: ["dummy-psu-sender", "qubes-input-proxy-sender"],
+  });
+  assert.equal(inMode(ladder, "xephyr"), {
+    memory: null,
+    maxmem: 4000,
+    audiovm: "dom0",
+    hostPackages: ["dummy-backlight-dom0", "dummy-psu-sender"],
+  });
+  assert.equal(inMode(ladder, "vnc"), {
+    memory: null,
+    maxmem: 4000,
+    audiovm: "",
+    hostPackages: ["dummy-psu-sender"],
+  });
+  assert.equal(
+    [modesOf(ladder), allPackages(ladder)],
+    [
+      ["gpu", "xephyr", "vnc"],
+      ["dummy-backlight-dom0", "dummy-psu-sender", "qubes-input-proxy-sender"],
+    ],
+  );
+  assert.is(inMode(gui({ display: ["gpu", "xephyr"], maxmem: 8000, memory: 3000 }), "gpu").maxmem, 0);
+  assert.is(gui({ retry: 2 }).retry, "2");
 });
 
 test("a description that is stored describes the same again", () => {

@@ -1,28 +1,34 @@
 /** What a program may say about a GUI domain, and the rules it must keep. Pure. Sources: design §2, §4; qubes-host.md (b), (h). */
 import { z } from "zod";
+import { Selector } from "../pci/selector.ts";
+import { GPU_MEMORY } from "../pci/verdict.ts";
 import { integer, listOf, named, oneOf, shown, text, wrong } from "./fields.ts";
-import { MODES, type Mode } from "./modes.ts";
+import { MODES, type Mode, type Rung } from "./modes.ts";
 import { hostNameFault, qubeNameFault } from "./names.ts";
 
 const allowedModes = MODES.map((m) => `"${m}"`).join(", ");
 
 /** Modes of the design that a later release brings; named so that the refusal can say so. */
-const LATER_MODES = ["gpu", "rdp"];
+const LATER_MODES = ["rdp"];
 
 /** The newest template that the supported release offers (qubes-host.md (b)). */
 export const DEFAULT_TEMPLATE = "fedora-43-xfce";
 
 /** dom0 packages per mode (qubes-host.md (b), row "dom0 packages"): power and brightness for the desktop in the qube. */
 const HOST_PACKAGES: Record<Mode, string[]> = {
-  xephyr: ["dummy-psu-sender", "dummy-backlight-dom0"],
+  gpu: ["dummy-psu-sender", "qubes-input-proxy-sender"],
+  xephyr: ["dummy-backlight-dom0", "dummy-psu-sender"],
   vnc: ["dummy-psu-sender"],
 };
+
+/** Seconds: for the GUI domain to start, for one check, and from the start of a trial (or of a boot) until all is proved. */
+export const LIMITS = { start: 120, checks: 30, boot: 900 };
 
 const qubeName = named(qubeNameFault);
 const templateOrQube = qubeName;
 
 const mode = z.string({ error: wrong(`a mode: ${allowedModes}`) }).superRefine((value, context) => {
-  if ((MODES as readonly string[]).includes(value)) return;
+  if ((MODES as readonly string[]).includes(value) || value === "dom0") return;
   context.addIssue({
     code: "custom",
     message: LATER_MODES.includes(value)
@@ -46,6 +52,20 @@ export const GuiDomainArgs = z.strictObject(
     /** The qube; the resource's own name unless given. */
     qube: qubeName.optional(),
     display: listOf(mode).optional(),
+    gpu: Selector.optional(),
+    reboot: oneOf("never", "allowed").optional(),
+    retry: z.union([z.string(), z.number()], { error: wrong("a number or a text") }).optional(),
+    onFallback: oneOf("warn", "accept", "fail").optional(),
+    limits: z
+      .strictObject(
+        {
+          start: integer(10, 3600, "seconds").optional(),
+          checks: integer(1, 600, "seconds").optional(),
+          boot: integer(60, 7200, "seconds").optional(),
+        },
+        { error: wrong("limits in seconds: start, checks, boot") },
+      )
+      .optional(),
     clients: z
       .union([z.literal("default"), z.array(qubeName)], {
         error: (issue) => `${shown(issue.input)} is not allowed; give "default" or a list of qubes`,
@@ -80,7 +100,16 @@ export type GuiDomainArgs = z.infer<typeof GuiDomainArgs>;
 export interface GuiDomain {
   host: string;
   qube: string;
-  display: Mode[];
+  /** The ladder, best first. Below its last rung lies "as before"; "dom0" as its last says that this will do. */
+  display: Rung[];
+  /** The display that mode "gpu" gives away; null: the only one, or the one that the firmware lit. */
+  gpu: Selector | null;
+  reboot: "never" | "allowed";
+  /** Another text lets rungs that failed be tried again. */
+  retry: string;
+  onFallback: "warn" | "accept" | "fail";
+  /** Seconds. */
+  limits: { start: number; checks: number; boot: number };
   clients: "default" | string[];
   restartClients: "never" | "allowed";
   session: "choose" | "preselect" | "autologin";
@@ -90,14 +119,42 @@ export interface GuiDomain {
   template: string;
   label: string;
   memory: number | null;
-  maxmem: number;
+  /** null, here and below: what the mode needs. */
+  maxmem: number | null;
   vcpus: number | null;
   autostart: boolean;
-  audiovm: string;
-  hostPackages: string[];
+  audiovm: string | null;
+  hostPackages: string[] | null;
   /** Qubes that may reach the remote display through qubes.ConnectTCP; VNC only. */
   viewers: string[];
 }
+
+/** What a description leaves to the mode, filled in (qubes-host.md (b)). */
+export interface InMode {
+  /** MiB; null: the host's default. */
+  memory: number | null;
+  maxmem: number;
+  audiovm: string;
+  hostPackages: string[];
+}
+
+export function inMode(gui: GuiDomain, mode: Mode): InMode {
+  const gpu = mode === "gpu";
+  return {
+    // With PCI devices there is no balancing: what it has at its start is what it has.
+    memory: gui.memory ?? (gpu ? GPU_MEMORY : null),
+    maxmem: gpu ? 0 : (gui.maxmem ?? 4000),
+    audiovm: gui.audiovm ?? (mode === "xephyr" ? "dom0" : ""),
+    hostPackages: gui.hostPackages ?? HOST_PACKAGES[mode],
+  };
+}
+
+/** The rungs that are modes, best first. */
+export const modesOf = (gui: GuiDomain): Mode[] => gui.display.filter((rung) => rung !== "dom0");
+
+/** Every package of dom0 that a rung may ask for. */
+export const allPackages = (gui: GuiDomain): string[] =>
+  [...new Set(modesOf(gui).flatMap((mode) => inMode(gui, mode).hostPackages))].sort();
 
 export interface Fault {
   property: string;
@@ -115,12 +172,20 @@ export function parseGuiDomain(name: string, value: unknown): { gui: GuiDomain }
   if (!parsed.success) return { faults: parsed.error.issues.flatMap((issue) => faultOf(issue)) };
   const args = parsed.data;
   const qube = args.qube ?? name;
-  const display = (args.display ?? ["xephyr"]) as Mode[];
-  const first = display[0] ?? "xephyr";
+  const display = (args.display ?? ["xephyr"]) as Rung[];
   const gui: GuiDomain = {
     host: args.host,
     qube,
     display,
+    gpu: args.gpu ?? null,
+    reboot: args.reboot ?? "never",
+    retry: String(args.retry ?? ""),
+    onFallback: args.onFallback ?? "warn",
+    limits: {
+      start: args.limits?.start ?? LIMITS.start,
+      checks: args.limits?.checks ?? LIMITS.checks,
+      boot: args.limits?.boot ?? LIMITS.boot,
+    },
     clients: args.clients ?? [],
     restartClients: args.restartClients ?? "never",
     session: args.session ?? "choose",
@@ -130,11 +195,11 @@ export function parseGuiDomain(name: string, value: unknown): { gui: GuiDomain }
     template: args.template ?? DEFAULT_TEMPLATE,
     label: args.label ?? "black",
     memory: args.memory ?? null,
-    maxmem: args.maxmem ?? 4000,
+    maxmem: args.maxmem ?? null,
     vcpus: args.vcpus ?? null,
     autostart: args.autostart ?? true,
-    audiovm: args.audiovm ?? (first === "xephyr" ? "dom0" : ""),
-    hostPackages: [...new Set(args.hostPackages ?? HOST_PACKAGES[first])],
+    audiovm: args.audiovm ?? null,
+    hostPackages: args.hostPackages ? [...new Set(args.hostPackages)].sort() : null,
     viewers: [...new Set(args.viewers ?? [])].sort(),
   };
   const faults = rules(gui, name, args);
@@ -149,12 +214,7 @@ function rules(gui: GuiDomain, name: string, args: GuiDomainArgs): Fault[] {
     const bad = qubeNameFault(name);
     if (bad) add("qube", `${bad}. The qube takes the resource's name unless "qube" says otherwise`);
   }
-  if (gui.display.length === 0) add("display", `[] is not allowed; name a mode: ${allowedModes}`);
-  if (gui.display.length > 1)
-    add(
-      "display",
-      `${shown(gui.display)} has ${gui.display.length} rungs; this release takes one mode, ladders come with the GPU mode`,
-    );
+  ladderFaults(gui, add);
   if (gui.clients !== "default" && gui.clients.includes(gui.qube))
     add("clients", `"${gui.qube}" cannot be its own client: a GUI domain's own windows are shown by dom0`);
   if (gui.audiovm === gui.qube)
@@ -167,17 +227,46 @@ function rules(gui: GuiDomain, name: string, args: GuiDomainArgs): Fault[] {
     add("sessionUser", `missing: session "autologin" needs the user of dom0 who is logged in`);
   if (gui.session !== "autologin" && gui.sessionUser !== null)
     add("sessionUser", `only session "autologin" takes a user, not session "${gui.session}"`);
-  if (gui.session !== "choose" && gui.display[0] !== "xephyr")
+  if (gui.session !== "choose" && !gui.display.includes("xephyr"))
     add(
       "session",
       `"${gui.session}" is for mode "xephyr": only there is the session one of dom0's greeter; leave it out`,
     );
-  if (gui.viewers.length && gui.display[0] !== "vnc")
+  if (gui.viewers.length && !gui.display.includes("vnc"))
     add("viewers", `${shown(gui.viewers)} is not allowed: only mode "vnc" has viewers; leave it out`);
   if (gui.viewers.includes(gui.qube)) add("viewers", `"${gui.qube}" cannot view itself`);
-  if (gui.maxmem !== 0 && gui.memory !== null && gui.maxmem < gui.memory)
-    add("maxmem", `${gui.maxmem} MiB is below memory (${gui.memory} MiB)`);
+  for (const mode of modesOf(gui)) {
+    const { memory, maxmem } = inMode(gui, mode);
+    if (maxmem === 0 || memory === null || maxmem >= memory) continue;
+    add("maxmem", `${maxmem} MiB is below memory (${memory} MiB)`);
+    break;
+  }
   return faults;
+}
+
+/** What a ladder must keep, and what mode "gpu" asks of the rest; qubes-host.md (b), (h). */
+function ladderFaults(gui: GuiDomain, add: (property: string, reason: string) => void): void {
+  const { display } = gui;
+  if (display.length === 0) add("display", `[] is not allowed; name a mode: ${allowedModes}`);
+  display.forEach((rung, i) => {
+    const at = `display[${i}]`;
+    if (display.indexOf(rung) < i) add(at, `"${rung}" is there twice; each mode is tried once`);
+    else if (rung === "dom0" && i < display.length - 1)
+      add(at, `"dom0" (the host's own screen, as before) can only be the last; nothing comes after it`);
+  });
+  if (display.length === 1 && display[0] === "dom0")
+    add("display", `["dom0"] asks for no GUI domain at all; name a mode before it: ${allowedModes}`);
+  if (!display.includes("gpu")) {
+    if (gui.gpu) add("gpu", `only mode "gpu" gives a display away; leave it out, or add "gpu" to display`);
+    return;
+  }
+  if (gui.memory !== null && gui.memory < GPU_MEMORY)
+    add("memory", `${gui.memory} MiB is below what mode "gpu" needs (${GPU_MEMORY} MiB)`);
+  if (modesOf(gui).length === 1 && gui.maxmem !== null && gui.maxmem !== 0)
+    add(
+      "maxmem",
+      `${gui.maxmem} MiB: with PCI devices there is no memory balancing, so in mode "gpu" it is 0; leave it out`,
+    );
 }
 
 /** Lists whose order means nothing are kept sorted, so that their order is never a difference. */
@@ -185,7 +274,6 @@ function sorted(gui: GuiDomain): GuiDomain {
   return {
     ...gui,
     clients: gui.clients === "default" ? "default" : [...new Set(gui.clients)].sort(),
-    hostPackages: [...gui.hostPackages].sort(),
   };
 }
 

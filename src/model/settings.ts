@@ -4,6 +4,18 @@
  */
 import type { Key, KeyValue } from "./keys.ts";
 
+/** A PCI device as a qube is given it for good. */
+export interface DeviceSetting {
+  /** As the host names its place now, "00_01.0-00_00.0". */
+  port: string;
+  /** Only those that are on, each "True". */
+  options: Record<string, string>;
+  /** How it is assigned where that is not "required"; only ever found on a host, never asked for. */
+  mode?: string;
+  /** Somebody assigned whatever sits in this place; only ever found on a host. */
+  anyDevice?: true;
+}
+
 export interface Settings {
   class: string;
   template: string;
@@ -20,7 +32,30 @@ export interface Settings {
   files: Record<string, string>;
   /** Packages of dom0. */
   packages: Record<string, "installed">;
+  /** PCI devices by what they are ("0x8086:0x9a49::p030000"), so that a device that moves shows its old and its new place. */
+  devices: Record<string, DeviceSetting>;
+  /** Words of the kernel's arguments that every boot is to have. */
+  bootArguments: Record<string, "set">;
 }
+
+/** Of nothing at all: what "as before" comes to. */
+export const NO_SETTINGS: Settings = {
+  class: "",
+  template: "",
+  label: "",
+  properties: {},
+  features: {},
+  services: {},
+  globals: {},
+  clients: {},
+  files: {},
+  packages: {},
+  devices: {},
+  bootArguments: {},
+};
+
+/** The feature that keeps a qube from starting; its value is the reason that a person reads (qubes-cli-formats.md §5). */
+export const PROHIBIT_START = "prohibit-start";
 
 /** Every file of ours can be read by all and written by root alone. */
 export const FILE_MODE = "0644";
@@ -37,13 +72,22 @@ export function wishes(qube: string, settings: Settings): Wish[] {
   const entries = <T>(map: Record<string, T>) => Object.entries(map);
   return [
     ...entries(settings.packages).map(([name, value]): Wish => ({ key: `package:${name}`, value })),
-    {
-      key: `qube:${qube}`,
-      value: { class: settings.class, template: settings.template, label: settings.label },
-    },
+    ...(settings.class === ""
+      ? []
+      : [
+          {
+            key: `qube:${qube}`,
+            value: { class: settings.class, template: settings.template, label: settings.label },
+          } satisfies Wish,
+        ]),
     ...entries(settings.properties).map(
       ([p, value]): Wish => ({ key: `property:${qube}:${p}`, value: explicit(value) }),
     ),
+    ...entries(settings.devices).flatMap(([id, { port, options }]): Wish[] => [
+      { key: `device:${qube}:${port}:${deviceId(id)}`, value: { mode: "required", options } },
+      // "Any device" in that place beside it would give away whatever sits there after a move.
+      { key: `device:${qube}:${port}:*`, value: null },
+    ]),
     ...entries(settings.features).map(([f, value]): Wish => ({ key: `feature:${qube}:${f}`, value })),
     ...entries(settings.services).map(
       ([s, value]): Wish => ({ key: `feature:${qube}:service.${s}`, value: value === "on" ? "1" : "" }),
@@ -55,7 +99,11 @@ export function wishes(qube: string, settings: Settings): Wish[] {
       ([c, value]): Wish => ({ key: `property:${c}:guivm`, value: explicit(value) }),
     ),
     ...entries(settings.globals).map(([g, value]): Wish => ({ key: `global:${g}`, value: explicit(value) })),
+    ...Object.keys(settings.bootArguments).map((word): Wish => ({ key: `bootarg:${word}`, value: true })),
   ];
 }
+
+/** Of two devices that are alike the second one's name in `devices` is "0x8086:0x9a49::p030000 (2)". */
+export const deviceId = (name: string): string => name.replace(/ \(\d+\)$/, "");
 
 const explicit = (value: string) => ({ default: false, value });

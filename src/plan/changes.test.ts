@@ -6,7 +6,7 @@ import { formulaOf } from "../formula/formula.ts";
 import { settingsOf } from "../formula/settings.ts";
 import type { Snapshot } from "../host/protocol.ts";
 import { Refusal } from "../model/failure.ts";
-import type { GuiDomain } from "../model/guiDomain.ts";
+import { allPackages, type GuiDomain } from "../model/guiDomain.ts";
 import type { Settings } from "../model/settings.ts";
 import { Claims } from "../provider/claims.ts";
 import { type Plan, planApply, planDelete } from "./changes.ts";
@@ -263,7 +263,7 @@ test("two GUI domains on one host share packages, and leave it as it was in what
         const left = host.snapshot();
         const other = owner === B ? a : b;
         if (Object.values(left.ledger).some((e) => e.owner === (owner === B ? OWNER : B)))
-          for (const name of other.hostPackages) assert.ok(left.packages[name], `${name} is still wanted`);
+          for (const name of allPackages(other)) assert.ok(left.packages[name], `${name} is still wanted`);
       }
       assert.equal(differing(everything(host.snapshot()), everything(original)), []);
       assert.equal(host.snapshot().ledger, original.ledger);

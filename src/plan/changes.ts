@@ -39,6 +39,10 @@ export function planApply(qube: string, settings: Settings, snapshot: Snapshot, 
   };
 }
 
+/** The plan of a rung: settings of nothing at all, those of "dom0", take away what is ours. */
+export const planRung = (qube: string, settings: Settings, snapshot: Snapshot, owner: string): Plan =>
+  settings.class === "" ? planDelete(snapshot, owner, "restore") : planApply(qube, settings, snapshot, owner);
+
 /** What takes away everything that `owner` has brought; with "keep" nothing is taken away, only forgotten. */
 export function planDelete(snapshot: Snapshot, owner: string, onDelete: "restore" | "keep"): Plan {
   const owned = ownedBy(snapshot, owner);
@@ -50,12 +54,14 @@ export function planDelete(snapshot: Snapshot, owner: string, onDelete: "restore
   );
   const restores = all.filter(({ key }) => {
     const { kind, of } = partsOf(key);
-    return !(removed.has(of) && (kind === "property" || kind === "feature" || kind === "tag"));
+    return !(removed.has(of) && OF_A_QUBE.includes(kind));
   });
   // A qube that is removed takes its properties along; they are journalled all the same, for the way back.
   const along = release.filter((key) => removed.has(partsOf(key).of));
   return { changes: [], restores, touch: [...new Set([...restores.map((r) => r.key), ...along])], release };
 }
+
+const OF_A_QUBE = ["property", "feature", "tag", "device"];
 
 function ownedBy(snapshot: Snapshot, owner: string): [string, LedgerEntry][] {
   return Object.entries(snapshot.ledger).filter(([, entry]) => owns(entry, owner));
@@ -72,10 +78,12 @@ export const shareable = (key: string) => partsOf(key).kind === "package";
 /** Only a value that is still ours goes back; what somebody changed since is theirs. */
 function restoreOf(key: string, entry: LedgerEntry, snapshot: Snapshot): Restore[] {
   const live = valueOf(snapshot, key);
-  if (live === null) return []; // gone already, or its qube is
+  const { kind, of } = partsOf(key);
+  // Gone already, or its qube is; what we took away (an assignment of "any device") is there again.
+  if (live === null && (entry.ours !== null || (kind === "device" && !snapshot.qubes[of]))) return [];
   if (entry.also?.length) return []; // others still want it
   const back = [{ key, to: entry.first }];
-  switch (partsOf(key).kind) {
+  switch (kind) {
     case "package": // an update does not make it somebody else's; one that was there before stays, whatever its version
       return entry.first === null ? back : [];
     case "qube": // ours, whatever its label is by now; another class means that somebody made another qube

@@ -1,26 +1,23 @@
 /** The live host in the shape of settings, so that a difference is a difference of properties. Pure. */
 import type { Snapshot } from "../host/protocol.ts";
-import type { FileValue, KeyValue, PropertyValue, QubeValue } from "../model/keys.ts";
-import { FILE_MODE, type Settings, wishes } from "../model/settings.ts";
-import { partsOf, satisfied, valueOf } from "./values.ts";
+import type { DeviceValue, FileValue, KeyValue, PropertyValue, QubeValue } from "../model/keys.ts";
+import {
+  type DeviceSetting,
+  deviceId,
+  FILE_MODE,
+  NO_SETTINGS,
+  PROHIBIT_START,
+  type Settings,
+  wishes,
+} from "../model/settings.ts";
+import { deviceParts, partsOf, satisfied, valueOf } from "./values.ts";
 
 /**
  * What the host has for everything that `wanted` speaks of. What is not there is left out; what is equal in meaning (a policy with the
  * same rules) is given in the words of `wanted`, so that only real differences show.
  */
 export function liveSettings(qube: string, wanted: Settings, snapshot: Snapshot): Settings {
-  const live: Settings = {
-    class: "",
-    template: "",
-    label: "",
-    properties: {},
-    features: {},
-    services: {},
-    globals: {},
-    clients: {},
-    files: {},
-    packages: {},
-  };
+  const live: Settings = structuredClone(NO_SETTINGS);
   for (const wish of wishes(qube, wanted)) {
     const value = valueOf(snapshot, wish.key);
     const same = satisfied(wish, snapshot);
@@ -42,7 +39,7 @@ export function liveSettings(qube: string, wanted: Settings, snapshot: Snapshot)
       case "feature":
         if (name.startsWith("service."))
           live.services[name.slice("service.".length)] = value === "1" ? "on" : "off";
-        else live.features[name] = value as string;
+        else live.features[name] = same ? (wish.value as string) : (value as string);
         break;
       case "file":
         live.files[name] = same ? (wish.value as FileValue).content : file(value as FileValue);
@@ -50,9 +47,36 @@ export function liveSettings(qube: string, wanted: Settings, snapshot: Snapshot)
       case "package":
         live.packages[name] = "installed";
         break;
+      case "bootarg":
+        live.bootArguments[name] = "set";
+        break;
     }
   }
+  live.devices = liveDevices(qube, wanted, snapshot);
   return live;
+}
+
+/** The wanted devices as they are assigned now: in their place, in another one, or only as "any device" of that place. */
+function liveDevices(qube: string, wanted: Settings, snapshot: Snapshot): Record<string, DeviceSetting> {
+  const assigned = snapshot.qubes[qube]?.pci ?? [];
+  const ports = Object.values(wanted.devices).map((d) => d.port);
+  const found: Record<string, DeviceSetting> = {};
+  for (const [name, { port, options }] of Object.entries(wanted.devices)) {
+    const same = assigned.filter((one) => one.device === deviceId(name));
+    const exact = same.find((one) => one.port === port) ?? same.find((one) => !ports.includes(one.port));
+    const any = assigned.find((one) => one.port === port && one.device === "*");
+    const is = exact ?? any;
+    if (!is) continue;
+    const key = `device:${qube}:${port}:${deviceId(name)}` as const;
+    const asWanted = satisfied({ key, value: { mode: "required", options } }, snapshot);
+    found[name] = {
+      port: is.port,
+      options: asWanted ? options : is.options,
+      ...(is.mode !== "required" && { mode: is.mode }),
+      ...(any && { anyDevice: true }),
+    };
+  }
+  return found;
 }
 
 /**
@@ -67,11 +91,20 @@ export function appliedSettings(qube: string, wanted: Settings, snapshot: Snapsh
     const { kind, of, name } = partsOf(wish.key);
     if (kind === "file" && value === null) delete applied.files[name];
     else if (kind === "file") applied.files[name] = (value as FileValue).content;
+    else if (name === PROHIBIT_START && value === null) delete applied.features[name];
+    else if (kind === "device" && wish.value !== null)
+      // Options spelled in another way stay as they are.
+      Object.assign(deviceAt(applied, name) ?? {}, { options: (value as DeviceValue).options });
     else if (kind === "global" && (value as PropertyValue).default) delete applied.globals[name];
     else if (kind === "property" && of === qube && (value as PropertyValue).default)
       delete applied.properties[name];
   }
   return applied;
+}
+
+function deviceAt(settings: Settings, name: string): DeviceSetting | undefined {
+  const [port, id] = deviceParts(name);
+  return Object.entries(settings.devices).find(([n, d]) => deviceId(n) === id && d.port === port)?.[1];
 }
 
 function property(wanted: KeyValue, value: KeyValue, same: boolean): string {

@@ -5,7 +5,7 @@ import { settingsOf } from "../formula/settings.ts";
 import type { Snapshot } from "../host/protocol.ts";
 import { Refusal } from "../model/failure.ts";
 import { planApply } from "./changes.ts";
-import { preflight, preflightDelete, startsAnew, waitingForRestart } from "./preflight.ts";
+import { modeFault, preflight, preflightDelete, startsAnew, waitingForRestart } from "./preflight.ts";
 import { guiOf } from "./testing/cases.ts";
 import { byDefault, explicit, HostModel, install, qube } from "./testing/hostModel.ts";
 
@@ -68,12 +68,6 @@ const REFUSED: [string, object, Partial<Snapshot>, RegExp][] = [
     { template: "debian-13-xfce" },
     { qubes: { "sys-gui": qube(running) } },
     /its template cannot be changed from "fedora-43-xfce" to "debian-13-xfce" while the qube is running/,
-  ],
-  [
-    "PCI on pvh",
-    {},
-    { qubes: { "sys-gui": qube({ pci: [device] }) } },
-    /qube "sys-gui" has PCI devices assigned \(00_02\.0\), so it cannot be of virt_mode pvh as mode "xephyr" needs\..*qvm-pci unassign sys-gui/,
   ],
   ["audio domain", { audiovm: "sys-audio" }, {}, /audio domain "sys-audio" does not exist there\./],
   ["viewer", { display: ["vnc"], viewers: ["nosuch"] }, {}, /viewer "nosuch" does not exist there\./],
@@ -160,6 +154,19 @@ for (const [name, args, host] of ALLOWED)
       "nothing was refused",
     );
   });
+
+test("a qube with devices that somebody gave it cannot be of virt_mode pvh; our own go first", () => {
+  const gui = guiOf("sys-gui", { host: "lab", display: ["gpu", "xephyr"] });
+  const host = settled({ qubes: { "sys-gui": qube({ pci: [device] }) } });
+  assert.match(
+    modeFault(gui, "xephyr", host, "us")?.what ?? "",
+    /qube "sys-gui" has PCI devices assigned \(00_02\.0\), so it cannot be of virt_mode pvh as mode "xephyr" needs/,
+  );
+  assert.match(modeFault(gui, "vnc", host, "us")?.next ?? "", /qvm-pci unassign sys-gui/);
+  assert.is(modeFault(gui, "gpu", host, "us"), null);
+  const entry = { owner: "us", first: null, ours: { mode: "required", options: {} }, at: 1 };
+  assert.is(modeFault(gui, "xephyr", { ...host, ledger: { "device:sys-gui:00_02.0:*": entry } }, "us"), null);
+});
 
 test("packages of a halted template are unknown, those of a running one are not", () => {
   const gui = guiOf("sys-gui", { host: "lab" });

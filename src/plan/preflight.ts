@@ -1,8 +1,13 @@
 /** What must hold on the host before a GUI domain may be brought up there. Pure. qubes-host.md (h); design §4, §6. */
-import type { QubeSnapshot, Snapshot } from "../host/protocol.ts";
+import type { PciFunction, QubeSnapshot, Snapshot } from "../host/protocol.ts";
 import { Refusal } from "../model/failure.ts";
+import { NOT_THIS_BOOT } from "../model/gpu.ts";
 import type { GuiDomain } from "../model/guiDomain.ts";
+import type { Mode, Rung } from "../model/modes.ts";
+import { PROHIBIT_START } from "../model/settings.ts";
+import { functionAt, isDisplay, pciTree } from "../pci/tree.ts";
 import type { Plan } from "./changes.ts";
+import { isGpuBoot } from "./gpu.ts";
 import { clientsOf, valueOf } from "./values.ts";
 
 /** Releases with what they can do; 4.1 and 4.2 are at their end of life (qubes-host.md, head). */
@@ -33,7 +38,7 @@ export function requireQubes(resource: string, host: string, snapshot: Snapshot)
   return release;
 }
 
-/** Refuses what cannot work; returns what the user should know beforehand. */
+/** Refuses what cannot work in whatever mode; returns what the user should know beforehand. */
 export function preflight(gui: GuiDomain, snapshot: Snapshot): Notice[] {
   const resource = `GUI domain ${gui.qube}`;
   const refuse = (what: string, next: string) => new Refusal({ resource, host: gui.host, what, next });
@@ -71,13 +76,7 @@ export function preflight(gui: GuiDomain, snapshot: Snapshot): Notice[] {
       `its template cannot be changed from "${existing.properties["template"]?.value}" to "${gui.template}" while the qube is ${existing.state.toLowerCase()}`,
       `Shut "${gui.qube}" down first (its clients too)`,
     );
-  if (existing && existing.pci.length > 0)
-    throw refuse(
-      `qube "${gui.qube}" has PCI devices assigned (${existing.pci.map((d) => d.port).join(", ")}), so it cannot be of virt_mode pvh as mode "${gui.display[0]}" needs`,
-      `Unassign them (qvm-pci unassign ${gui.qube}) if they are not wanted there`,
-    );
-
-  if (gui.audiovm !== "" && gui.audiovm !== "dom0" && !snapshot.qubes[gui.audiovm])
+  if (gui.audiovm && gui.audiovm !== "dom0" && !snapshot.qubes[gui.audiovm])
     throw refuse(
       `audio domain "${gui.audiovm}" does not exist there`,
       `Set "audiovm" to a qube that is there, "dom0" or ""`,
@@ -89,6 +88,24 @@ export function preflight(gui: GuiDomain, snapshot: Snapshot): Notice[] {
   const clients = gui.clients === "default" ? followersOf(gui.qube, snapshot) : gui.clients;
   for (const client of clients) clientAllowed(gui, client, snapshot, refuse);
   return notices;
+}
+
+/** What keeps a qube with foreign devices from a mode without: why, and what helps; null: nothing does. */
+export function modeFault(
+  gui: GuiDomain,
+  mode: Mode,
+  snapshot: Snapshot,
+  owner: string,
+): { what: string; next: string } | null {
+  if (mode === "gpu") return null;
+  const foreign = (snapshot.qubes[gui.qube]?.pci ?? []).filter(
+    ({ port, device }) => snapshot.ledger[`device:${gui.qube}:${port}:${device}`]?.owner !== owner,
+  );
+  if (foreign.length === 0) return null;
+  return {
+    what: `qube "${gui.qube}" has PCI devices assigned (${foreign.map((d) => d.port).join(", ")}), so it cannot be of virt_mode pvh as mode "${mode}" needs`,
+    next: `Unassign them (qvm-pci unassign ${gui.qube}) if they are not wanted there`,
+  };
 }
 
 /** Qubes that follow default_guivm, whatever it is now. */
@@ -162,9 +179,15 @@ function shownBy(qube: string, snapshot: Snapshot): string[] {
  * Whether an apply of `plan` starts the GUI domain anew: its services, which make its mode, are read when it starts. Done where that
  * takes nobody's windows away; where it would, a change of mode is refused, and other services wait for a start by its user.
  */
-export function startsAnew(gui: GuiDomain, plan: Plan, snapshot: Snapshot): boolean {
+export function startsAnew(
+  gui: GuiDomain,
+  plan: Plan,
+  snapshot: Snapshot,
+  to: Rung | undefined = gui.display[0],
+): boolean {
   const live = snapshot.qubes[gui.qube];
-  if (!live || live.state === "Halted") return false;
+  // Where it drives the screen itself a new start would take the picture away; a change of that mode is a new boot.
+  if (!live || live.state === "Halted" || isGpuBoot(gui.qube, snapshot)) return false;
   const services = `feature:${gui.qube}:service.`;
   if (
     ![...plan.changes.map((c) => c.wish.key), ...plan.restores.map((r) => r.key)].some((key) =>
@@ -174,7 +197,7 @@ export function startsAnew(gui: GuiDomain, plan: Plan, snapshot: Snapshot): bool
     return false;
   const shown = shownBy(gui.qube, snapshot);
   if (shown.length === 0 && !live.session) return true;
-  const [from, to] = [modeOf(gui.qube, snapshot), gui.display[0]];
+  const from = modeOf(gui.qube, snapshot);
   if (from === to) return false;
   throw new Refusal({
     resource: `GUI domain ${gui.qube}`,
@@ -205,9 +228,32 @@ export function waitingForRestart(qube: string, snapshot: Snapshot): string[] {
 const changedByUs = (first: unknown, qube: string) =>
   !(typeof first === "object" && first !== null && "value" in first && first.value === qube);
 
-/** The mode that a qube on the host is set up for, by its services (qubes-host.md (b)). */
-export function modeOf(qube: string, snapshot: Snapshot): "xephyr" | "vnc" {
-  return on((valueOf(snapshot, `feature:${qube}:service.guivm-vnc`) as string | null) ?? undefined)
-    ? "vnc"
-    : "xephyr";
+/** The mode that a qube on the host is set up for, by its devices and services (qubes-host.md (b)). */
+export function modeOf(qube: string, snapshot: Snapshot): Mode {
+  if (displaysOf(qube, snapshot).length) return "gpu";
+  return isOn(qube, "guivm-vnc", snapshot) ? "vnc" : "xephyr";
 }
+
+/** What drives the screen now, as far as this qube is concerned. */
+export function inForce(qube: string, snapshot: Snapshot): Rung {
+  const live = snapshot.qubes[qube];
+  if (!live) return "dom0";
+  const displays = displaysOf(qube, snapshot);
+  // By the boot; or, set up by somebody else, because it runs and dom0 has let go of the display.
+  if (isGpuBoot(qube, snapshot)) return "gpu";
+  if (displays.length)
+    return live.state === "Running" && displays.every((fn) => fn.driver === "pciback") ? "gpu" : "dom0";
+  const isStaged = live.features[PROHIBIT_START] === NOT_THIS_BOOT;
+  return !isStaged && isOn(qube, "guivm", snapshot) ? modeOf(qube, snapshot) : "dom0";
+}
+
+function displaysOf(qube: string, snapshot: Snapshot): PciFunction[] {
+  const tree = pciTree(snapshot.facts.pci);
+  return (snapshot.qubes[qube]?.pci ?? []).flatMap(({ port }) => {
+    const fn = functionAt(tree, port);
+    return fn && isDisplay(fn) ? [fn] : [];
+  });
+}
+
+const isOn = (qube: string, service: string, snapshot: Snapshot) =>
+  on((valueOf(snapshot, `feature:${qube}:service.${service}`) as string | null) ?? undefined);

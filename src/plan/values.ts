@@ -1,13 +1,16 @@
 /** The value of a key on a host, and whether it is what a description asks for. Pure. */
 import type { Snapshot } from "../host/protocol.ts";
-import type { FileValue, KeyValue, PropertyValue } from "../model/keys.ts";
-import type { Wish } from "../model/settings.ts";
+import type { DeviceValue, FileValue, KeyValue, PropertyValue } from "../model/keys.ts";
+import { PROHIBIT_START, type Wish } from "../model/settings.ts";
 import { rulesOf } from "../policy/rules.ts";
 
-/** A key taken apart: `property:sys-gui:maxmem` is { kind: "property", of: "sys-gui", name: "maxmem" }. */
+/**
+ * A key taken apart: `property:sys-gui:maxmem` is { kind: "property", of: "sys-gui", name: "maxmem" }; the name of a device is its
+ * place and its identity, "00_02.0:0x8086:0x9b41::p030000".
+ */
 export interface KeyParts {
-  kind: "qube" | "property" | "feature" | "tag" | "global" | "file" | "package";
-  /** The qube of a property, feature or tag; otherwise the same as `name`. */
+  kind: "qube" | "property" | "feature" | "tag" | "global" | "file" | "package" | "device" | "bootarg";
+  /** The qube of a property, feature, tag or device; otherwise the same as `name`. */
   of: string;
   name: string;
 }
@@ -17,6 +20,7 @@ export function partsOf(key: string): KeyParts {
   switch (kind) {
     case "property":
     case "feature":
+    case "device":
     case "tag": {
       const [of, name] = split(rest);
       return { kind, of, name };
@@ -25,11 +29,15 @@ export function partsOf(key: string): KeyParts {
     case "global":
     case "file":
     case "package":
+    case "bootarg":
       return { kind, of: rest, name: rest };
     default:
       throw new Error(`not a key: ${key}`);
   }
 }
+
+/** `[place, identity]` of a device's name; the identity is "*" for any device. */
+export const deviceParts = (name: string): [string, string] => split(name);
 
 function split(text: string): [string, string] {
   const at = text.indexOf(":");
@@ -61,6 +69,13 @@ export function valueOf(snapshot: Snapshot, key: string): KeyValue {
       return snapshot.files[name] ?? null;
     case "package":
       return snapshot.packages[name] ?? null;
+    case "device": {
+      const [port, device] = deviceParts(name);
+      const is = qube?.pci.find((one) => one.port === port && one.device === device);
+      return is ? { mode: is.mode, options: is.options } : null;
+    }
+    case "bootarg":
+      return snapshot.facts.boot.args.includes(name) ? true : null;
   }
 }
 
@@ -74,7 +89,12 @@ const MUST_BE_EXPLICIT = new Set(["guivm", "audiovm", "netvm"]);
 export function satisfied(wish: Wish, snapshot: Snapshot): boolean {
   const { kind, name } = partsOf(wish.key);
   const live = valueOf(snapshot, wish.key);
-  if (live === null) return kind === "file" && granted(name, (wish.value as FileValue).content, snapshot);
+  if (wish.value === null || live === null)
+    return (
+      live === wish.value ||
+      (kind === "feature" && name === PROHIBIT_START) || // the guard takes it away in boots that give the qube its devices
+      (kind === "file" && granted(name, (wish.value as FileValue).content, snapshot))
+    );
   switch (kind) {
     case "package":
       return true; // any version
@@ -83,6 +103,8 @@ export function satisfied(wish: Wish, snapshot: Snapshot): boolean {
       return sameProperty(name, wish.value as PropertyValue, live as PropertyValue);
     case "file":
       return sameFile(name, wish.value as FileValue, live as FileValue);
+    case "device":
+      return sameDevice(wish.value as DeviceValue, live as DeviceValue);
     default:
       return sameValue(wish.value, live);
   }
@@ -99,6 +121,15 @@ function sameFile(path: string, wanted: FileValue, live: FileValue): boolean {
   if (path.endsWith(".policy")) return sameValue(rulesOf(wanted.content), rulesOf(live.content));
   if (path.endsWith(".desktop")) return sameValue(entries(wanted.content), entries(live.content));
   return false;
+}
+
+/** In Qubes' store any text but "" counts as true, "False" too (qubes-cli-formats.md §6). */
+function sameDevice(wanted: DeviceValue, live: DeviceValue): boolean {
+  const on = (options: Record<string, string>) =>
+    Object.keys(options)
+      .filter((name) => options[name] !== "")
+      .sort();
+  return wanted.mode === live.mode && sameValue(on(wanted.options), on(live.options));
 }
 
 const LOCAL_RWX = "/etc/qubes/policy.d/include/admin-local-rwx";

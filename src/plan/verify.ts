@@ -1,68 +1,151 @@
-/** The checks that a mode must pass on the host before it counts. Pure. Source: qubes-host.md (d), design §5 "Xephyr". */
+/** The checks that a mode must pass on the host before it counts. Pure. Source: qubes-host.md (d), design §5. */
 import type { Snapshot, Verification } from "../host/protocol.ts";
 import type { GuiDomain } from "../model/guiDomain.ts";
-import type { Mode } from "../model/modes.ts";
+import type { Mode, Rung } from "../model/modes.ts";
 import { followersOf } from "./preflight.ts";
 
 const POLICY = /^\/etc\/qubes\/policy\.d\/[^/]+\.policy$/;
 
-/** Seconds. */
-const START = 120;
-const LOOK = 30;
-
 /** Packages without which the mode cannot work, installed in the template (qubes-host.md (b) "Template packages"). */
 const TEMPLATE_PACKAGES: Record<Mode, string[]> = {
+  gpu: ["qubes-vm-guivm", "lightdm"],
   xephyr: ["qubes-vm-guivm"],
   vnc: ["qubes-vm-guivm", "lightdm"],
 };
 
-/** `files`: the paths that the apply writes or keeps. */
+/** What the checks of mode "gpu" rest on beside the description. */
+export interface Given {
+  /** Addresses of what was given away, in this boot. */
+  sbdfs?: string[];
+  /** Connectors that were lit before, "eDP-1"; they must be lit after. */
+  lit?: string[];
+}
+
+/** `files`: the paths that the apply writes or keeps. Each check has an id that stays the same from run to run. */
 export function verificationsOf(
   gui: GuiDomain,
-  mode: Mode,
+  mode: Rung,
   snapshot: Snapshot,
   files: string[],
+  given: Given = {},
 ): Verification[] {
-  const { qube } = gui;
-  const guest = (id: string, command: string): Verification => ({
-    kind: "guest",
-    id,
-    qube,
-    command,
-    timeout: LOOK,
-  });
-  const packages = TEMPLATE_PACKAGES[mode].join(" ");
+  if (mode === "dom0") return [];
+  const { qube, limits } = gui;
+  const { guest, host } = checksOf(gui);
   const debian = snapshot.qubes[gui.template]?.features["os-distribution"] === "debian";
+  const packages = [
+    ...TEMPLATE_PACKAGES[mode],
+    // On Fedora qubes-vm-guivm brings it along (qubes-host.md (b) "Template packages").
+    ...(mode === "gpu" && debian ? ["qubes-input-proxy-receiver"] : []),
+  ].join(" ");
   const policies = new Set([...Object.keys(snapshot.files), ...files].filter((f) => POLICY.test(f)));
   const [client] = gui.clients === "default" ? followersOf(qube, snapshot) : gui.clients;
-  const may = (target: string, service: string): Verification => ({
-    kind: "host",
-    id: `policy: ${qube} may ask ${target} for ${service}`,
-    argv: ["qrexec-policy-exec", "--just-evaluate", qube, target, service],
-    timeout: LOOK,
-  });
+  const may = (target: string, service: string) =>
+    host(`policy: ${qube} may ask ${target} for ${service}`, [
+      "qrexec-policy-exec",
+      "--just-evaluate",
+      qube,
+      target,
+      service,
+    ]);
   return [
     // All of them: one bad line in any file stops every qrexec call, and only the linter says which.
-    {
-      kind: "host",
-      id: "policies lint",
-      argv: ["qubes-policy-lint", ...[...policies].sort()],
-      timeout: LOOK,
-    },
+    host("policies lint", ["qubes-policy-lint", ...[...policies].sort()]),
     may("dom0", "policy.EvalGUI+qubes.ClipboardPaste"),
     // Without these its tools take every client for nobody's, and no window appears.
     may(qube, "admin.vm.feature.CheckWithTemplate+gui"),
     ...(client === undefined ? [] : [may(client, "admin.vm.property.Get+xid")]),
-    { kind: "start", id: "GUI domain starts", qube, timeout: START },
+    // Before the start: a display that a driver of dom0 has hangs the machine when it is pulled.
+    ...(mode === "gpu"
+      ? (given.sbdfs ?? []).map((sbdf) =>
+          host(`${sbdf} is kept from dom0`, ["test", "-e", `/sys/bus/pci/drivers/pciback/${sbdf}`]),
+        )
+      : []),
+    { kind: "start", id: "GUI domain starts", qube, timeout: limits.start },
     guest(
       `packages of template ${gui.template}`,
       debian ? `dpkg-query -W ${packages}` : `rpm -q ${packages}`,
     ),
-    ...(mode === "xephyr"
-      ? [guest("session service exists", "test -e /etc/qubes-rpc/qubes.GuiVMSession")]
-      : [
-          guest("greeter runs", "systemctl is-active lightdm"),
-          guest("VNC listens", "ss -ltn | grep -q ':5900 '"),
-        ]),
+    ...MODE_CHECKS[mode](gui, snapshot, given),
   ];
+}
+
+const MODE_CHECKS: Record<Mode, (gui: GuiDomain, snapshot: Snapshot, given: Given) => Verification[]> = {
+  gpu: (gui, snapshot, given) => [
+    ...(given.sbdfs ?? []).map((sbdf) =>
+      checksOf(gui).host(`${sbdf} is with the qube`, [
+        "sh",
+        "-c",
+        `xl pci-list ${gui.qube} | grep -qF ${sbdf}`,
+      ]),
+    ),
+    ...screenChecks(gui, snapshot, given.lit),
+  ],
+  xephyr: (gui) => [
+    checksOf(gui).guest("session service exists", "test -e /etc/qubes-rpc/qubes.GuiVMSession"),
+  ],
+  vnc: (gui) => [
+    checksOf(gui).guest("greeter runs", "systemctl is-active lightdm"),
+    checksOf(gui).guest("VNC listens", "ss -ltn | grep -q ':5900 '"),
+  ],
+};
+
+/**
+ * What shows that a person sees and steers the GUI domain. Each boot asks these again (the boot watch), so they name nothing that may
+ * be called otherwise in the next boot.
+ */
+export function screenChecks(gui: GuiDomain, snapshot: Snapshot, lit: string[] = []): Verification[] {
+  const { guest, host } = checksOf(gui);
+  return [
+    guest(
+      "display has a driver in the qube",
+      "lspci -k -d ::03xx | grep -Eq 'Kernel driver in use: (i915|xe|amdgpu|radeon|nouveau|nvidia)'",
+    ),
+    guest("a screen is connected in the qube", "grep -qx connected /sys/class/drm/card*-*/status"),
+    ...lit.map((name) => guest(`screen ${name} is lit as before`, isConnected(name))),
+    guest("greeter runs", "systemctl is-active lightdm"),
+    guest(
+      "X shows a picture",
+      "XAUTHORITY=/var/run/lightdm/root/:0 DISPLAY=:0 xrandr | grep -Eq '^ +[0-9]+x[0-9]+'",
+    ),
+    ...(snapshot.facts.keyboards?.length === 0
+      ? []
+      : [
+          host("dom0's input devices are passed on", [
+            "sh",
+            "-c",
+            "systemctl list-units --no-legend --state=active 'qubes-input-sender-*' | grep -q .",
+          ]),
+        ]),
+    // Devices of the input proxy are made by uinput, which puts them there; the keyboard that every HVM has is not.
+    guest(
+      "input devices reach the qube",
+      "grep -q '^S: Sysfs=/devices/virtual/input/' /proc/bus/input/devices",
+    ),
+  ];
+}
+
+/** dom0 has its screen and its greeter back. */
+export const hostScreenChecks = (gui: GuiDomain, lit: string[]): Verification[] => {
+  const { host } = checksOf(gui);
+  return [
+    host("dom0's greeter runs", ["systemctl", "is-active", "lightdm"]),
+    ...lit.map((name) => host(`dom0 shows a picture on ${name}`, ["sh", "-c", isConnected(name)])),
+  ];
+};
+
+/** `name` is a connector's name of letters, digits and "-". */
+const isConnected = (name: string) => `grep -qx connected /sys/class/drm/card*-${name}/status`;
+
+function checksOf({ qube, limits }: GuiDomain) {
+  return {
+    guest: (id: string, command: string): Verification => ({
+      kind: "guest",
+      id,
+      qube,
+      command,
+      timeout: limits.checks,
+    }),
+    host: (id: string, argv: string[]): Verification => ({ kind: "host", id, argv, timeout: limits.checks }),
+  };
 }

@@ -39,7 +39,8 @@ function partsOf(body: AgentErrorBody): { what: string; changed: string; next: s
   };
 }
 
-function whatOf(body: AgentErrorBody): string {
+/** What failed, without what was changed and what to do. */
+export function whatOf(body: AgentErrorBody): string {
   const states = (body.failed ?? []).map((s) => `${s.id} (${s.function}): ${s.comment.trim()}`);
   const checks = (body.evidence ?? [])
     .filter((e) => !e.ok)

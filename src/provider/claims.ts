@@ -6,7 +6,7 @@
 import type { Snapshot } from "../host/protocol.ts";
 import { Refusal } from "../model/failure.ts";
 import { otherOwner, shareable } from "../plan/changes.ts";
-import { partsOf } from "../plan/values.ts";
+import { deviceParts, partsOf } from "../plan/values.ts";
 
 /** `urn:pulumi:lab::site::guidomain:index:GuiDomain::sys-gui` → `GuiDomain "sys-gui" (stack lab, project site)`. */
 export function ownerName(urn: string): string {
@@ -64,5 +64,13 @@ export function wordsFor(key: string): string {
       return `file ${name}`;
     case "package":
       return `dom0 package ${name}`;
+    case "device": {
+      const [port, id] = deviceParts(name);
+      return id === "*"
+        ? `whatever sits at PCI ${port} for "${of}"`
+        : `PCI device ${id} at ${port} for "${of}"`;
+    }
+    case "bootarg":
+      return `kernel argument ${name}`;
   }
 }

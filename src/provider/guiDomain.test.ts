@@ -15,94 +15,9 @@ import {
   qube,
 } from "../plan/testing/hostModel.ts";
 import { guiDomainHandler } from "./guiDomain.ts";
-import { type Changes, PartialFailure, type Properties, type ReadResult, UNKNOWN } from "./handler.ts";
-import { TestHosts, urnOf } from "./testHosts.ts";
-
-/** One program with one GUI domain on one host, run again and again as the engine does it. */
-class Program {
-  readonly host: HostModel;
-  readonly hosts: TestHosts;
-  readonly name: string;
-  state: ReadResult | null = null;
-
-  constructor(host = new HostModel(), name = "sys-gui") {
-    this.host = host;
-    this.name = name;
-    this.hosts = new TestHosts({ lab: host });
-  }
-
-  get handler() {
-    return guiDomainHandler(this.hosts);
-  }
-
-  async check(args: Properties): Promise<Properties> {
-    const { inputs, failures } = await this.handler.check(
-      { host: "lab", ...args },
-      {},
-      this.hosts.context(this.name),
-    );
-    assert.equal(failures, []);
-    return inputs;
-  }
-
-  async refresh(): Promise<void> {
-    if (this.state) this.state = await this.handler.read(this.state, this.hosts.context(this.name));
-  }
-
-  async preview(args: Properties = {}): Promise<Changes> {
-    await this.refresh();
-    assert.ok(this.state);
-    return (await this.#diff(await this.check(args), true)) ?? {};
-  }
-
-  async #diff(news: Properties, preview = false): Promise<Changes> {
-    const { id, inputs: oldInputs, outputs: oldOutputs } = this.state as ReadResult;
-    const request = { id, oldInputs, oldOutputs, news };
-    return (await this.handler.diff(request, this.hosts.context(this.name, { preview }))).changes;
-  }
-
-  /** Returns the changes of the diff, or null for a create. */
-  async up(args: Properties = {}): Promise<Changes | null> {
-    this.hosts.claims = new TestHosts({}).claims; // a new operation
-    await this.refresh();
-    const news = await this.check(args);
-    const context = this.hosts.context(this.name);
-    if (!this.state) {
-      const { id, outputs } = await this.handler.create(news, context);
-      this.state = { id, inputs: news, outputs };
-      return null;
-    }
-    const changes = await this.#diff(news);
-    const { id, inputs: oldInputs, outputs: oldOutputs } = this.state;
-    const outputs = Object.keys(changes).length
-      ? await this.handler.update({ id, oldInputs, oldOutputs, news }, context)
-      : oldOutputs;
-    this.state = { id, inputs: news, outputs };
-    return changes;
-  }
-
-  async destroy(): Promise<void> {
-    const { id, inputs, outputs } = this.state as ReadResult;
-    await this.handler.delete({ id, inputs, outputs }, this.hosts.context(this.name));
-    this.state = null;
-  }
-
-  get outputs(): Properties {
-    return (this.state as ReadResult).outputs;
-  }
-}
-
-async function failing<T extends Error>(
-  kind: new (...args: never[]) => T,
-  promise: Promise<unknown>,
-): Promise<T> {
-  const error: unknown = await promise.then(
-    () => new Error("it was expected to fail, and did not"),
-    (e: unknown) => e,
-  );
-  if (error instanceof kind) return error;
-  throw error;
-}
+import { PartialFailure, type Properties, type ReadResult, UNKNOWN } from "./handler.ts";
+import { urnOf } from "./testHosts.ts";
+import { failing, Program } from "./testProgram.ts";
 
 /** A sys-gui as its owner made it by hand, with the stock settings. */
 function handMade(args: Record<string, unknown> = {}): HostModel {
@@ -473,7 +388,7 @@ test("check: the stored inputs describe the same again", async () => {
   assert.equal(first["clients"], ["vault", "work"]);
   assert.equal((await handler.check(first, {}, hosts.context(program.name))).inputs, first);
   const { failures } = await handler.check(
-    { host: "lab", display: ["gpu"] },
+    { host: "lab", display: ["rdp"] },
     {},
     hosts.context(program.name),
   );

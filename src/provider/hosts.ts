@@ -17,7 +17,7 @@ import {
   publicConnection,
 } from "../host/inventory.ts";
 import { HostPool } from "../host/pool.ts";
-import type { ApplyArgs, ApplyResult, Snapshot } from "../host/protocol.ts";
+import type { ApplyArgs, ApplyResult, Snapshot, Verification } from "../host/protocol.ts";
 import type { Scrubber } from "../host/scrub.ts";
 import type { HostSession } from "../host/session.ts";
 import { Claims } from "./claims.ts";
@@ -27,13 +27,28 @@ import type { Context, Failure, Properties, Value } from "./handler.ts";
 const LOCK_WAIT = 20;
 
 /** Packages of dom0 that descriptions name by default; asked for in every snapshot, so that one is enough. */
-const USUAL_PACKAGES = ["dummy-backlight-dom0", "dummy-psu-sender"];
+const USUAL_PACKAGES = ["dummy-backlight-dom0", "dummy-psu-sender", "qubes-input-proxy-sender"];
+
+/** Milliseconds more that a boot may take where somebody has to come and type a passphrase. */
+const PASSPHRASE_WAIT = 30 * 60_000;
+
+/** How it is proved (see `TrialArgs` in host/protocol.ts); a live trial of the usual length unless given. */
+export interface TrialRequest {
+  trial?: {
+    seconds: number;
+    boot: { add: string[]; remove: string[] } | null;
+    watch: { qube: string; ports: string[]; seconds: number; checks: Verification[] } | null;
+  };
+  keep?: { formula: Record<string, string>; sls: string; touch: string[] } | null;
+  verifyBoot?: Verification[];
+}
 
 /** What an apply is about; the rest of its arguments is the same for all. */
 export type ApplyRequest = Pick<
   ApplyArgs,
   "owner" | "touch" | "release" | "shutdown" | "formula" | "sls" | "verify" | "restart"
->;
+> &
+  TrialRequest;
 
 /** What handlers need of the hosts. */
 export type HostAccess = Pick<
@@ -96,7 +111,10 @@ export class Hosts {
   }
 
   async apply(name: string, request: ApplyRequest, context: Context, stored?: Value): Promise<ApplyResult> {
-    return this.#session(name, stored).apply(
+    const session = this.#session(name, stored);
+    const { boot } = (await session.snapshot(context.signal)).facts;
+    const seconds = request.trial?.boot ? request.trial.seconds : 0;
+    return session.apply(
       {
         ...request,
         modules: Object.keys(request.formula).length ? await saltModules() : {},
@@ -105,6 +123,9 @@ export class Hosts {
       },
       {
         signal: context.signal,
+        ...(seconds && {
+          bootTimeout: seconds * 1000 + (boot.unattended === true ? 0 : PASSPHRASE_WAIT),
+        }),
         onProgress: ({ stage, text }) => context.log(text ? `${stage}: ${text}` : stage, { ephemeral: true }),
       },
     );

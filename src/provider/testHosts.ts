@@ -1,7 +1,7 @@
 /** For tests: hosts in memory behind the interface that handlers see. */
 import { AgentFailure, HostError } from "../host/errors.ts";
 import type { ApplyResult, Snapshot } from "../host/protocol.ts";
-import { type HostModel, StateFailed } from "../plan/testing/hostModel.ts";
+import { CheckFailed, type HostModel, StateFailed, TrialOver } from "../plan/testing/hostModel.ts";
 import { Claims } from "./claims.ts";
 import type { Context, LogOptions, Value } from "./handler.ts";
 import type { ApplyRequest, HostAccess } from "./hosts.ts";
@@ -40,6 +40,21 @@ export class TestHosts implements HostAccess {
       const evidence = model.apply(request);
       return { states: [], evidence, restarted: request.restart, snapshot: model.snapshot() };
     } catch (error) {
+      const undone = { changed: [], undone: [], left: {} };
+      if (error instanceof CheckFailed) {
+        const { message, evidence, rebooting } = error;
+        throw new AgentFailure(name, {
+          code: "verify-failed",
+          message,
+          evidence,
+          ...undone,
+          ...{ rebooting },
+        });
+      }
+      if (error instanceof TrialOver) {
+        const { message, outcome } = error;
+        throw new AgentFailure(name, { code: "trial-over", message, ...undone, ...{ outcome } });
+      }
       if (!(error instanceof StateFailed)) throw error;
       const { message } = error;
       throw new AgentFailure(name, { code: "salt-failed", message, changed: [], undone: [], left: {} });

@@ -3,9 +3,19 @@
  * rendered states (salt/_states/qube.py; Salt's pkg and file), keeps the ledger (salt/agent/ledger.py) and undoes what fails.
  */
 import { parse } from "yaml";
-import type { ApplyArgs, Evidence, LedgerEntry, QubeSnapshot, Snapshot } from "../../host/protocol.ts";
+import type {
+  ApplyArgs,
+  Evidence,
+  LedgerEntry,
+  PciFunction,
+  QubeSnapshot,
+  Snapshot,
+  TrialOutcome,
+  Verification,
+} from "../../host/protocol.ts";
 import type { FileValue, KeyValue, PropertyValue, QubeValue } from "../../model/keys.ts";
-import { clientsOf, partsOf, sameValue, valueOf } from "../values.ts";
+import { PROHIBIT_START } from "../../model/settings.ts";
+import { clientsOf, deviceParts, partsOf, sameValue, valueOf } from "../values.ts";
 
 /** What a property is where nobody has set it; those that follow a global one are in FOLLOWS. */
 const DEFAULTS: Record<string, string> = {
@@ -128,6 +138,35 @@ export function install(more: Partial<Snapshot> = {}): Snapshot {
   };
 }
 
+/** A display of dom0's, as a laptop has it: it lights eDP-1 and can be reset by itself. */
+export const display = (more: Partial<PciFunction> = {}): PciFunction => ({
+  sbdf: "0000:00:02.0",
+  port: "00_02.0",
+  class: "030000",
+  vendor: "8086",
+  device: "9a49",
+  subsystem: "17aa:22d5",
+  driver: "i915",
+  reset: ["flr"],
+  name: "Iris Xe",
+  bridge: null,
+  parent: null,
+  bootVga: true,
+  rom: true,
+  module: "i915",
+  outputs: [{ name: "card0-eDP-1", connected: true, enabled: true }],
+  inputs: [],
+  disks: [],
+  nets: [],
+  ...more,
+});
+
+/** A fresh install on a machine whose display can be given away; `facts` replaces some. */
+export function laptop(facts: Partial<Snapshot["facts"]> = {}, more: Partial<Snapshot> = {}): Snapshot {
+  const snapshot = install(more);
+  return { ...snapshot, facts: { ...snapshot.facts, pci: [display()], ...facts } };
+}
+
 /** Every value of the host by its key, for comparisons. What follows a default is just that; automatic tags follow properties. */
 export function everything(snapshot: Snapshot): Record<string, KeyValue | string> {
   const all: Record<string, KeyValue | string> = {};
@@ -141,6 +180,7 @@ export function everything(snapshot: Snapshot): Record<string, KeyValue | string
     for (const tag of is.tags) if (!AUTOMATIC.test(tag)) all[`tag:${name}:${tag}`] = true;
     all[`pci of ${name}`] = JSON.stringify(is.pci);
   }
+  if (snapshot.facts.boot.args.length) all["boot arguments"] = snapshot.facts.boot.args.join(" ");
   for (const [g, value] of Object.entries(snapshot.globals)) all[`global:${g}`] = property(value);
   for (const [path, file] of Object.entries(snapshot.files)) all[`file:${path}`] = file;
   for (const [name, version] of Object.entries(snapshot.packages))
@@ -156,7 +196,18 @@ export function differing(a: Record<string, unknown>, b: Record<string, unknown>
 }
 
 export type ModelApply = Pick<ApplyArgs, "owner" | "touch" | "release" | "formula" | "sls"> &
-  Partial<Pick<ApplyArgs, "shutdown" | "verify" | "restart">>;
+  Partial<Pick<ApplyArgs, "shutdown" | "verify" | "restart">> & {
+    trial?: {
+      seconds: number;
+      boot: { add: string[]; remove: string[] } | null;
+      watch: { qube: string; ports: string[] } | null;
+    };
+    keep?: { formula: Record<string, string>; sls: string; touch: string[] } | null;
+    verifyBoot?: Verification[];
+  };
+
+/** How the next trial boots go. "hangs": nobody comes back from it, and the host undoes it by itself. */
+export type Boots = "well" | "hangs" | { fails: string; output: string };
 
 /** What a state says when it is false; `HostModel.apply` has undone everything by then. */
 export class StateFailed extends Error {
@@ -167,13 +218,43 @@ export class StateFailed extends Error {
   }
 }
 
+/** A check that fails, by its id; everything has been undone by then. */
+export class CheckFailed extends Error {
+  readonly evidence: Evidence[];
+  /** It was in the trial's boot, which the host then leaves. */
+  rebooting = false;
+  constructor(evidence: Evidence[]) {
+    super("a check failed");
+    this.evidence = evidence;
+  }
+}
+
+/** The host came back without the trial. */
+export class TrialOver extends Error {
+  readonly outcome: TrialOutcome;
+  constructor(outcome: TrialOutcome) {
+    super(outcome.why);
+    this.outcome = outcome;
+  }
+}
+
 type Arguments = Record<string, unknown>;
 
 export class HostModel {
   #now: Snapshot;
   /** Packages that can be had. */
-  readonly repository = new Set(["dummy-psu-sender", "dummy-backlight-dom0", "extra-tool"]);
+  readonly repository = new Set([
+    "dummy-psu-sender",
+    "dummy-backlight-dom0",
+    "qubes-input-proxy-sender",
+    "extra-tool",
+  ]);
   applies = 0;
+  /** Boots of this host since it was made. */
+  boots = 0;
+  nextBoots: Boots = "well";
+  /** Live checks that fail, by their id. */
+  readonly failing = new Map<string, string>();
 
   constructor(snapshot: Snapshot = install()) {
     this.#now = structuredClone(snapshot);
@@ -191,37 +272,165 @@ export class HostModel {
     this.#settle();
   }
 
-  apply({
-    owner,
-    touch,
-    release,
-    formula,
-    sls,
-    shutdown = [],
-    verify = [],
-    restart = [],
-  }: ModelApply): Evidence[] {
+  /** As `HostSession.apply`: the whole conversation, with the trial's boot and its way back. */
+  apply(request: ModelApply): Evidence[] {
+    const { owner, touch, release, formula, sls } = request;
+    const { shutdown = [], verify = [], restart = [], trial, keep, verifyBoot = [] } = request;
     const before = this.snapshot();
-    const read = (key: string) => this.#read(key);
-    const first = Object.fromEntries(touch.map((key) => [key, read(key)]));
+    const all = [...new Set([...touch, ...(keep?.touch ?? [])])];
+    const first = Object.fromEntries(all.map((key) => [key, this.#read(key)]));
     this.#conflicts([...touch, ...release], owner);
     this.applies++;
+    const evidence: Evidence[] = [];
     try {
       for (const name of shutdown) this.#shutdown(name);
       if (sls) this.#salt(sls, formula);
+      evidence.push(...this.#verify(verify));
+      if (trial?.boot) {
+        this.#boot(owner, this.#withWords(trial.boot));
+        const words = trial.boot.add.filter((word) => word.startsWith("rd.qubes.hide_pci="));
+        if (words.length) delete this.#now.qubes[trial.watch?.qube ?? ""]?.features[PROHIBIT_START];
+        evidence.push(...this.#verify(verifyBoot));
+      }
+      if (keep) this.#salt(keep.sls, keep.formula);
     } catch (error) {
+      const outcome = error instanceof TrialOver ? error.outcome : null;
+      const boots = this.#now.facts.bootId !== before.facts.bootId;
       this.#now = before;
+      if (boots) this.#reboot();
+      if (boots && error instanceof CheckFailed) error.rebooting = true;
+      if (outcome) this.#now.outcome = outcome;
       throw error;
     }
     const at = ++this.#now.facts.now;
-    for (const key of touch) this.#claim(key, owner, first[key] ?? null, at);
+    for (const key of all) this.#claim(key, owner, first[key] ?? null, at);
     for (const key of release) this.#release(key, owner);
-    for (const check of verify) if (check.kind === "start") this.#start(check.qube);
+    if (trial?.watch)
+      this.#now.watch = {
+        qube: trial.watch.qube,
+        ports: trial.watch.ports,
+        owner,
+        tokens: this.#now.facts.boot.args,
+      };
+    else if (this.#now.watch?.owner === owner) this.#now.watch = null;
+    if (this.#now.outcome?.owner === owner) this.#now.outcome = null;
     for (const name of restart) {
       this.#shutdown(name);
       this.#start(name);
     }
-    return verify.map(({ id }) => ({ id, ok: true, seconds: 0, output: "as wanted" }));
+    return evidence;
+  }
+
+  /** The machine restarts in its default entry; in a boot of mode "gpu" the guard lets the qube start, and it does. */
+  reboot(): void {
+    this.#reboot();
+    const { watch } = this.#now;
+    if (watch) {
+      delete this.#now.qubes[watch.qube]?.features[PROHIBIT_START];
+      this.#start(watch.qube);
+    }
+  }
+
+  /** A confirmed display mode did not come up in a boot: the guard puts back all that is its owner's, and says so. */
+  rescue(why: string): void {
+    const { watch } = this.#now;
+    if (!watch) throw new Error("nothing is watched");
+    const keys = Object.keys(this.#now.ledger).filter((key) => this.#now.ledger[key]?.owner === watch.owner);
+    const order = ["device", "property", "feature", "file", "global", "bootarg", "qube"];
+    const rank = (key: string) => order.indexOf(partsOf(key).kind);
+    for (const key of keys.sort((a, b) => rank(a) - rank(b))) {
+      this.#put(key, this.#now.ledger[key]?.first ?? null);
+      delete this.#now.ledger[key];
+    }
+    this.#now.watch = null;
+    const { bootId, now: at } = this.#now.facts;
+    this.#now.outcome = {
+      id: "t",
+      owner: watch.owner,
+      what: "rescued",
+      why,
+      phase: "watch",
+      at,
+      bootId,
+      left: {},
+    };
+    this.#reboot();
+  }
+
+  #put(key: string, to: KeyValue): void {
+    const { kind, of, name } = partsOf(key);
+    const its = this.#now.qubes[of];
+    if (kind === "qube" && to === null) delete this.#now.qubes[of];
+    else if (kind === "property" && its)
+      its.properties[name] = (to as PropertyValue | null) ?? { default: true, value: "" };
+    else if (kind === "feature" && its) {
+      if (to === null) delete its.features[name];
+      else its.features[name] = to as string;
+    } else if (kind === "global") this.#now.globals[name] = to as PropertyValue;
+    else if (kind === "file") {
+      if (to === null) delete this.#now.files[name];
+      else this.#now.files[name] = to as FileValue;
+    } else if (kind === "device" && its) its.pci = its.pci.filter((d) => `${d.port}:${d.device}` !== name);
+    else if (kind === "bootarg" && to === null)
+      this.#now.facts.boot.args = this.#now.facts.boot.args.filter((word) => word !== name);
+  }
+
+  #withWords({ add, remove }: { add: string[]; remove: string[] }): string[] {
+    return [...this.#now.facts.boot.args.filter((word) => !remove.includes(word)), ...add];
+  }
+
+  #boot(owner: string, words: string[]): void {
+    const how = this.nextBoots;
+    this.#reboot(words);
+    if (how === "hangs") {
+      const { bootId, now: at } = this.#now.facts;
+      const why = "the trial entry did not boot";
+      throw new TrialOver({ id: "t", owner, what: "undone", why, phase: "rebooting", at, bootId, left: {} });
+    }
+    if (how !== "well") this.failing.set(how.fails, how.output);
+  }
+
+  /** dom0's drivers take every display that the kernel's line does not keep from them. */
+  #reboot(words = this.#now.facts.boot.args): void {
+    const { facts } = this.#now;
+    this.boots++;
+    facts.bootId = `00000000-0000-0000-0000-${String(this.boots + 1).padStart(12, "0")}`;
+    facts.now += 60;
+    facts.cmdline = words.join(" ");
+    facts.lightdm = !words.includes("systemd.mask=lightdm.service");
+    for (const fn of facts.pci) {
+      const hidden = words.includes(`rd.qubes.hide_pci=${fn.port}`);
+      fn.driver = hidden ? "pciback" : (fn.module ?? null);
+    }
+    for (const [name, is] of Object.entries(this.#now.qubes)) if (name !== "dom0") is.state = "Halted";
+    this.#settle();
+  }
+
+  #verify(checks: Verification[]): Evidence[] {
+    const evidence = checks.map((check): Evidence => {
+      const wrong = this.failing.get(check.id) ?? this.#wrong(check);
+      return { id: check.id, ok: wrong === null, seconds: 0, output: wrong ?? "as wanted" };
+    });
+    if (evidence.every(({ ok }) => ok)) return evidence;
+    this.failing.clear();
+    throw new CheckFailed(evidence);
+  }
+
+  /** Starts what is to be started; of the rest only what this model knows is looked at. */
+  #wrong(check: Verification): string | null {
+    if (check.kind !== "start") return null;
+    const live = this.#now.qubes[check.qube];
+    if (!live) return `no such qube: ${check.qube}`;
+    const reason = live.features[PROHIBIT_START];
+    if (reason) return `Qube start is prohibited. Rationale: ${reason}`;
+    for (const { port } of live.pci) {
+      const fn = this.#now.facts.pci.find((one) => one.port === port);
+      if (fn?.class.startsWith("03") && fn.driver !== "pciback")
+        return `the host hangs: ${port} was pulled from ${fn.driver}`;
+    }
+    if (live.pci.length && live.properties["virt_mode"]?.value === "pvh") return "pvh with PCI devices";
+    this.#start(check.qube);
+    return null;
   }
 
   // ------------------------------------------------------------------------------------------- ledger
@@ -328,6 +537,27 @@ export class HostModel {
       case "qube.services":
         for (const s of items("on")) existing().features[`service.${s}`] = "1";
         break;
+      case "qube.devices": {
+        const its = existing();
+        const gone = items("unassign");
+        its.pci = its.pci.filter((d) => !gone.includes(`${d.port}:${d.device}`));
+        for (const [device, options] of Object.entries(
+          (args["assign"] ?? {}) as Record<string, Record<string, string>>,
+        )) {
+          const [port, id] = deviceParts(device);
+          if (id !== "*" && !this.#now.facts.pci.some((fn) => fn.port === port))
+            throw new StateFailed(id, `backend vm dom0 doesn't expose pci device '${port}'`);
+          its.pci = its.pci.filter((d) => d.port !== port || d.device !== id);
+          its.pci.push({ port, device: id, mode: "required", options });
+        }
+        break;
+      }
+      case "boot.args": {
+        const { boot } = this.#now.facts;
+        boot.args = boot.args.filter((word) => !items("remove").includes(word));
+        boot.args.push(...items("add").filter((word) => !boot.args.includes(word)));
+        break;
+      }
       case "file.managed": {
         const source = String(args["source"])
           .replace(/^salt:\/\//, "")
@@ -380,6 +610,9 @@ export class HostModel {
   #checked(id: string, property: string, value: unknown): PropertyValue {
     if (typeof value !== "string")
       throw new StateFailed(id, `${property}: ${JSON.stringify(value)} is no text`);
+    const pci = this.#now.qubes[id.split(" ")[0] ?? ""]?.pci ?? [];
+    if (property === "virt_mode" && value === "pvh" && pci.length)
+      throw new StateFailed(id, "pvh mode can't be set if pci devices are assigned");
     const names = /^(guivm|audiovm|netvm|template|default_.*vm)$/;
     if (names.test(property) && value !== "" && !this.#now.qubes[value])
       throw new StateFailed(id, `${property}: no such qube: ${value}`);

@@ -1,0 +1,145 @@
+/** May this host give its display to the qube, and what would it give? Pure. Sources: design §5, §6; qubes-host.md (b), (g), (h). */
+import type { PciFunction, Snapshot } from "../host/protocol.ts";
+import { bootWords, type GpuGrant } from "../model/gpu.ts";
+import { type GuiDomain, inMode } from "../model/guiDomain.ts";
+import { policyFile } from "../model/names.ts";
+import type { DeviceSetting } from "../model/settings.ts";
+import { qubesDeviceId } from "../pci/identity.ts";
+import { hostRules } from "../pci/rules.ts";
+import { type Selector, select } from "../pci/selector.ts";
+import { functionAt, isUsb, pciTree } from "../pci/tree.ts";
+import { type GivenDevice, verdictGpu } from "../pci/verdict.ts";
+import { rulesOf } from "../policy/rules.ts";
+
+export interface Judgement {
+  verdict: "go" | "unknown" | "no";
+  /** For "no" why not, else what is worth knowing. In the user's words. */
+  reasons: string[];
+  /** What to do about a "no", where one thing would help. */
+  next: string | null;
+  grant: GpuGrant;
+  /** Connectors of the display that show something in dom0 now: "eDP-1". */
+  lit: string[];
+  /** Addresses of the functions given away, as they are now. */
+  sbdfs: string[];
+}
+
+export const NO_GRANT: GpuGrant = { devices: {}, inputs: [] };
+const no = (reason: string, next: string | null): Judgement => ({
+  verdict: "no",
+  reasons: [reason],
+  next,
+  grant: NO_GRANT,
+  lit: [],
+  sbdfs: [],
+});
+
+/** The display that the firmware lit is the one that a person looks at. */
+const BOOT_DISPLAY: Selector = { position: "boot display" };
+
+/** `inForce`: the qube has the display in this boot; what has been proved is not asked again. */
+export function judgeGpu(gui: GuiDomain, snapshot: Snapshot, inForce: boolean): Judgement {
+  const { facts } = snapshot;
+  const tree = pciTree(facts.pci);
+  const selection = select(tree, gui.gpu ?? BOOT_DISPLAY, "display");
+  if ("refused" in selection) return no(selection.refused.what, selection.refused.next);
+  const [display] = selection.functions;
+  if (!display) return no("this machine has no display of that kind", null);
+
+  const memory = inMode(gui, "gpu").memory;
+  const verdict = verdictGpu(facts, display, memory === null ? {} : { memory });
+  const given = verdict.devices;
+  const found = {
+    grant: {
+      devices: devicesOf(given),
+      inputs: inputsOf(gui.qube, snapshot),
+    },
+    lit: litOutputs(given.map((d) => d.fn)),
+    sbdfs: given.map((d) => d.sbdf),
+  };
+  if (inForce) return { verdict: "go", reasons: [], next: null, ...found };
+
+  const texts = (effects: string[]) =>
+    verdict.reasons.filter((r) => effects.includes(r.effect)).map((r) => r.text);
+  // A trial that nobody knows to come back from is not begun.
+  const unsafe = verdict.reasons.filter((r) => r.effect === "unknown" && MUST_BE_KNOWN.includes(r.rule));
+  const against = [...texts(["no"]), ...unsafe.map((r) => r.text)];
+  const grants = given.map(({ fn }) => ({ device: fn, qube: gui.qube, hide: true }));
+  const refused = hostRules(grants, snapshot);
+  if (against.length || refused.length)
+    return {
+      ...no("", refused[0]?.next ?? null),
+      reasons: [...against, ...refused.map((r) => r.what)],
+    };
+  return {
+    verdict: verdict.verdict === "unknown" ? "unknown" : "go",
+    reasons: texts(["option", "unknown", "note"]),
+    next: null,
+    ...found,
+  };
+}
+
+const MUST_BE_KNOWN = ["one-shot", "hide-path"];
+
+/** By what they are; two that are alike get a number. */
+export function devicesOf(
+  given: readonly Pick<GivenDevice, "fn" | "port" | "options">[],
+): Record<string, DeviceSetting> {
+  const devices: Record<string, DeviceSetting> = {};
+  for (const { fn, port, options } of given) {
+    const id = qubesDeviceId(fn);
+    let name = id;
+    for (let n = 2; name in devices; n++) name = `${id} (${n})`;
+    devices[name] = { port: port ?? "", options: { ...options } };
+  }
+  return devices;
+}
+
+/** "eDP-1" of "card0-eDP-1": the number of the card differs between dom0 and a qube. Names are the host's words, so only plain ones count. */
+export const litOutputs = (functions: readonly PciFunction[]): string[] =>
+  functions
+    .flatMap((fn) => fn.outputs)
+    .filter((output) => output.connected && output.enabled)
+    .flatMap(({ name }) => /^card\d+-([A-Za-z0-9-]+)$/.exec(name)?.[1] ?? [])
+    .sort();
+
+const INPUT_SERVICES = ["qubes.InputMouse", "qubes.InputTablet", "qubes.InputKeyboard"];
+
+/**
+ * What a USB qube may send to dom0 now, it may send to the GUI domain that takes dom0's place. A question cannot be asked before
+ * somebody is logged in: a mouse that is asked for is allowed, a keyboard, which can type anything, only where it is allowed already.
+ */
+function inputsOf(qube: string, snapshot: Snapshot): GpuGrant["inputs"] {
+  const tree = pciTree(snapshot.facts.pci);
+  const own = policyFile(45, "gui", qube);
+  const rules = Object.keys(snapshot.files)
+    .filter((path) => /^\/etc\/qubes\/policy\.d\/[^/]+\.policy$/.test(path) && path !== own)
+    .sort()
+    .flatMap((path) => rulesOf(snapshot.files[path]?.content ?? "").map((rule) => rule.split(/\s+/)));
+  const isController = (port: string) => {
+    const fn = functionAt(tree, port);
+    return fn !== undefined && isUsb(fn);
+  };
+  return Object.entries(snapshot.qubes)
+    .filter(([name, { pci }]) => name !== qube && pci.some((device) => isController(device.port)))
+    .map(([name]) => ({
+      qube: name,
+      services: INPUT_SERVICES.filter((service) => {
+        const rule = rules.find(
+          ([s, , source, target = ""]) =>
+            s === service && source === name && /^(dom0|@adminvm|@default|@anyvm)$/.test(target),
+        );
+        const action = rule?.[4];
+        return action === "allow" || (action === "ask" && service !== "qubes.InputKeyboard");
+      }),
+    }))
+    .filter(({ services }) => services.length > 0)
+    .sort((a, b) => (a.qube < b.qube ? -1 : 1));
+}
+
+/** The words of this qube's mode in a kernel line. */
+export const gpuWord = (qube: string) => bootWords(qube, [])[1] as string;
+
+/** Whether the host runs in a boot that keeps the display for this qube. */
+export const isGpuBoot = (qube: string, snapshot: Snapshot): boolean =>
+  snapshot.facts.cmdline.split(/\s+/).includes(gpuWord(qube));
