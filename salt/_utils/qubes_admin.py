@@ -315,15 +315,15 @@ def remove(name):
     call("admin.vm.Remove", name, timeout=120)
 
 
-def assign_pci(qube, port, device, options):
-    """A required assignment. qubesd does not check port, id or option keys: the caller has to
+def assign_pci(qube, port, device, options, mode="required"):
+    """An assignment. qubesd does not check port, id or option keys: the caller has to
     (§7)."""
     fields = [
         ("device_id", device),
         ("port_id", port),
         ("devclass", "pci"),
         ("backend_domain", "dom0"),
-        ("mode", "required"),
+        ("mode", mode),
         ("frontend_domain", qube),
     ]
     fields += [("_" + key, value) for key, value in sorted(options.items())]

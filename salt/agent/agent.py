@@ -15,10 +15,23 @@ import sys
 import threading
 
 import common
+import machine
 from common import Failure, Stop
 
 PROTOCOL = 1
 MAX_LINE = 16 * 1024 * 1024
+
+
+# What each request but `snapshot` and `apply` must hold.
+OPS = {
+    "apply": {},
+    "reboot": {"id": str, "holder": str},
+    "resume": {"id": str, "holder": str, "start": (str, type(None)), "verify": list},
+    "confirm": {"id": str, "holder": str, "snapshot": dict},
+    "abort": {"id": str, "why": str},
+    "release": {"id": str},
+    "check": {"verify": list},
+}
 
 
 class Session:
@@ -28,6 +41,9 @@ class Session:
         self.stops = {}  # id → Stop, of requests that wait or run
         self.guard = threading.Lock()  # over `stops`
         self.output = threading.Lock()
+        self.since = machine.here.boottime()
+        self.trial = None  # the trial that is undone when our controller goes away
+        self.restart = False
 
     # -- writing
 
@@ -100,11 +116,13 @@ class Session:
             if request is None:
                 return
             number, op, args, stop = request
+            self.restart = False
             try:
                 stop.check()
                 reply = {"ok": self.answer(number, op, args, stop)}
             except Failure as failure:
                 reply = {"error": failure.body()}
+                self.restart = bool(failure.more.get("rebooting"))
             except Exception as error:
                 reply = {"error": unexpected(error).body()}
             with self.guard:
@@ -112,6 +130,15 @@ class Session:
                     del self.stops[number]
                 stop.close()
             self.send(dict(reply, id=number))
+            if self.restart:
+                machine.here.reboot()
+
+    def end(self):
+        """Whoever is gone cannot confirm."""
+        if self.trial:
+            import apply
+
+            apply.abandon(self.trial)
 
     def answer(self, number, op, args, stop):
         def emit(stage, text):
@@ -125,10 +152,26 @@ class Session:
                 raise Failure("bad-request", "snapshot: packages must be a list of names")
             check_user()
             return snapshot.snapshot(args)
-        if op == "apply":
+        if op in OPS:
             import apply
 
-            return apply.apply(args, emit, stop, self.digest, self.bundle)
+            for name, kind in OPS[op].items():
+                if not isinstance(args.get(name), kind):
+                    raise Failure("bad-request", "%s: %s is missing or wrong" % (op, name))
+            if op == "confirm":
+                return apply.confirm(args, emit, stop, self.since, self.digest, self.bundle)
+            if op == "apply":
+                result = apply.apply(args, emit, stop, self.bundle)
+                self.trial = result["id"]
+                return result
+            if op == "release":
+                self.trial = None
+                return {}
+            result = getattr(apply, op)(args, emit, stop)
+            if op in ("abort", "reboot"):
+                self.trial = None
+            self.restart = op == "reboot" or op == "abort" and result["rebooting"]
+            return result
         raise Failure("bad-request", "unknown operation: %s" % common.clean(str(op), 100))
 
 
@@ -180,4 +223,5 @@ def main(digest, bundle, rest):
     )
     threading.Thread(target=session.read, args=(wake,), daemon=True).start()
     session.work()
+    session.end()
     os._exit(0)  # a call to qubesd that a cancelled apply gave up may still wait in its thread

@@ -1,28 +1,37 @@
 """
-One change to the host, whole or not at all: lock, journal, stage, Salt, read back, verify, and only
-then the ledger, which is what makes it count. Salt does every forward change; the way back is
-journal.py.
+One change to the host, whole or not at all, in as many requests as it needs: `apply` (lock, journal,
+guard, stage, Salt, read back, verify), for a trial with a boot of its own `reboot` and `resume`, and
+`confirm` over a new connection: only then the ledger, which is what makes it count. Salt does every
+forward change; the way back is journal.py, walked by whoever is left: this agent, the next one, or
+the guard.
 """
 
 import functools
 import json
 import os
 import re
+import select
 import shutil
 import time
 import traceback
 import uuid
 
 import common
+import grub
 import journal
 import keys
 import ledger
+import machine
+import menu
 import qubes_admin as admin
 import runner
 import snapshot
+import trial as trials
+import units
 import verify
 from common import Failure
 from lock import Lock
+from steps import reach
 
 SALT_TIMEOUT = 3600  # seconds; a package may have to come from far away
 DROP_IN = "states_dirs: [%s/_states]\nutils_dirs: [%s/_utils]\n" % (common.SALT, common.SALT)
@@ -39,48 +48,385 @@ SHAPE = {
     "modules": dict,
     "verify": list,
     "restart": list,
-    "snapshot": dict,
+    "trial": dict,
 }
+IDLE = ("staged", "verified", "rebooting", "trial")  # phases in which no agent is at work
 
 
 def check_args(args):
     for name, kind in SHAPE.items():
         if not isinstance(args.get(name), kind):
             raise Failure("bad-request", "apply: %s is missing or of the wrong type" % name)
-    for key in args["touch"] + args["release"]:
+    trial, keep = args["trial"], args.setdefault("keep", None)
+    boot, watch = trial.get("boot"), trial.get("watch")
+    try:
+        good = trial["seconds"] > 0 and (keep is None or _has(keep, formula=dict, sls=str, touch=list))
+        good = good and (boot is None or _has(boot, add=list, remove=list))
+        good = good and (watch is None or _has(watch, qube=str, ports=list, checks=list))
+        good = good and (watch is None or watch["seconds"] > 0)
+        grub.check((boot["add"] + boot["remove"]) if boot else [])
+    except (KeyError, TypeError, ValueError) as error:
+        raise Failure("bad-request", "apply: trial: %s" % error) from error
+    if not good:
+        raise Failure("bad-request", "apply: trial or keep is not of the form that was agreed")
+    for key in args["touch"] + args["release"] + (keep["touch"] if keep else []):
         keys.split(key)
-    for name, allowed in (("formula", ("guidomain/",)), ("modules", ("_states/", "_utils/"))):
-        for file in args[name]:
-            if (
-                not file.startswith(allowed)
-                or not re.fullmatch(r"[A-Za-z0-9_./-]+", file)
-                or ".." in file
-            ):
-                raise Failure(
-                    "bad-request", "apply: %s may not hold %s" % (name, common.clean(file, 200))
-                )
-    if args["sls"] and not re.fullmatch(r"guidomain\.[A-Za-z0-9_.-]+", args["sls"]):
-        raise Failure("bad-request", "apply: sls may not be %s" % common.clean(args["sls"], 200))
+    formulas = [("formula", name, ("guidomain/",)) for name in args["formula"]]
+    formulas += [("keep", name, ("guidomain/",)) for name in (keep["formula"] if keep else [])]
+    modules = [("modules", name, ("_states/", "_utils/")) for name in args["modules"]]
+    for part, file, allowed in formulas + modules:
+        if (
+            not file.startswith(allowed)
+            or not re.fullmatch(r"[A-Za-z0-9_./-]+", file)
+            or ".." in file
+        ):
+            raise Failure(
+                "bad-request", "apply: %s may not hold %s" % (part, common.clean(file, 200))
+            )
+    for sls in (args["sls"], keep["sls"] if keep else ""):
+        if sls and not re.fullmatch(r"guidomain\.[A-Za-z0-9_.-]+", sls):
+            raise Failure("bad-request", "apply: sls may not be %s" % common.clean(sls, 200))
 
 
-def apply(args, emit, stop, digest, bundle):
+def _has(value, **kinds):
+    return all(isinstance(value[name], kind) for name, kind in kinds.items())
+
+
+def apply(args, emit, stop, bundle):
+    """Up to where the change waits: `verified`, or `staged` for a trial with a boot of its own."""
     check_args(args)
     if common.read_text(common.RELEASE) is None:
         raise Failure(
             "not-qubes",
             "%s is missing: this is not a Qubes host's dom0" % common.RELEASE,
         )
-    if os.geteuid() != 0:
-        raise Failure("unsupported-user", "an apply needs root on the host")
-    lock = Lock(args["holder"], args["wait"], emit, stop)
+    _check_root()
+    lock = _take(args, emit, stop)
     try:
+        reach("apply.locked")
         run = functools.partial(runner.run, lock=lock.fd)
         journal.recover(emit, run)
         stop.check()
-        result = _transaction(args, emit, stop, run)
+        return _forward(args, emit, stop, run, bundle)
+    finally:
+        lock.release()
+
+
+def _check_root():
+    if os.geteuid() != 0:
+        raise Failure("unsupported-user", "an apply needs root on the host")
+
+
+def _take(args, emit, stop):
+    """The host's lock, where no trial of somebody else's is under way; waits for both."""
+    until = time.monotonic() + max(args["wait"], 0.5)
+    told = 0.0
+    while True:
+        lock = Lock(args["holder"], max(0, until - time.monotonic()), emit, stop)
         try:
-            _settle(args, digest, bundle)
-        except OSError as error:
+            busy = _reclaim(emit, functools.partial(runner.run, lock=lock.fd))
+        except BaseException:
+            lock.release()
+            raise
+        if busy is None:
+            return lock
+        lock.release()
+        if time.monotonic() > until:
+            raise busy
+        if time.monotonic() - told > 2:
+            told = time.monotonic()
+            emit("lock", "waiting for the trial of %s" % busy.more["holder"]["holder"])
+        select.select([stop.fd], [], [], 0.2)
+        stop.check()
+
+
+def _reclaim(emit, run):
+    """Under the lock: ends a trial whose agent is gone. The failure to give up with where one is
+    under way and may still be confirmed; None where the host is free."""
+    trial = trials.load()
+    if trial is None:
+        return None
+    if trials.is_committed(trial["id"]):
+        trials.settle(trial["id"], trial["owner"])
+        return None
+    seconds = trials.left(trial)
+    # While somebody is at work, they hold the lock: we have it, so they are gone.
+    dead = trial["phase"] not in IDLE or not (seconds and seconds > 0 or units.alive())
+    if dead and not trials.in_its_boot(trial):
+        emit("recover", "undoing what %s left unfinished" % common.clean(trial["holder"], 200))
+        why = "its agent was gone when another one came"
+        now = trials.move(
+            trial["id"], [trial["phase"]], "undoing", why=trial.get("why", why), deadline=None
+        )
+        outcome = trials.undo(now or trial, emit, run, told=False)
+        if outcome["left"]:
+            raise journal.unfinished(trial["holder"], outcome)
+        return None
+    # In the boot of a trial the guard has to restart the machine, too.
+    if not units.alive():
+        machine.here.systemctl("start", "--no-block", units.SERVICE)
+    when = "in %d s" % seconds if seconds and seconds > 0 else "at its next look"
+    return Failure(
+        "lock-held",
+        "%s has been trying a change on this host since %s; unless it is confirmed, the host undoes "
+        "it by itself %s"
+        % (
+            trial["holder"],
+            time.strftime("%H:%M:%S", time.localtime(trial["since"])),
+            when,
+        ),
+        holder={"holder": trial["holder"], "since": trial["since"], "pid": 0},
+    )
+
+
+def _forward(args, emit, stop, run, bundle):
+    """Everything between the lock and the wait. On any failure the host is as before when this
+    raises."""
+    book, boot = ledger.load(), args["trial"]["boot"]
+    keep = args["keep"] or {"formula": {}, "touch": []}
+    others = ledger.conflicts(book, args["touch"] + args["release"] + keep["touch"], args["owner"])
+    if others:
+        text = ", ".join("%s belongs to %s" % item for item in sorted(others.items()))
+        raise Failure("conflict", text)
+    if args["sls"] and not shutil.which("qubesctl"):
+        raise _no_salt("qubesctl is not in dom0")
+    files = _staged(args, keep)
+    _check_space(files)
+    trial_id, seconds = uuid.uuid4().hex, args["trial"]["seconds"]
+    begun = False
+    try:
+        record = journal.plan(args, list(files), trial_id, units.files(), trials.watch())
+        journal.begin(record)
+        begun = True
+        reach("apply.journal")
+        trials.begin(
+            {
+                "id": trial_id,
+                "phase": "applying",
+                "holder": args["holder"],
+                "owner": args["owner"],
+                "since": record["since"],
+                "seconds": seconds,
+                "deadline": trials.due(seconds),
+                "boot": boot,
+                "watch": args["trial"]["watch"],
+            }
+        )
+        reach("apply.trial")
+        units.arm(bundle)
+        watched = None
+        if boot:
+            if machine.here.watchdog():
+                trials.move(trial_id, ["applying"], "applying", armed=True)
+            watched = machine.here.is_watched()
+
+        def beat(stage, text):
+            """Who is heard of gets more time."""
+            trials.extend(trial_id, "applying", seconds / 2, seconds)
+            emit(stage, text)
+
+        _stage(files, beat)
+        reach("apply.staged")
+        for qube in args["shutdown"]:
+            if "qube:" + qube not in args["release"]:
+                # It stays and is started again; the controller has seen that it shows no windows.
+                _shutdown(qube, beat, stop, force=True)
+                continue
+            try:
+                _shutdown(qube, beat, stop)
+            except admin.AdminError as error:
+                # It still has clients; qube.absent shuts it down once the formula moved them off.
+                emit("shutdown", "%s not yet: %s" % (qube, error.message))
+        reach("apply.shutdown")
+        # Without a state only the ledger changes: things are given up as they are.
+        states = _salt(args["sls"], args["wait"], beat, stop, run) if args["sls"] else []
+        reach("apply.salt")
+        # What starts from now on, such as clients that are restarted below, starts with the change.
+        at = machine.here.now()
+        beat("read-back", "%d keys" % len(args["touch"]))
+        keys.read_all(args["touch"])
+        reach("apply.read-back")
+        longest = seconds + sum(check["timeout"] for check in args["verify"])
+        trials.extend(trial_id, "applying", longest, longest)
+        evidence = verify.verify(args["verify"], run, emit, stop)
+        reach("apply.checked")
+        restarted = [] if boot else _restart(args["restart"], beat, stop)
+        reach("apply.restarted")
+        stop.check()
+        phase = "staged" if boot else "verified"
+        now = machine.here.boottime()
+        if not trials.move(
+            trial_id, ["applying"], phase, deadline=trials.due(seconds), at=at, verifiedAt=now
+        ):
+            raise trials.over(trial_id)
+        reach("apply.waits" if boot else "apply.verified")
+    except BaseException as error:
+        failure = _failure(error)
+        if begun:
+            emit("undo", failure.message)
+            failure.more.update(_undo(record, trial_id, failure.message, emit, run))
+        else:
+            failure.more.update(changed=[], undone=[], left={})
+        raise failure from error
+    return {
+        "phase": phase,
+        "id": trial_id,
+        "states": states,
+        "evidence": evidence,
+        "restarted": restarted,
+        "watchdog": watched,
+    }
+
+
+def _undo(record, trial_id, why, emit, run, told=False):
+    """As before, unless the guard was faster: then it does that."""
+    now = trials.load()
+    if now is None:
+        return journal.undo(record, emit, run)  # it had not begun
+    phases = ["applying", "staged", "trial", "verified", "confirmed", "undoing"]
+    moved = now["id"] == trial_id and trials.move(
+        trial_id, phases, "undoing", why=why, deadline=None, **{"from": now["phase"]}
+    )
+    if not moved:
+        return {}
+    return trials.undo(moved, emit, run, told)
+
+
+# -- what comes after: each one a request, mostly of another agent
+
+
+def _expect(trial_id, phases, emit, stop, holder, wait=30):
+    """(lock, trial): the trial in one of `phases`, nobody else at work. Failure trial-over."""
+    lock = Lock(holder, wait, emit, stop)
+    trial = trials.load()
+    if trial is None or trial["id"] != trial_id or trial["phase"] not in phases:
+        lock.release()
+        failure = trials.over(trial_id)
+        if trial and trial["id"] == trial_id:
+            failure.more["phase"] = trial["phase"]
+            failure.message = "this trial is in phase %s" % trial["phase"]
+        raise failure
+    return lock, trial
+
+
+def reboot(args, emit, stop):
+    """Lets the next boot be the trial's. The caller then restarts the machine."""
+    lock, trial = _expect(args["id"], ["staged"], emit, stop, args["holder"])
+    run = functools.partial(runner.run, lock=lock.fd)
+    try:
+        stop.check()
+        menu.sync(trial, trials.watch())
+        reach("reboot.menu")
+        menu.choose(trial["id"])
+        reach("reboot.chosen")
+        stop.check()
+        if not trials.move(
+            trial["id"], ["staged"], "rebooting", deadline=trials.due(trial["seconds"])
+        ):
+            raise trials.over(trial["id"])
+        reach("reboot.rebooting")
+        return {"boot": machine.here.boot_id(), "watchdog": machine.here.is_watched()}
+    except BaseException as error:
+        failure = _failure(error)
+        record = common.read_json(common.JOURNAL)
+        failure.more.update(_undo(record, trial["id"], failure.message, emit, run))
+        raise failure from error
+    finally:
+        lock.release()
+
+
+def resume(args, emit, stop):
+    """In the trial's boot: starts and checks what it is for. A failure undoes it, and restarts the
+    machine (`rebooting`)."""
+    _check_root()
+    trial = trials.load()
+    if trial and trial["id"] == args["id"] and trial["phase"] == "rebooting":
+        # The old boot, or the guard has not looked yet.
+        raise Failure("not-yet", "the trial's boot has not begun")
+    lock, trial = _expect(args["id"], ["trial"], emit, stop, args["holder"])
+    run = functools.partial(runner.run, lock=lock.fd)
+    try:
+        reach("resume.locked")
+        if args["start"]:
+            emit("start", args["start"])
+            begun = time.monotonic()
+            ok, text = verify.start(args["start"], max(1, trials.left(trial) or 0), stop)
+            seconds = round(time.monotonic() - begun, 3)
+            started = {"id": "starts", "ok": ok, "seconds": seconds, "output": common.clean(text)}
+            if not ok:
+                raise Failure("verify-failed", text, evidence=[started])
+        reach("resume.started")
+        evidence = verify.verify(args["verify"], run, emit, stop)
+        if args["start"]:
+            evidence.insert(0, started)
+        reach("resume.checked")
+        stop.check()
+        now = machine.here.boottime()
+        if not trials.move(
+            trial["id"],
+            ["trial"],
+            "verified",
+            deadline=trials.due(trial["seconds"]),
+            at=machine.here.now(),
+            verifiedAt=now,
+        ):
+            raise trials.over(trial["id"])
+        reach("resume.verified")
+        return {"phase": "verified", "id": trial["id"], "evidence": evidence}
+    except BaseException as error:
+        raise _given_up(error, trial, emit, run) from error
+    finally:
+        lock.release()
+
+
+def _given_up(error, trial, emit, run):
+    """The failure for a request that ends a trial."""
+    failure = _failure(error)
+    emit("undo", failure.message)
+    here = trials.in_its_boot(trial)
+    record = common.read_json(common.JOURNAL)
+    failure.more.update(_undo(record, trial["id"], failure.message, emit, run, told=here))
+    failure.more["rebooting"] = here
+    return failure
+
+
+def confirm(args, emit, stop, since, digest, bundle):
+    """Somebody came over a connection that was opened after all was verified (`since`: when this
+    agent started, CLOCK_BOOTTIME): the way in works, so the change is made to last."""
+    if trials.is_committed(args["id"]) and trials.load() is None:
+        # Asked again, as the answer did not arrive.
+        after = snapshot.snapshot(args["snapshot"])
+        return {"states": [], "evidence": [], "restarted": [], "snapshot": after}
+    lock, trial = _expect(args["id"], ["verified"], emit, stop, args["holder"])
+    run = functools.partial(runner.run, lock=lock.fd)
+    try:
+        reach("confirm.locked")
+        if since <= trial["verifiedAt"]:
+            raise Failure("bad-request", "confirm: this connection is older than what it confirms")
+        record, seconds = journal.load(), trial["seconds"]
+        try:
+            if not trials.move(
+                trial["id"], ["verified"], "confirmed", deadline=trials.due(seconds)
+            ):
+                raise trials.over(trial["id"])
+            reach("confirm.confirmed")
+
+            def beat(stage, text):
+                trials.extend(trial["id"], "confirmed", seconds / 2, seconds)
+                emit(stage, text)
+
+            states = _salt(record["keep"], 30, beat, stop, run) if record["keep"] else []
+            reach("confirm.salt")
+            beat("confirm", "%d keys" % len(record["touch"]))
+            trials.commit(trial, record, ledger.load(), trial["at"])
+        except BaseException as error:
+            if trials.is_committed(trial["id"]):
+                raise
+            raise _given_up(error, trial, emit, run) from error
+        try:
+            _settle(trial["id"], record, digest, bundle)
+            reach("confirm.settled")
+        except (OSError, admin.AdminError, Failure) as error:
             emit(
                 "settle",
                 "the change counts, but not everything was cleaned up: %s. The next apply does it"
@@ -89,85 +435,92 @@ def apply(args, emit, stop, digest, bundle):
     finally:
         lock.release()
     try:
-        result["snapshot"] = snapshot.snapshot(args["snapshot"])
+        after = snapshot.snapshot(args["snapshot"])
     except Exception as error:
         raise Failure(
             "internal",
             "the change was made and counts; only reading the host afterwards failed: %s" % error,
-            changed=args["touch"],
+            changed=record["touch"],
             undone=[],
             left={},
         ) from error
-    return result
+    return {"states": states, "evidence": [], "restarted": [], "snapshot": after}
 
 
-def _transaction(args, emit, stop, run):
-    """Everything between the lock and the ledger. On any failure the host is as before when this
-    raises."""
-    book = ledger.load()
-    others = ledger.conflicts(book, args["touch"] + args["release"], args["owner"])
-    if others:
-        text = ", ".join("%s belongs to %s" % item for item in sorted(others.items()))
-        raise Failure("conflict", text)
-    if args["sls"] and not shutil.which("qubesctl"):
-        raise _no_salt("qubesctl is not in dom0")
-    files = _staged(args)
-    _check_space(files)
+def abort(args, emit, stop):
+    """Undoes a trial that is not confirmed; in its own boot the machine then restarts."""
+    phases = ["staged", "rebooting", "trial", "verified"]
+    lock, trial = _expect(args["id"], phases, emit, stop, args.get("holder", "abort"))
+    run = functools.partial(runner.run, lock=lock.fd)
     try:
-        record = journal.plan(args, list(files), uuid.uuid4().hex)
-        journal.begin(record)
-    except Exception as error:
-        failure = _failure(error)
-        failure.more.update(changed=[], undone=[], left={})
-        raise failure from error
+        here = trials.in_its_boot(trial)
+        moved = trials.move(
+            trial["id"],
+            [trial["phase"]],
+            "undoing",
+            why=args["why"],
+            deadline=None,
+            **{"from": trial["phase"]}
+        )
+        if not moved:
+            raise trials.over(trial["id"])
+        outcome = trials.undo(moved, emit, run, told=here)
+        return dict(outcome, rebooting=here)
+    finally:
+        lock.release()
+
+
+def abandon(trial_id):
+    """The controller is gone: a trial that waits for it alone is undone. One that waits for a boot,
+    or that somebody else has confirmed, goes on."""
+    trial = trials.load()
+    if trial is None or trial["id"] != trial_id:
+        return
     try:
-        _stage(files, emit)
-        for qube in args["shutdown"]:
-            if "qube:" + qube not in args["release"]:
-                # It stays and is started again; the controller has seen that it shows no windows.
-                _shutdown(qube, emit, stop, force=True)
-                continue
-            try:
-                _shutdown(qube, emit, stop)
-            except admin.AdminError as error:
-                # It still has clients; qube.absent shuts it down once the formula moved them off.
-                emit("shutdown", "%s not yet: %s" % (qube, error.message))
-        # Without a state only the ledger changes: things are given up as they are.
-        states = _salt(args, emit, stop, run) if args["sls"] else []
-        # What starts from now on, such as clients that are restarted below, starts with the change.
-        at = time.time()
-        emit("read-back", "%d keys" % len(args["touch"]))
-        after = keys.read_all(args["touch"])
-        evidence = verify.verify(args["verify"], run, emit, stop)
-        restarted = _restart(args["restart"], emit, stop)
-        stop.check()
-        ledger.claim(book, args["owner"], record["before"], after, args["release"], at)
-        book["formulas"].setdefault(args["owner"], [])
-        book["formulas"][args["owner"]] = sorted(
-            set(book["formulas"][args["owner"]]) | set(args["formula"])
+        lock, trial = _expect(
+            trial_id, ["staged", "verified"], lambda *_: None, common.Stop(), trial["holder"]
         )
-        book["created"] = sorted(
-            set(book["created"])
-            | {name for name in record["directories"] if not name.startswith(common.STATE)}
+    except Failure:
+        return
+    try:
+        _undo(
+            common.read_json(common.JOURNAL),
+            trial_id,
+            "its controller went away",
+            lambda *_: None,
+            functools.partial(runner.run, lock=lock.fd),
         )
-        book["applied"] = record["id"]
-        ledger.save(book)  # from here on it counts
-    except BaseException as error:
-        failure = _failure(error)
-        emit("undo", failure.message)
-        failure.more.update(journal.undo(record, emit, run))
-        raise failure from error
-    return {"states": states, "evidence": evidence, "restarted": restarted}
+    finally:
+        lock.release()
 
 
-def _settle(args, digest, bundle):
+def check(args, emit, stop):
+    """Checks alone: nothing is started."""
+    evidence = []
+    for one in args["verify"]:
+        if one["kind"] == "start":
+            state = admin.power_state(one["qube"])
+            text = "%s is %s" % (one["qube"], "running" if state == "Running" else state)
+            ok = state == "Running"
+            evidence.append({"id": one["id"], "ok": ok, "seconds": 0, "output": text})
+            continue
+        try:
+            evidence += verify.verify([one], runner.run, emit, stop)
+        except Failure as failure:
+            if failure.code != "verify-failed":
+                raise
+            evidence += failure.more["evidence"]
+    return {"evidence": evidence}
+
+
+def _settle(trial_id, record, digest, bundle):
     """After the ledger was written: what is no longer needed goes. All of it can be done again
     later."""
-    journal.end()
+    trials.settle(trial_id, record["owner"])
     book = ledger.load()
-    for name in set(book["formulas"].get(args["owner"], [])) - set(args["formula"]):
+    for name in set(book["formulas"].get(record["owner"], [])) - set(record["formula"]):
         common.remove_file(common.FORMULA + "/" + name)
-    book["formulas"][args["owner"]] = sorted(args["formula"])
+    book["formulas"][record["owner"]] = record["formula"]
     for folder in ("/_states", "/_utils"):
         common.remove_tree(common.SALT + folder + "/__pycache__")
     common.remove_tree(common.SCRATCH)
@@ -196,9 +549,10 @@ def _failure(error):
 # -- staging
 
 
-def _staged(args):
+def _staged(args, keep):
     """{absolute path: text} of everything that is put there for Salt."""
-    files = {common.FORMULA + "/" + name: text for name, text in args["formula"].items()}
+    formula = dict(args["formula"], **keep["formula"])
+    files = {common.FORMULA + "/" + name: text for name, text in formula.items()}
     files.update({common.SALT + "/" + name: text for name, text in args["modules"].items()})
     files[common.DROP_IN] = DROP_IN
     return files
@@ -234,21 +588,21 @@ def _no_salt(what):
     return Failure("salt-missing", "%s: every change here is made by Salt" % what)
 
 
-def _salt(args, emit, stop, run):
-    """Runs the formula's state; returns its results in the order they ran. Failures as salt-*."""
+def _salt(sls, wait, emit, stop, run):
+    """Runs a state of the formula; returns its results in the order they ran. Failures as salt-*."""
     argv = [
         "qubesctl",
         "--dom0-only",
         "state.sls",
-        args["sls"],
+        sls,
         "saltenv=user",
         "--out=json",
         "--no-color",
     ]
-    emit("salt", args["sls"])
+    emit("salt", sls)
     scratch = common.path(common.SCRATCH)
     os.makedirs(scratch, mode=0o700, exist_ok=True)
-    patience = time.monotonic() + args["wait"]
+    patience = time.monotonic() + wait
     while True:
         begun = time.monotonic()
         ended = run(
@@ -275,7 +629,7 @@ def _salt(args, emit, stop, run):
     if isinstance(local, list):
         raise Failure(
             "salt-compile",
-            "Salt cannot compile %s: %s" % (args["sls"], common.clean("\n".join(map(str, local)))),
+            "Salt cannot compile %s: %s" % (sls, common.clean("\n".join(map(str, local)))),
         )
     complaint = common.clean(ended.err or ended.out)
     if local is None:

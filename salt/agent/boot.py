@@ -9,12 +9,12 @@ import stat
 
 import common
 import grub
+import machine
 
 CONFIG, ENV = common.GRUB + "/grub.cfg", common.GRUB + "/grubenv"
 HIDES = "/usr/lib/dracut/modules.d/90qubes-pciback/qubes-pciback.sh"
 # File systems that GRUB writes one block of without a journal or checksum getting in the way.
 PLAIN = ("ext2", "ext3", "ext4", "vfat", "xfs")
-WATCHDOG = "xenwatchdogd.service"
 
 
 def collect(findmnt, lsblk):
@@ -30,14 +30,9 @@ def collect(findmnt, lsblk):
         "unattendedWhy": unattended_why,
         "hidePaths": None if hides is None else "secondary_bus_number" in hides,
         "args": grub.default_tokens(common.read_text(common.DEFAULT_GRUB) or ""),
-        "watchdog": unit_exists(WATCHDOG) if config is not None else None,
+        "watchdog": common.unit_exists(machine.WATCHDOG) if config is not None else None,
         "rescue": grub.RESCUE in (grub.ours(common.read_text(common.CUSTOM)) or ""),
     }
-
-
-def unit_exists(name):
-    folders = ("/etc/systemd/system/", "/usr/lib/systemd/system/", "/lib/systemd/system/")
-    return any(os.path.exists(common.path(folder + name)) for folder in folders)
 
 
 def source_of(findmnt):

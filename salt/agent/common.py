@@ -2,6 +2,7 @@
 handled."""
 
 import errno
+import json
 import os
 import re
 import stat
@@ -13,6 +14,10 @@ AGENT = STATE + "/agent"
 LEDGER = STATE + "/ledger.json"
 JOURNAL = STATE + "/journal.json"
 RESERVE = STATE + "/reserve"  # disk space held for the undo
+TRIAL = STATE + "/trial.json"
+WATCH = STATE + "/watch.json"
+OUTCOME = STATE + "/outcome.json"
+GUARD = STATE + "/guard"  # the guard's source
 SALT = STATE + "/salt"
 SCRATCH = STATE + "/scratch"  # Salt's temporary files: one that was killed leaves them
 FORMULA = "/srv/user_salt"
@@ -23,6 +28,7 @@ RELEASE = "/etc/qubes-release"
 DEFAULT_GRUB = "/etc/default/grub"
 GRUB = "/boot/grub2"
 CUSTOM = GRUB + "/custom.cfg"
+BOOT_RESERVE = GRUB + "/guidomain.reserve"
 
 
 def path(name):
@@ -150,6 +156,40 @@ def write_file(name, content, mode=0o644, owner=None):
         remove_file(name + BEGUN)
         raise
     sync_directory(os.path.dirname(name))
+
+
+def allocate(name, size):
+    """A file that only holds disk space."""
+    fd = os.open(path(name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        os.posix_fallocate(fd, 0, size)
+    finally:
+        os.close(fd)
+
+
+def owner_of(name):
+    """[uid, gid]; None where there is no such file."""
+    try:
+        status = os.lstat(path(name))
+    except FileNotFoundError:
+        return None
+    return [status.st_uid, status.st_gid]
+
+
+def read_json(name):
+    """The value in a file of ours; None where there is none. Failure where it cannot be read."""
+    text = read_text(name, 64 << 20)
+    if text is None:
+        return None
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise Failure("internal", "%s cannot be read: %s" % (name, error)) from error
+
+
+def unit_exists(name):
+    folders = ("/etc/systemd/system/", "/usr/lib/systemd/system/", "/lib/systemd/system/")
+    return any(os.path.exists(path(folder + name)) for folder in folders)
 
 
 def remove_file(name):

@@ -12,19 +12,31 @@ import time
 import common
 import keys
 import ledger
+import machine
+import menu
 import qubes_admin as admin
 from common import Failure
+from steps import reach
 
 PATIENCE = 20  # seconds that a qube gets to shut down during an undo
+LOST = "made again, but what its private volume held is gone"
 
 
-def plan(args, staged, apply_id):
-    """The record of one apply: everything that undo needs, read from the host as it is now."""
-    touched = keys.read_all(args["touch"])
+def plan(args, staged, apply_id, own=(), kept=None):
+    """
+    The record of one apply: everything that undo needs, read from the host as it is now, and what
+    a confirmation needs, which comes over another connection. `own`: files of the guard; `kept`:
+    watch.json as it is.
+    """
+    keep, book = args["keep"] or {"touch": [], "formula": {}, "sls": ""}, ledger.load()
+    touch = list(dict.fromkeys(args["touch"] + keep["touch"]))
+    touched = keys.read_all(touch)
     files = [key[5:] for key in touched if key.startswith("file:")]
     states = {name: qube["state"] for name, qube in admin.qubes().items()}
     candidates = set(args["shutdown"]) | set(args["restart"])
     started = {check["qube"] for check in args["verify"] if check["kind"] == "start"}
+    if args["trial"]["watch"]:
+        started.add(args["trial"]["watch"]["qube"])
     return {
         "id": apply_id,
         "holder": args["holder"],
@@ -34,13 +46,24 @@ def plan(args, staged, apply_id):
         "owners": {
             n: found["owner"] for n in files + staged for found in [common.read_file(n)] if found
         },
-        "directories": common.missing_directories(files + staged),
+        "directories": common.missing_directories(files + staged + list(own)),
         "fresh": common.read_text(common.LEDGER) is None,
         # Qubes that we may stop and that run now; qubes that we may start and that do not.
         "running": sorted(name for name in candidates if states.get(name, "Halted") != "Halted"),
         "halted": sorted(name for name in started if states.get(name, "Halted") == "Halted"),
         # Those of the running ones that are stopped so that they start with other settings.
         "renewed": sorted(name for name in args["shutdown"] if "qube:" + name not in args["release"]),
+        "bootId": machine.here.boot_id(),
+        # For the confirmation, and for the way back long after it.
+        "owner": args["owner"],
+        "touch": touch,
+        "release": args["release"],
+        "formula": sorted(set(args["formula"]) | set(keep["formula"])),
+        "formulas": book["formulas"].get(args["owner"], []),
+        "keep": keep["sls"],
+        "watch": args["trial"]["watch"],
+        "watchBefore": kept,
+        "entries": {key: book["entries"].get(key) for key in touch + args["release"]},
     }
 
 
@@ -49,32 +72,45 @@ def begin(record):
     text = json.dumps(record)
     try:
         os.makedirs(common.path(common.STATE), mode=0o700, exist_ok=True)
-        fd = os.open(common.path(common.RESERVE), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        try:
-            os.posix_fallocate(fd, 0, len(text) + 4096 * len(record["owners"]) + 65536)
-        finally:
-            os.close(fd)
+        _allocate(record, len(text))
         common.write_file(common.JOURNAL, text, 0o600)
     except OSError:
         _forget(record)
         raise
 
 
+def _allocate(record, size):
+    common.allocate(common.RESERVE, size + 4096 * len(record["owners"]) + 65536)
+    if any(key.startswith("bootarg:") for key in record["before"]):
+        menu.reserve(True)
+
+
+def free():
+    """Gives the way back the space that was held for it."""
+    common.remove_file(common.RESERVE)
+    menu.reserve(False)
+
+
+def reserve(kept):
+    """Holds the space that the way back from a confirmed mode may need; none without one."""
+    free()
+    if kept:
+        try:
+            _allocate(kept["record"], 2 * len(json.dumps(kept)))
+        except OSError as error:
+            if not common.is_full(error):
+                raise
+
+
 def load():
     """The record of an apply that neither counted nor was undone; None without one."""
-    text = common.read_text(common.JOURNAL, 64 << 20)
-    if text is None:
-        return None
-    try:
-        record = json.loads(text)
-    except ValueError as error:
-        raise Failure("internal", "%s cannot be read: %s" % (common.JOURNAL, error)) from error
-    return None if record["id"] == ledger.load()["applied"] else record
+    record = common.read_json(common.JOURNAL)
+    return None if record is None or record["id"] == ledger.load()["applied"] else record
 
 
 def end():
     common.remove_file(common.JOURNAL)
-    common.remove_file(common.RESERVE)
+    free()
 
 
 def recover(emit, run):
@@ -86,19 +122,32 @@ def recover(emit, run):
     emit("recover", "undoing what %s left unfinished" % common.clean(record["holder"], 200))
     outcome = undo(record, emit, run)
     if outcome["left"]:
-        raise Failure(
-            "unfinished",
-            "an earlier apply of %s could not be undone" % common.clean(record["holder"], 200),
-            **outcome,
-        )
+        raise unfinished(record["holder"], outcome)
+
+
+def unfinished(holder, outcome):
+    text = "an earlier apply of %s could not be undone" % common.clean(holder, 200)
+    return Failure("unfinished", text, **outcome)
 
 
 # -- undo
 
 
-def undo(record, emit, run):
-    """Puts everything back that differs. Returns {"changed", "undone", "left": {key: reason}}."""
-    common.remove_file(common.RESERVE)
+def undo(record, emit, run, done=lambda outcome: None):
+    """Puts everything back that differs; then `done`, and the journal goes where nothing is left.
+    Returns {"changed", "undone", "left": {key: reason}}."""
+    outcome = put_back(record, emit, run)
+    reach("undo.values")
+    done(outcome)
+    if not outcome["left"]:
+        _forget(record)
+        reach("undo.journal")
+    return outcome
+
+
+def put_back(record, emit, run):
+    """The values alone."""
+    free()
     before, reasons, stuck = record["before"], {}, {}
     made = {key[5:] for key, value in before.items() if key.startswith("qube:") and value is None}
     started = [qube for qube in record["halted"] if qube not in made]
@@ -106,6 +155,11 @@ def undo(record, emit, run):
         _attempt(
             {}, "", stop_qube, qube, PATIENCE
         )  # a GUI domain may still have clients: see below
+    again = record["running"]
+    if record["bootId"] != machine.here.boot_id():
+        # What runs is this boot's matter; what it runs with the settings that go starts anew.
+        states = _attempt({}, "", admin.qubes) or {}
+        again = [q for q in record["renewed"] if states.get(q, {}).get("state") == "Running"]
     for qube in record["renewed"]:
         _attempt({}, "", stop_qube, qube, PATIENCE, force=True)  # started again below
 
@@ -133,6 +187,7 @@ def undo(record, emit, run):
                 _attempt(reasons, key, stop_qube, qube, PATIENCE, True)
             owner = record["owners"].get(key[5:]) if kind == "file" else None
             _attempt(reasons, key, keys.restore, key, before[key], owner, run)
+            reach("undo.key")
         still = _differing(before, left, reasons)
         if len(still) >= len(left):
             left = still
@@ -144,9 +199,9 @@ def undo(record, emit, run):
         _attempt(stuck, "qube:" + qube, stop_qube, qube, PATIENCE, force=True)
     reasons = dict(stuck, **{key: reasons.get(key, "it reads back otherwise") for key in left})
     for key in removed - set(left):
-        reasons[key] = "made again, but what its private volume held is gone"
+        reasons[key] = LOST
 
-    for qube in record["running"]:
+    for qube in again:
         key = "qube:" + qube
         if key not in reasons and _attempt(reasons, key, admin.power_state, qube) == "Halted":
             emit("undo", "starting %s again" % qube)
@@ -161,19 +216,18 @@ def undo(record, emit, run):
             _attempt(
                 reasons, "file:" + name, keys.restore_file, name, value, record["owners"].get(name)
             )
-    if not reasons:
-        _forget(record)
     undone = [key for key in changed if key not in reasons]
     return {"changed": changed, "undone": undone, "left": reasons}
 
 
 def _rank(key, before, removed):
-    """Qubes that must exist, then what refers to qubes, then qubes that must go, then the rest of
-    dom0."""
+    """What decides whether the next boot has a screen, then qubes that must exist, then what refers
+    to qubes, then qubes that must go, then the rest of dom0."""
     kind = key.partition(":")[0]
     if kind == "qube":
         return 0 if key in removed else 4 if before[key] is None else 2
-    return {"global": 1, "property": 2, "feature": 3, "tag": 3, "file": 5, "package": 6}[kind]
+    ranks = {"bootarg": -1, "global": 1, "property": 3, "device": 2, "feature": 3, "tag": 3}
+    return dict(ranks, file=5, package=6)[kind]
 
 
 def _differing(before, candidates, reasons):
@@ -219,7 +273,7 @@ def _forget(record):
     common.remove_tree(common.SCRATCH)
     end()
     if record["fresh"]:
-        common.remove_tree(common.STATE)
+        ledger.remove_ours()
     common.remove_directories(record["directories"])
 
 

@@ -8,6 +8,8 @@ import re
 import subprocess
 
 import common
+import grub
+import menu
 import qubes_admin as admin
 from common import Failure
 
@@ -20,6 +22,9 @@ FORMS = {
     "global": re.compile("[a-z0-9_]+"),
     "file": re.compile(r"/[^\x00-\x1f\x7f]+"),
     "package": re.compile(r"[A-Za-z0-9][A-Za-z0-9+._-]*"),
+    # The qube, and PORT:IDENTITY, the identity "*" where any device on that port was meant.
+    "device": re.compile(r"(%s):([0-9a-f_.-]+:(?:\*|[!-)+-~]+))" % NAME),
+    "bootarg": re.compile(grub.TOKEN.pattern),
 }
 
 
@@ -48,7 +53,26 @@ def read(key):
     if kind == "file":
         found = common.read_file(name)
         return found and {"content": found["content"], "mode": found["mode"]}
+    if kind == "device":
+        return _read_device(qube, *name.split(":", 1))
+    if kind == "bootarg":
+        return menu.read_token(name)
     return packages([name])[name]
+
+
+def _read_device(qube, port, device):
+    """The assignment; of its options those that are on (any text that is not empty)."""
+    try:
+        assigned = admin.pci_assigned(qube)
+    except admin.AdminError as error:
+        if error.type == "QubesVMNotFoundError":
+            return None
+        raise
+    for one in assigned:
+        if (one["port"], one["device"]) == (port, device):
+            options = {key: "True" for key, value in one["options"].items() if value}
+            return {"mode": one["mode"], "options": options}
+    return None
 
 
 def read_all(keys):
@@ -125,6 +149,10 @@ def restore(key, before, owner, run):
         restore_file(name, before, owner)
     elif kind == "package":
         _restore_package(name, before, run)
+    elif kind == "device":
+        _restore_device(qube, *name.split(":", 1), before)
+    elif kind == "bootarg":
+        menu.write_token(name, before is True)
     else:
         _restore_qube(qube, before)
 
@@ -135,6 +163,13 @@ def restore_file(name, before, owner):
         return
     os.makedirs(os.path.dirname(common.path(name)), exist_ok=True)
     common.write_file(name, before["content"], int(before["mode"], 8), owner)
+
+
+def _restore_device(qube, port, device, before):
+    if _read_device(qube, port, device) is not None:
+        admin.unassign_pci(qube, port, device)
+    if before is not None:
+        admin.assign_pci(qube, port, device, before["options"], before["mode"])
 
 
 def _restore_package(name, before, run):

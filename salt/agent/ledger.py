@@ -9,6 +9,7 @@ import json
 import os
 
 import common
+import units
 from common import Failure
 
 
@@ -83,9 +84,24 @@ def tidy(ledger):
         ledger["created"] = common.remove_directories(ledger["created"])
         save(ledger)
         return
+    remove_ours()
     common.remove_file(common.DROP_IN)
-    common.remove_tree(common.STATE)
     common.remove_directories(ledger["created"])
+
+
+def remove_ours():
+    """Everything of ours on this host but what the last look of the guard had to tell."""
+    units.remove()
+    outcome = common.read_text(common.OUTCOME)
+    if outcome is None:
+        common.remove_tree(common.STATE)
+        return
+    for name in os.listdir(common.path(common.STATE)):
+        whole = common.STATE + "/" + name
+        if os.path.isdir(common.path(whole)):
+            common.remove_tree(whole)
+        elif whole != common.OUTCOME:
+            common.remove_file(whole)
 
 
 def store_agent(digest, bundle):

@@ -11,6 +11,7 @@ import select
 import time
 
 import common
+import machine
 from common import Failure
 
 
@@ -68,6 +69,9 @@ class Lock:
                 emit("lock", "waiting for %s" % other["holder"])
             select.select([stop.fd], [], [], 0.1)
             stop.check()
+        self._sign(holder)
+
+    def _sign(self, holder):
         text = json.dumps({"holder": holder, "since": time.time(), "pid": os.getpid()})
         os.ftruncate(self.fd, 0)
         os.pwrite(self.fd, text.encode(), 0)
@@ -97,3 +101,28 @@ class Lock:
                 pass
             os.close(self.fd)
             self.fd = None
+
+
+def take(holder, grace, killed):
+    """
+    For the guard: the lock, or None where somebody else has it and `killed` is None. Otherwise that
+    one gets `grace` seconds to let go and is killed then; what it had started gets `killed` seconds
+    to end, and after that we go on without the lock: a screen matters more.
+    """
+    begun, told = machine.here.boottime(), False
+    held = Lock.__new__(Lock)
+    while True:
+        held.fd = Lock._try()
+        if held.fd is not None:
+            held._sign(holder)
+            return held
+        waited = machine.here.boottime() - begun
+        if killed is None:
+            return None
+        if waited > grace + killed:
+            return held
+        if waited > grace and not told:
+            told, other = True, current()
+            if other and other["pid"] not in (0, os.getpid()):
+                machine.here.kill(other["pid"])
+        machine.here.sleep(0.2)

@@ -12,6 +12,7 @@ import keys
 import ledger
 import lock
 import qubes_admin as admin
+import trial as trials
 
 FOLDERS = ["/etc/qubes/policy.d", "/usr/share/xsessions", "/etc/lightdm/lightdm.conf.d"]
 INPUT_TARGET = "/etc/qubes/input-proxy-target"
@@ -29,10 +30,13 @@ def snapshot(args):
     rpm = keys.start_rpm(names)
     host = _qubes() if common.read_text(common.RELEASE) is not None else _nothing()
     available = host.pop("available")
-    record, holder = journal.load(), lock.current()
+    record, holder, trial = journal.load(), lock.current(), trials.load()
+    kept = trials.watch()
     unfinished = (
         record
         and not holder
+        # One that may still be confirmed is no leftover.
+        and (trial is None or trial["phase"] in ("applying", "confirmed", "undoing"))
         and {
             "holder": common.clean(record["holder"], 200),
             "since": record["since"],
@@ -47,9 +51,19 @@ def snapshot(args):
         ledger=entries,
         lock=holder,
         unfinished=unfinished or None,
-        trial=None,
-        outcome=None,
-        watch=None,
+        trial=trial and _trial(trial),
+        outcome=common.read_json(common.OUTCOME),
+        watch=kept and {part: kept[part] for part in ("qube", "owner", "tokens", "ports")},
+    )
+
+
+def _trial(trial):
+    seconds = trials.left(trial)
+    told = {part: trial[part] for part in ("id", "phase", "owner", "since")}
+    return dict(
+        told,
+        holder=common.clean(trial["holder"], 200),
+        secondsLeft=None if seconds is None else max(0, round(seconds, 1)),
     )
 
 

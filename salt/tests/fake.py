@@ -22,7 +22,8 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 SALT = os.path.dirname(HERE)
 AGENT = os.path.join(SALT, "agent")
 sys.dont_write_bytecode = True
-sys.path[:0] = [AGENT, os.path.join(SALT, "_utils")]
+GUARD = os.path.join(SALT, "guard")
+sys.path[:0] = [AGENT, GUARD, os.path.join(SALT, "_utils")]
 
 DEFAULTS = {
     "autostart": "False",
@@ -391,6 +392,164 @@ sys.exit(3 if sys.argv[-1] == "false" else 0)
 """
 
 
+# As Qubes' installer writes it, and grub2-mkconfig after it (shortened).
+DEFAULT_GRUB = """\
+GRUB_TIMEOUT=5
+GRUB_DEFAULT=saved
+GRUB_CMDLINE_LINUX="rd.lvm.lv=qubes_dom0/root quiet"
+GRUB_CMDLINE_LINUX="$GRUB_CMDLINE_LINUX usbcore.authorized_default=0"
+. /etc/default/grub.qubes
+"""
+GRUB_CFG = """\
+### BEGIN /etc/grub.d/00_header ###
+if [ -s $prefix/grubenv ]; then
+  load_env
+fi
+if [ "${next_entry}" ] ; then
+   set default="${next_entry}"
+   set next_entry=
+   save_env next_entry
+   set boot_once=true
+else
+   set default="${saved_entry}"
+fi
+function savedefault {
+  if [ -z "${boot_once}" ]; then
+    save_env saved_entry
+  fi
+}
+### BEGIN /etc/grub.d/20_linux_xen ###
+menuentry 'Qubes, with Xen hypervisor' --class qubes --class xen $menuentry_id_option 'qubes' {
+\tinsmod part_gpt
+\tsearch --no-floppy --fs-uuid --set=root 1234-abcd
+\techo\t'Loading Xen 4.19.4 ...'
+\tmultiboot2\t/xen-4.19.4.gz placeholder  console=none dom0_mem=min:1024M ${xen_rm_opts}
+\techo\t'Loading Linux 6.12 ...'
+\tmodule2\t/vmlinuz-6.12 placeholder root=/dev/dm-0 ro rd.lvm.lv=qubes_dom0/root quiet usbcore.authorized_default=0
+\tmodule2\t--nounzip\t/initramfs-6.12.img
+}
+submenu 'Advanced options for Qubes (with Xen hypervisor)' $menuentry_id_option 'advanced' {
+\tmenuentry 'Qubes, with Xen 4.19.4 and Linux 6.11' --class qubes $menuentry_id_option 'qubes-6.11' {
+\t\tmultiboot2\t/xen-4.19.4.gz placeholder
+\t\tmodule2\t/vmlinuz-6.11 placeholder root=/dev/dm-0 ro rd.lvm.lv=qubes_dom0/root quiet usbcore.authorized_default=0
+\t\tmodule2\t--nounzip\t/initramfs-6.11.img
+\t}
+}
+menuentry 'Another system' $menuentry_id_option 'other' {
+\tlinux\t/boot/vmlinuz root=/dev/sdb1 quiet
+}
+### BEGIN /etc/grub.d/41_custom ###
+if [ -f  ${config_directory}/custom.cfg ]; then
+  source ${config_directory}/custom.cfg
+elif [ -z "${config_directory}" -a -f  $prefix/custom.cfg ]; then
+  source $prefix/custom.cfg
+fi
+"""
+
+SYSTEMCTL = """
+import os, subprocess, sys
+root, words = os.environ["FAKE_ROOT"], [w for w in sys.argv[1:] if not w.startswith("-")]
+service = root + "/etc/systemd/system/guidomain-guard.service"
+if words[0] in ("start", "restart") and words[1] == "guidomain-guard.service":
+    if not os.path.exists(service):
+        sys.exit(5)
+    guard = root + "/var/lib/guidomain/guard/guard.py"
+    subprocess.check_call([sys.executable, "-I", guard, "boot"], stdout=subprocess.DEVNULL)
+    subprocess.Popen([sys.executable, "-I", guard, "watch"], stdin=subprocess.DEVNULL,
+                     stdout=subprocess.DEVNULL, start_new_session=True)
+sys.exit(3 if words[0] == "is-active" else 0)
+"""
+
+
+def sources(case=None):
+    """{module: source} of what is shipped, pointed at the folder of `case`."""
+    found = {}
+    for folder in (AGENT, GUARD, os.path.join(SALT, "_utils")):
+        for name in os.listdir(folder):
+            if name.endswith(".py") and name != "loader.py":
+                with open(os.path.join(folder, name)) as file:
+                    found[name[:-3]] = file.read()
+    if case:
+        found["common"] = found["common"].replace('ROOT = ""', "ROOT = %r" % case.root)
+        found["common"] += "\nos.geteuid = lambda: 0\n"
+        found["qubes_admin"] = found["qubes_admin"].replace(
+            "/run/qubesd.sock", case.root + "/run/qubesd.sock"
+        )
+    return found
+
+
+class Rebooted(Exception):
+    """Not a failure: the machine goes down here."""
+
+
+class Machine:
+    """machine.here in virtual time; a guard is "running" once systemd was asked for it."""
+
+    def __init__(self, case):
+        self.case, self.clock, self.asked = case, 100.0, []
+        self.running = None
+        self.guards = True  # False: the guard is never started, as if it did not exist
+        self.passes = []  # what the checks of a confirmed mode say, in turn; then always yes
+        self.killed = []
+
+    def boottime(self):
+        self.clock += 0.001
+        return self.clock
+
+    def now(self):
+        return time.time()
+
+    def boot_id(self):
+        return self.case.text("/proc/sys/kernel/random/boot_id").strip()
+
+    def cmdline(self):
+        return self.case.text("/proc/cmdline")
+
+    def sleep(self, seconds):
+        self.clock += seconds
+
+    def systemctl(self, *words):
+        import common
+        import units
+
+        self.asked.append(words)
+        if words[0] in ("start", "restart") and words[1] == units.SERVICE:
+            assert os.path.exists(common.path(units.FOLDER + units.SERVICE))
+            if words[0] == "restart" or not units.alive():
+                self.stop_guard()
+            if self.guards and self.running is None:
+                self.running = units.live()
+        return 0
+
+    def stop_guard(self):
+        if self.running is not None:
+            os.close(self.running)
+            self.running = None
+
+    def watchdog(self):
+        return None
+
+    def is_watched(self):
+        return None
+
+    def unwatch(self):
+        pass
+
+    def reboot(self):
+        raise Rebooted()
+
+    def kill(self, pid):
+        self.killed.append(pid)
+
+    def checks(self, checks, seconds):
+        import common
+
+        self.clock += min(seconds, 10)
+        if self.passes and not self.passes.pop(0):
+            raise common.Failure("verify-failed", "no screen", evidence=[])
+        return []
+
+
 class HostCase(unittest.TestCase):
     """A fresh host for each test, in-process modules pointed at it."""
 
@@ -409,10 +568,21 @@ class HostCase(unittest.TestCase):
             "usr/share/xsessions",
             "bin",
             "sys/bus/pci/devices/0000:00:02.0",
+            "sys/bus/pci/drivers/pciback",
+            "boot/grub2",
+            "etc/default",
+            "proc/sys/kernel/random",
+            "etc/systemd/system",
         ):
             os.makedirs(os.path.join(self.root, folder))
         self.put("/etc/qubes-release", "Qubes release 4.3.0 (R4.3)\n")
         self.put("/etc/qubes/policy.d/90-default.policy", "* * @anyvm @anyvm deny\n", 0o664)
+        self.put("/etc/default/grub", DEFAULT_GRUB)
+        self.put("/boot/grub2/grub.cfg", GRUB_CFG, 0o600)
+        with open(self.root + "/boot/grub2/grubenv", "wb") as file:
+            file.write(b"# GRUB Environment Block\nsaved_entry=qubes\n".ljust(1024, b"#"))
+        self.put("/proc/sys/kernel/random/boot_id", "boot-1\n")
+        self.put("/proc/cmdline", "placeholder root=/dev/dm-0 ro quiet\n")
         self.put("/packages", json.dumps({"old-package": "1.2"}))
         for name, text in (
             ("class", "0x030000"),
@@ -429,6 +599,7 @@ class HostCase(unittest.TestCase):
             ("dnf", DNF),
             ("xl", XL),
             ("qvm-run", QVM_RUN),
+            ("systemctl", SYSTEMCTL),
         ):
             self.put("/bin/" + name, "#!%s\n%s" % (sys.executable, code), 0o755)
         self.qubes = Qubes()
@@ -449,6 +620,16 @@ class HostCase(unittest.TestCase):
         self.addCleanup(setattr, os, "geteuid", geteuid)
         common.ROOT, qubes_admin.SOCKET = self.root, self.root + "/run/qubesd.sock"
         self.events = []
+        import machine
+        import steps
+
+        self.machine = machine.here = Machine(self)
+        self.addCleanup(self.machine.stop_guard)
+        self.addCleanup(setattr, steps, "hook", lambda _name: None)
+
+    def text(self, name):
+        with open(self.root + name) as file:
+            return file.read()
 
     def put(self, name, text, mode=0o644):
         with open(self.root + name, "w") as file:
@@ -484,18 +665,40 @@ class HostCase(unittest.TestCase):
             "modules": {"_states/qube.py": "# states\n", "_utils/qubes_admin.py": "# utils\n"},
             "verify": [],
             "restart": [],
-            "snapshot": {"packages": ["old-package", "new-package"]},
+            "trial": {"seconds": 60, "boot": None, "watch": None},
+            "keep": None,
         }
         args.update(more)
         return args
 
-    def apply(self, args, stop=None):
+    def emit(self, *event):
+        self.events.append(event)
+
+    def begin(self, args, stop=None):
+        """The first request alone."""
         import apply
         import common
 
-        return apply.apply(
-            args, lambda *event: self.events.append(event), stop or common.Stop(), "d1", b"{}"
-        )
+        bundle = json.dumps(sources()).encode()
+        return apply.apply(args, self.emit, stop or common.Stop(), bundle)
+
+    def confirm(self, trial_id, since=None):
+        import apply
+        import common
+
+        args = {"id": trial_id, "holder": "alice@desk"}
+        args["snapshot"] = {"packages": ["old-package", "new-package"]}
+        since = self.machine.boottime() if since is None else since
+        return apply.confirm(args, self.emit, common.Stop(), since, "d1", b"{}")
+
+    def apply(self, args, stop=None):
+        """A live trial as the controller makes it."""
+        first = self.begin(args, stop)
+        self.assertEqual(first["phase"], "verified")
+        result = self.confirm(first["id"])
+        for part in ("states", "evidence", "restarted"):
+            result[part] = first[part] + result[part]
+        return result
 
     def fails(self, code, args, stop=None):
         import common
@@ -510,20 +713,7 @@ class Agent:
     """The agent as the controller starts it, its paths pointed at the test's folder."""
 
     def __init__(self, case, spoil=False):
-        sources = {}
-        for name in os.listdir(AGENT):
-            if name.endswith(".py") and name != "loader.py":
-                with open(os.path.join(AGENT, name)) as file:
-                    sources[name[:-3]] = file.read()
-        for name in ("qubes_admin", "grub"):
-            with open(os.path.join(SALT, "_utils", name + ".py")) as file:
-                sources[name] = file.read()
-        sources["common"] = sources["common"].replace('ROOT = ""', "ROOT = %r" % case.root)
-        sources["common"] += "\nos.geteuid = lambda: 0\n"
-        sources["qubes_admin"] = sources["qubes_admin"].replace(
-            "/run/qubesd.sock", case.root + "/run/qubesd.sock"
-        )
-        bundle = json.dumps(sources)
+        bundle = json.dumps(sources(case))
         self.digest = hashlib.sha256(bundle.encode()).hexdigest()
         with open(os.path.join(AGENT, "loader.py")) as file:
             loader = file.read().replace("/var/lib/guidomain", case.root + "/var/lib/guidomain")

@@ -42,8 +42,16 @@ class Process(HostCase):
 
     def test_stored_by_an_apply(self):
         agent = Agent(self)
-        self.assertIn("ok", agent.ask("apply", self.args(ACTIONS, TOUCH)))
+        first = agent.ask("apply", self.args(ACTIONS, TOUCH))
+        self.assertEqual(first["ok"]["phase"], "verified", first)
         self.assertIn({"stage": "salt", "text": "guidomain.sys-gui"}, agent.events)
+        confirm = {"id": first["ok"]["id"], "holder": "alice", "snapshot": {"packages": []}}
+        # Who was there before cannot show that the way in still works.
+        self.assertIn("older than", agent.ask("confirm", confirm)["error"]["message"])
+        self.assertIn("ok", Agent(self).ask("confirm", confirm))
+        agent.process.stdin.close()
+        self.assertEqual(agent.process.wait(10), 0)
+        self.assertIn("sys-gui", self.qubes.qubes)
         again = Agent(self)
         self.assertTrue(again.stored)
         self.snapshot(again)
@@ -112,6 +120,33 @@ class Process(HostCase):
         self.assertEqual(len(by_id[number]["error"]["undone"]), len(TOUCH) + 1)
         self.assertEqual(by_id[waiting]["error"]["code"], "cancelled")
         self.assertEqual(agent.ask("cancel", {"id": number})["ok"], {"cancelled": False})
+        self.assertEqual(self.dump(), before)
+
+    def test_unconfirmed_ends_with_its_controller(self):
+        before = self.dump()
+        agent = Agent(self)
+        self.assertIn("ok", agent.ask("apply", self.args(ACTIONS, TOUCH)))
+        self.assertEqual(self.snapshot(agent)["trial"]["phase"], "verified")
+        agent.process.stdin.close()
+        self.assertEqual(agent.process.wait(10), 0)
+        wait_for(lambda: self.dump() == before)
+
+    def test_released_it_is_the_guards(self):
+        before = self.dump()
+        agent = Agent(self)
+        args = self.args(ACTIONS, TOUCH, trial={"seconds": 3, "boot": None, "watch": None})
+        trial_id = agent.ask("apply", args)["ok"]["id"]
+        self.assertEqual(agent.ask("release", {"id": trial_id})["ok"], {})
+        agent.process.stdin.close()
+        self.assertEqual(agent.process.wait(10), 0)
+        self.assertIn("sys-gui", self.qubes.qubes)
+        wait_for(lambda: "sys-gui" not in self.qubes.qubes, 15)
+        wait_for(lambda: self.snapshot(Agent(self))["trial"] is None)
+        outcome = self.snapshot(Agent(self))["outcome"]
+        self.assertEqual((outcome["id"], outcome["what"]), (trial_id, "undone"))
+        self.assertIn("not confirmed in time", outcome["why"])
+        os.unlink(self.root + "/var/lib/guidomain/outcome.json")
+        os.rmdir(self.root + "/var/lib/guidomain")
         self.assertEqual(self.dump(), before)
 
     def ends_clean(self, end):

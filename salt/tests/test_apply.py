@@ -15,6 +15,7 @@ import journal
 import keys
 import ledger
 import lock
+import menu
 import qubes_admin as admin
 import snapshot
 import verify
@@ -85,7 +86,7 @@ class Apply(HostCase):
             "states_dirs: [/var/lib/guidomain/salt/_states]", common.read_text(common.DROP_IN)
         )
         self.assertEqual(
-            sorted(os.listdir(self.root + common.STATE)), ["agent", "ledger.json", "salt"]
+            sorted(os.listdir(self.root + common.STATE)), ["agent", "guard", "ledger.json", "salt"]
         )
 
     def test_failing_state_puts_everything_back(self):
@@ -425,12 +426,13 @@ class Apply(HostCase):
         self.assertEqual(self.dump(), before)
 
     def test_disk_full_at_every_write(self):
-        """ENOSPC at the 1st, 2nd, … write or allocation: nothing is changed, and nothing stays."""
+        """The disk is full from the 1st, 2nd, … write on, but for what the way back has reserved:
+        nothing is changed, and nothing stays."""
         before = self.dump()
         real = {name: getattr(os, name) for name in ("write", "posix_fallocate")}
         main, hits = threading.get_ident(), 0
         for limit in range(1, 100):
-            left = [limit]
+            left, reserved = [limit], [False]
 
             def guarded(function):
                 def call(fd, *args):
@@ -438,7 +440,9 @@ class Apply(HostCase):
                         "/proc/self/fd/%d" % fd
                     ).startswith(self.root):
                         left[0] -= 1
-                        if left[0] == 0:
+                        there = os.path.exists(self.root + common.RESERVE)
+                        reserved[0] |= there
+                        if left[0] <= 0 and (there or not reserved[0]):
                             raise OSError(errno.ENOSPC, "No space left on device")
                     return function(fd, *args)
 
@@ -450,6 +454,7 @@ class Apply(HostCase):
                 self.apply(self.args(ACTIONS, TOUCH))
             except common.Failure as failure:
                 self.assertEqual(failure.code, "disk-full", failure.message)
+                self.assertEqual(failure.more["left"], {})
                 hits += 1
             finally:
                 for name in real:
@@ -526,8 +531,8 @@ class Apply(HostCase):
             for name, was in before[1].items():
                 now = self.qubes.qubes[name]
                 self.assertEqual(
-                    (now["own"], now["features"], sorted(now["tags"]), now["state"]),
-                    (was["own"], was["features"], sorted(was["tags"]), was["state"]),
+                    (now["own"], now["features"], sorted(now["tags"]), now["state"], now["pci"]),
+                    (was["own"], was["features"], sorted(was["tags"]), was["state"], was["pci"]),
                     (name, actions),
                 )
             self.assertEqual(set(self.qubes.qubes), set(before[1]))
@@ -549,8 +554,13 @@ class Apply(HostCase):
                 f: dice.choice(["", "1", "x y"]) for f in dice.sample(["f", "g", "service.h"], 2)
             }
             q.qubes[name]["tags"] = ["created-by-dom0", dice.choice(["t", "owner-bob"])]
+            if dice.random() < 0.5:
+                admin.assign_pci(name, "00_02.0", "*", {})
         q.globals = {"default_guivm": dice.choice(sorted(q.qubes))}
         self.put("/packages", json.dumps({"old-package": "1.2"}))
+
+    def pci(self, name):
+        return self.qubes.qubes[name]["pci"] if name in self.qubes.qubes else []
 
     def random_change(self, dice):
         """Keys and what is done to them; a new qube comes first, references to it later."""
@@ -581,11 +591,24 @@ class Apply(HostCase):
                         else ["admin", "remove_feature", name, feature]
                     )
             if dice.random() < 0.5:
+                port, device = "00_02.0", dice.choice(["*", "0x8086:0x9b41::p030000"])
+                touch.append("device:%s:%s:%s" % (name, port, device))
+                had = any(entry[0].endswith(":" + device) for entry in self.pci(name))
+                actions.append(
+                    ["admin", "unassign_pci", name, port, device]
+                    if had
+                    else ["admin", "assign_pci", name, port, device, {"permissive": "True"}]
+                )
+            if dice.random() < 0.5:
                 touch.append("tag:%s:t" % name)
                 actions.append(["admin", dice.choice(["set_tag", "remove_tag"]), name, "t"])
         if dice.random() < 0.6:
             touch.append("global:default_guivm")
             actions.append(["admin", "set_property", None, "default_guivm", names[-1]])
+        for token in ("guidomain.gpu=a", "rd.qubes.hide_pci=00_02.0", "x.y=1"):
+            if dice.random() < 0.4:
+                touch.append("bootarg:" + token)
+                actions.append(["token", token, True])
         if dice.random() < 0.5:
             touch.append("package:new-package")
             actions.append(["package", "new-package", "1"])
@@ -602,6 +625,8 @@ class Apply(HostCase):
         for kind, *rest in actions:
             if kind == "admin":
                 getattr(admin, rest[0])(*rest[1:])
+            elif kind == "token":
+                menu.write_token(*rest)
             elif kind == "file":
                 os.makedirs(os.path.dirname(self.root + rest[0]), exist_ok=True)
                 self.put(rest[0], rest[1])

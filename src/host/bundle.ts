@@ -17,12 +17,13 @@ const SALT = new URL("../../salt/", import.meta.url);
 /** What the agent shares with our Salt states. */
 const SHARED = ["_utils/qubes_admin.py", "_utils/grub.py"];
 
-/** Reads the agent from `salt/`: every module of `agent/` but the loader, and what it shares with the states. */
+/** Reads the agent from `salt/`: every module of `agent/` (but the loader) and `guard/`, and what it shares with the states. */
 export async function readBundle(salt: URL = SALT): Promise<Bundle> {
-  const modules = (await readdir(new URL("agent/", salt))).filter(
-    (name) => name.endsWith(".py") && name !== "loader.py",
-  );
-  const files = [...modules.map((name) => `agent/${name}`), ...SHARED].sort();
+  const inside = async (folder: string) =>
+    (await readdir(new URL(folder, salt)))
+      .filter((name) => name.endsWith(".py") && name !== "loader.py")
+      .map((name) => folder + name);
+  const files = [...(await inside("agent/")), ...(await inside("guard/")), ...SHARED].sort();
   const source = (file: string) => readFile(new URL(file, salt), "utf8");
   const entries = await Promise.all(
     files.map(async (file) => [basename(file, ".py"), await source(file)] as const),

@@ -94,12 +94,12 @@ test("an apply makes the snapshot stale and brings the next one", async () => {
   const session = pool([sshd.host("t14")]).session("t14");
   assert.is((await session.snapshot()).facts.now, 1);
   const { snapshot } = await session.apply(applyArgs("good"));
-  assert.is(snapshot.facts.now, 2);
+  assert.is(snapshot.facts.now, 1); // the first look of another agent
   assert.is(await session.snapshot(), snapshot);
   await failure(session.apply(applyArgs("bad")));
-  assert.is((await session.snapshot()).facts.now, 3); // asked again: a failed apply may have left something
+  assert.is((await session.snapshot()).facts.now, 2); // asked again: a failed apply may have left something
   session.forget();
-  assert.is((await session.snapshot()).facts.now, 4);
+  assert.is((await session.snapshot()).facts.now, 3);
 });
 
 test("applies go one after the other, a snapshot asked meanwhile comes after", async () => {
@@ -107,7 +107,9 @@ test("applies go one after the other, a snapshot asked meanwhile comes after", a
   const events: string[] = [];
   const run = (name: string) =>
     session
-      .apply(applyArgs("good", { holder: name }), { onProgress: () => events.push(`${name} works`) })
+      .apply(applyArgs("good", { holder: name }), {
+        onProgress: ({ stage }) => stage === "salt" && events.push(`${name} works`),
+      })
       .then(() => events.push(`${name} done`));
   const failed = failure(session.apply(applyArgs("bad"))).then(() => events.push("failed"));
   const all = [failed, run("a"), run("b"), session.snapshot().then(() => events.push("snapshot")), run("c")];
@@ -154,7 +156,30 @@ test("a line lost between requests: the next one connects again", async () => {
   via.cut();
   await sleep(300);
   await session.apply(applyArgs("good"));
-  assert.is(via.connections(), 2);
+  assert.is(via.connections(), 3); // the last one confirms the change
+});
+
+test("a change is confirmed over a connection of its own, which stays; the other goes", async () => {
+  const before = counts();
+  const session = pool([sshd.host("t14")]).session("t14");
+  await session.snapshot();
+  await session.apply(applyArgs("good"));
+  assert.equal(since(before), [2, 2, 2]);
+  session.forget();
+  await session.snapshot();
+  assert.equal(since(before), [2, 2, 2]);
+  assert.is(sshd.count(/^Disconnected from|Received disconnect|Connection closed by/) > 0, true);
+});
+
+test("a jump host's change leaves the lines through it alone", async () => {
+  const gate = sshd.host("gate");
+  const hosts = pool([gate, sshd.host("a", { via: gate })]);
+  await hosts.session("a").snapshot();
+  await hosts.session("gate").apply(applyArgs("good"));
+  const before = counts();
+  hosts.session("a").forget();
+  await hosts.session("a").snapshot();
+  assert.equal(since(before), [0, 0, 0]);
 });
 
 test("a line lost in the middle of a snapshot: asked again, once", async () => {
@@ -165,8 +190,8 @@ test("a line lost in the middle of a snapshot: asked again, once", async () => {
   const asked = session.snapshot();
   await sleep(20);
   via.cut();
-  assert.is((await asked).facts.now, 1); // of the second agent
-  assert.is(via.connections(), 2);
+  assert.is((await asked).facts.now, 1); // of another agent
+  assert.is(via.connections(), 3);
 
   session.forget();
   const again = session.snapshot();
@@ -204,7 +229,7 @@ test("a line lost in the middle of an apply: never sent again, and said so", asy
   assert.match(error.changed ?? "", /^The host ends the change by itself/);
   assert.is(via.connections(), 1);
   await session.apply(applyArgs("good"));
-  assert.is(via.connections(), 2);
+  assert.is(via.connections(), 3);
 });
 
 test("a line that goes dead in the middle of an apply is noticed", async () => {
@@ -227,14 +252,15 @@ test("an agent killed in the middle of an apply: the line stays, a new agent is 
   assert.match(error.message, /t14: the agent was killed by SIGKILL, while a change was being applied/);
   assert.match(error.message, /salt: 2 of 5/);
   assert.match(error.changed ?? "", /host's journal, and the next apply puts it back first/);
-  await session.apply(applyArgs("good"));
+  session.forget();
+  await session.snapshot();
   assert.equal(since(before), [1, 1, 2]);
 });
 
 test("an apply whose answer cannot be understood is not called harmless", async () => {
   for (const [behaviour, message, changed] of [
     ["stranger", /request that was not made/, /The host ends the change by itself/],
-    ["wrong", /is not what was agreed: states: /, /The change has ended; what it did is not known here/],
+    ["wrong", /is not what was agreed: phase: /, /The change has ended; what it did is not known here/],
   ] as const) {
     const error = await refusal(
       pool([sshd.host("t14")])
@@ -300,7 +326,10 @@ test("secrets do not leave in errors or progress", async () => {
   await session.apply(applyArgs("good", { holder: CANARY }), {
     onProgress: (progress) => seen.push(progress),
   });
-  assert.equal(seen, [{ stage: "salt", text: "1 state [secret]" }]);
+  assert.equal(seen, [
+    { stage: "salt", text: "1 state [secret]" },
+    { stage: "confirm", text: "over a new connection" },
+  ]);
   const bad = await failure(session.apply(applyArgs("bad", { holder: CANARY })));
   assert.is(bad.message, "t14: no: [secret]");
   const died = await refusal(session.apply(applyArgs("die", { holder: CANARY })));

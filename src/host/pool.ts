@@ -1,5 +1,5 @@
 /** All hosts of one process: one line and one agent a host, opened at first use, shared by all resources. */
-import { startAgent } from "./agent.ts";
+import { type Agent, startAgent } from "./agent.ts";
 import { type Bundle, readBundle } from "./bundle.ts";
 import { HostError, ignore } from "./errors.ts";
 import { type HostConnection, type Hosts, publicConnection, secretsOf } from "./inventory.ts";
@@ -28,6 +28,10 @@ export class HostPool {
   readonly #options: PoolOptions;
   readonly #sessions = new Map<string, HostSession>();
   readonly #lines = new Map<string, Promise<SshLine>>();
+  /** Lines that a fresh one took the place of; nobody asks for them any more. */
+  readonly #former = new Set<Promise<SshLine>>();
+  /** Hosts that others are reached through. */
+  readonly #jumps = new Set<string>();
   readonly #closing = new AbortController();
   #bundle: Promise<Bundle> | undefined;
 
@@ -55,18 +59,27 @@ export class HostPool {
     let session = this.#sessions.get(key);
     if (!session) {
       const { packages, snapshotTimeout, startTimeout } = this.#options;
-      const open = async () => {
-        const [line, bundle] = await Promise.all([this.#line(host), this.#source()]);
+      const open = async (fresh: boolean) => {
+        const [line, bundle] = await Promise.all([this.#line(host, fresh), this.#source()]);
         return startAgent(line, bundle, {
           signal: this.#closing.signal,
           ...(startTimeout && { startTimeout }),
         });
       };
-      session = new HostSession(name, open, {
-        packages,
-        scrub: (text) => this.scrubber.scrub(text),
-        ...(snapshotTimeout && { snapshotTimeout }),
-      });
+      const retire = (agent: Agent) => {
+        agent.close();
+        // As a jump host it may carry the lines to others; it goes with the pool then.
+        if (!this.#jumps.has(key)) agent.line.close();
+      };
+      session = new HostSession(
+        name,
+        { open, retire },
+        {
+          packages,
+          scrub: (text) => this.scrubber.scrub(text),
+          ...(snapshotTimeout && { snapshotTimeout }),
+        },
+      );
       this.#sessions.set(key, session);
     }
     return session;
@@ -75,28 +88,33 @@ export class HostPool {
   /** Ends all lines; what still waits is told so. An agent that is at work stops and undoes. */
   async close(): Promise<void> {
     this.#closing.abort();
-    const lines = [...this.#lines.values()];
+    const lines = [...this.#lines.values(), ...this.#former];
     await Promise.all([...this.#sessions.values()].map((session) => session.close()));
     for (const line of lines) await line.then((open) => open.close()).catch(ignore);
     this.#lines.clear();
     this.#sessions.clear();
   }
 
-  /** The line to a host, as itself or as a jump host on the way to others. */
-  async #line(host: HostConnection): Promise<SshLine> {
+  /** The line to a host, as itself or as a jump host on the way to others; a `fresh` one is opened now, in any case. */
+  async #line(host: HostConnection, fresh = false): Promise<SshLine> {
     const key = keyOf(host);
-    const current = this.#lines.get(key);
+    const current = fresh ? undefined : this.#lines.get(key);
     if (current) {
       const line = await current;
       if (!line.ended) return line;
       if (this.#lines.get(key) === current) this.#lines.delete(key);
     }
-    let opening = this.#lines.get(key);
+    let opening = fresh ? undefined : this.#lines.get(key);
     if (!opening) {
+      const former = this.#lines.get(key);
+      if (former) this.#former.add(former);
       opening = connectSsh(host, {
         ...this.#options.ssh,
         signal: this.#closing.signal,
-        jump: (via) => this.#line(via),
+        jump: (via) => {
+          this.#jumps.add(keyOf(via));
+          return this.#line(via);
+        },
       });
       const mine = opening;
       opening.catch(() => {

@@ -7,7 +7,11 @@
  *     agent → controller   {"id": 1, "ok": {…}}  or  {"id": 1, "error": {…}}
  *
  * The first line the agent writes is its Hello. End of its stdin means the controller is gone: a running apply is
- * stopped, undone from its journal, the lock released. `cancel` ({"id": 2, "op": "cancel", "args": {"id": 1}}) does the same for one request.
+ * stopped, undone from its journal, the lock released, and so is one that waits for its confirmation. `cancel`
+ * ({"id": 2, "op": "cancel", "args": {"id": 1}}) does the same for one request.
+ *
+ * A change is a conversation (MESSAGES): it counts only after `confirm` over a connection that was opened after
+ * everything was verified. Whoever does not get so far leaves a trial that the host undoes by itself.
  */
 import { z } from "zod";
 
@@ -225,6 +229,27 @@ export type Verification =
   /** A command in dom0; passes when it exits 0. `argv`, never a shell line. */
   | { kind: "host"; id: string; argv: string[]; timeout: number };
 
+/** How long a change may wait, whether it needs a boot of its own, and what each boot is held to from then on. */
+export interface TrialArgs {
+  /** Seconds that each wait may last (for the confirmation; in a trial boot from its start) until the host undoes it. */
+  seconds: number;
+  /** Words of the kernel line (one part of the list rd.qubes.hide_pci each) of the trial's own boot; null: no reboot. */
+  boot: { add: string[]; remove: string[] } | null;
+  /**
+   * A mode that each later boot must bring up in `seconds`, else the host goes back to what was before it. Null takes
+   * away what the same owner had, when this change is confirmed.
+   */
+  watch: { qube: string; ports: string[]; seconds: number; checks: Verification[] } | null;
+}
+
+/** What Salt does once the change is confirmed: what must not be there before it is known to work. */
+export interface KeepArgs {
+  formula: Record<string, string>;
+  sls: string;
+  /** Its keys: journalled from the start, as they belong to the same change. */
+  touch: string[];
+}
+
 export interface ApplyArgs {
   /** Who is at work, for whoever finds the lock held: "alice@desk, stack lab, pid 4711". */
   holder: string;
@@ -249,13 +274,36 @@ export interface ApplyArgs {
   sls: string;
   /** Path below the agent's Salt folder → text: `_states/…`, `_utils/…`. */
   modules: Record<string, string>;
-  /** What must hold after Salt for the apply to count; a failure undoes the apply. */
+  /** What must hold after Salt, before a reboot, for the apply to count; a failure undoes the apply. */
   verify: Verification[];
-  /** Running clients that may be restarted afterwards. */
+  /** Running clients that may be restarted afterwards; none in a trial with a boot of its own. */
   restart: string[];
-  /** What the reply's snapshot is asked for. */
-  snapshot: SnapshotArgs;
+  trial: TrialArgs;
+  keep: KeepArgs | null;
 }
+
+/** In the trial's boot: what is started there, and what must hold. */
+export interface ResumeArgs {
+  id: string;
+  holder: string;
+  start: string | null;
+  verify: Verification[];
+}
+
+/** The requests of one change in order, each over the agent of one connection. */
+export const MESSAGES = {
+  live: [
+    { agent: 1, op: "apply" },
+    { agent: 2, op: "confirm" },
+    { agent: 1, op: "release" },
+  ],
+  boot: [
+    { agent: 1, op: "apply" },
+    { agent: 1, op: "reboot" },
+    { agent: 2, op: "resume" },
+    { agent: 3, op: "confirm" },
+  ],
+} as const;
 
 export const StateResult = z.object({
   id: z.string(), // the state's __id__
@@ -274,6 +322,31 @@ export const Evidence = z.object({
 });
 export type Evidence = z.infer<typeof Evidence>;
 
+/** An apply that waits: for its confirmation, or for the reboot. */
+export const Waiting = z.object({
+  phase: z.enum(["verified", "staged"]),
+  id: z.string(),
+  states: z.array(StateResult),
+  evidence: z.array(Evidence),
+  restarted: z.array(z.string()),
+  /** Xen's watchdog is armed for the trial's boot; null: there is none, a hang needs a hand on the power button. */
+  watchdog: z.boolean().nullable(),
+});
+export const Rebooting = z.object({ boot: z.string(), watchdog: z.boolean().nullable() });
+export const Resumed = z.object({
+  phase: z.literal("verified"),
+  id: z.string(),
+  evidence: z.array(Evidence),
+});
+export const Aborted = z.object({
+  changed: z.array(z.string()),
+  undone: z.array(z.string()),
+  left: z.record(z.string(), z.string()),
+  rebooting: z.boolean(),
+});
+export const Released = z.object({});
+export const Checked = z.object({ evidence: z.array(Evidence) });
+
 export const ApplyResult = z.object({
   states: z.array(StateResult),
   evidence: z.array(Evidence),
@@ -290,7 +363,9 @@ export type Progress = z.infer<typeof Progress>;
 export const AgentError = z.object({
   /**
    * not-qubes, unsupported-user, lock-held, conflict (another owner), disk-full, salt-missing, salt-compile, salt-failed,
-   * verify-failed, shutdown-refused, cancelled, unfinished (what an earlier apply left cannot be undone), admin-api, bad-request, internal.
+   * verify-failed, shutdown-refused, cancelled, unfinished (what an earlier apply left cannot be undone), no-guard (nothing would
+   * undo the change), no-one-shot (the trial's entry cannot be written or chosen), trial-over (the host has undone it: `outcome`),
+   * not-yet (the trial's boot has not begun), admin-api, bad-request, internal.
    */
   code: z.string(),
   message: z.string(),
@@ -304,6 +379,12 @@ export const AgentError = z.object({
   /** Those that could not be put back, each with the reason. */
   left: z.record(z.string(), z.string()).optional(),
   holder: LockHolder.optional(),
+  /** The host is about to restart by itself, to leave the trial's boot. */
+  rebooting: z.boolean().optional(),
+  /** trial-over: how it ended, where the host knows. */
+  outcome: TrialOutcome.nullable().optional(),
+  /** trial-over: the phase it is in, where it is under way but elsewhere. */
+  phase: z.string().optional(),
 });
 export type AgentErrorBody = z.infer<typeof AgentError>;
 

@@ -1,7 +1,16 @@
 /** What the provider does with one host: one snapshot for everybody, one apply after the other. */
 import type { Agent, RequestOptions } from "./agent.ts";
+import { type ConversationOptions, converse, type Extras } from "./conversation.ts";
 import { AgentFailure, cancelled, HostError, ignore } from "./errors.ts";
-import { type ApplyArgs, ApplyResult, type Progress, Snapshot } from "./protocol.ts";
+import {
+  type ApplyArgs,
+  type ApplyResult,
+  Checked,
+  type Evidence,
+  type Progress,
+  Snapshot,
+  type Verification,
+} from "./protocol.ts";
 import { mapTexts } from "./scrub.ts";
 
 export interface SessionOptions {
@@ -13,9 +22,28 @@ export interface SessionOptions {
   scrub?: (text: string) => string;
 }
 
+type Defaulted = Pick<ApplyArgs, "trial" | "keep"> & Extras;
+/** A change: without more, one that needs no reboot and waits `seconds` for its confirmation. */
+export type Applied = Omit<ApplyArgs, keyof Defaulted> & Partial<Defaulted>;
+const DEFAULTS: Defaulted = {
+  trial: { seconds: 180, boot: null, watch: null },
+  keep: null,
+  start: null,
+  verifyBoot: [],
+};
+
+/**
+ * How a session gets its agents: over the line that all share, or over a `fresh` connection, which is shared from then on.
+ * `retire` ends an agent that is no longer in use, with its line where nobody else needs that.
+ */
+export interface Door {
+  open(fresh: boolean): Promise<Agent>;
+  retire(agent: Agent): void;
+}
+
 export class HostSession {
   readonly host: string;
-  readonly #open: () => Promise<Agent>;
+  readonly #door: Door;
   readonly #packages: string[];
   readonly #snapshotTimeout: number;
   readonly #scrub: (text: string) => string;
@@ -24,14 +52,14 @@ export class HostSession {
   /** Ends when the last request that was put into the queue has. */
   #queue: Promise<unknown> = Promise.resolve();
 
-  /** `open` connects and starts an agent; it is called at first use, and again after a line was lost. */
+  /** `door` is asked at first use, again after a line was lost, and for the connection that confirms a change. */
   constructor(
     host: string,
-    open: () => Promise<Agent>,
+    door: Door,
     { packages, snapshotTimeout = 60_000, scrub = (text) => text }: SessionOptions,
   ) {
     this.host = host;
-    this.#open = open;
+    this.#door = door;
     this.#packages = packages;
     this.#snapshotTimeout = snapshotTimeout;
     this.#scrub = scrub;
@@ -58,42 +86,61 @@ export class HostSession {
   }
 
   /**
-   * Applies, after every earlier request to this host. Never sent twice: when its answer does not come, the
-   * error is `lost` and says what the host makes of it. Aborting before its turn ends it at once, aborting while it
-   * runs asks the agent to stop and waits for its word on what was undone.
+   * Makes a change and confirms it, through a reboot where it needs one, after every earlier request to this host and
+   * before every later one. Never sent twice: when an answer does not come, the error is `lost` and says what the host
+   * makes of it. Aborting before its turn ends it at once, aborting while it runs asks the agent to stop and waits for its
+   * word on what was undone; once the host restarts it ends at once, and the host undoes it by itself.
    */
-  apply(
-    args: Omit<ApplyArgs, "snapshot">,
-    { onProgress, signal }: RequestOptions = {},
-  ): Promise<ApplyResult> {
+  apply(args: Applied, options: ConversationOptions = {}): Promise<ApplyResult> {
+    const { onProgress, signal } = options;
     const waiting = () => cancelled(this.host, "waiting for its turn");
     let sent = false;
+    const { start, verifyBoot, ...change } = { ...DEFAULTS, ...args };
     const applied = this.#next(async () => {
       if (signal?.aborted) throw waiting();
-      const agent = await abortable(this.#connected(), signal, () => cancelled(this.host, "connecting"));
-      if (signal?.aborted) throw waiting();
-      sent = true;
-      this.#snapshot = null;
-      let last: Progress | undefined;
-      const result = await agent
-        .request("apply", { ...args, snapshot: { packages: this.#packages } }, ApplyResult, {
-          signal,
-          onProgress: (progress) => {
-            last = mapTexts(progress, this.#scrub);
-            onProgress?.(last);
-          },
-        })
-        .catch((error: unknown) => {
-          // "config": it was too large to be sent.
-          throw error instanceof HostError && error.kind !== "config"
-            ? this.#lost(error, agent, last)
-            : error;
+      const talk = {
+        host: this.host,
+        snapshot: { packages: this.#packages },
+        connected: () => this.#connected(),
+        fresh: () => {
+          this.#agent = this.#door.open(true);
+          return this.#agent;
+        },
+        retire: (agent: Agent) => this.#door.retire(agent),
+        lost: (error: HostError, agent: Agent, last: Progress | undefined) => this.#lost(error, agent, last),
+        sent: () => {
+          sent = true;
+          this.#snapshot = null;
+        },
+      };
+      try {
+        const result = await converse(change, { start, verifyBoot }, talk, {
+          ...options,
+          onProgress: (progress) => onProgress?.(mapTexts(progress, this.#scrub)),
         });
-      this.#snapshot = Promise.resolve(result.snapshot);
-      return result;
+        this.#snapshot = Promise.resolve(result.snapshot);
+        return result;
+      } catch (error) {
+        this.#snapshot = null;
+        throw error;
+      }
     });
-    // Once sent, only the agent's word counts.
+    // Once sent, only the host's word counts.
     return this.#told(abortable(applied, signal, () => (sent ? null : waiting())));
+  }
+
+  /** Checks alone, nothing is started or changed; one that does not pass is evidence, no error. */
+  check(verify: Verification[], { onProgress, signal }: RequestOptions = {}): Promise<Evidence[]> {
+    const checked = this.#next(async () => {
+      const agent = await this.#connected();
+      return (
+        await agent.request("check", { verify }, Checked, {
+          signal,
+          onProgress: (progress) => onProgress?.(mapTexts(progress, this.#scrub)),
+        })
+      ).evidence;
+    });
+    return this.#told(abortable(checked, signal, () => cancelled(this.host, "checking")));
   }
 
   async close(): Promise<void> {
@@ -140,7 +187,7 @@ export class HostSession {
       if (this.#agent === current) this.#agent = null;
     }
     if (!this.#agent) {
-      const opening = this.#open();
+      const opening = this.#door.open(false);
       opening.catch(() => {
         if (this.#agent === opening) this.#agent = null;
       });
@@ -164,7 +211,7 @@ export class HostSession {
       : agent.line.ended || error.kind !== "lost"
         ? // The end of the agent's stdin is its sign. A line that only went silent does not end it, so it may get done.
           "The host ends the change by itself: it puts back what it had changed, or keeps all of it where it gets done"
-        : "What was changed stands in the host's journal, and the next apply puts it back first";
+        : "What was changed stands in the host's journal, and the next apply puts it back first; without one, the host does so by itself";
     return new HostError(
       "lost",
       this.host,

@@ -1,7 +1,7 @@
 /** An agent for protocol tests: the real loader, and behind it a Python program that misbehaves on request. */
 import { readFileSync } from "node:fs";
 import { type Bundle, bundleOf } from "../bundle.ts";
-import type { ApplyArgs } from "../protocol.ts";
+import type { Applied } from "../session.ts";
 
 const SOURCE = `
 import json, os, signal, sys, threading, time
@@ -40,9 +40,16 @@ def answer(number, op, args):
     elif behaviour == "good":
         send({"id": number, "event": {"stage": "salt", "text": "\\u001b[1m1 state\\u001b[0m " + args["holder"]}})
         time.sleep(0.05)
+        send({"id": number, "ok": {"phase": "verified", "id": "trial-1", "states": [], "evidence": [], "restarted": [],
+                                   "watchdog": None}})
+    elif behaviour == "confirm":
         count += 1
         send({"id": number, "ok": {"states": [], "evidence": [], "restarted": [],
                                    "snapshot": empty(count, args["snapshot"]["packages"])}})
+    elif behaviour == "release":
+        send({"id": number, "ok": {}})
+    elif behaviour == "abort":
+        send({"id": number, "ok": {"changed": [], "undone": [], "left": {}, "rebooting": False}})
     elif behaviour == "bad":
         send({"id": number, "error": {"code": "salt-failed", "message": "no\\u0007: " + args["holder"],
                                       "changed": ["a"], "undone": ["a"]}})
@@ -74,9 +81,10 @@ def answer(number, op, args):
     elif behaviour == "wrong":
         send({"id": number, "ok": {"facts": "none"}})
     elif behaviour == "twice":
-        os.write(1, b"".join(json.dumps(m).encode() + b"\\n" for m in (
-            {"id": number, "event": {"stage": "a", "text": "1"}}, {"id": number, "event": {"stage": "b", "text": "2"}},
-            {"id": number, "ok": 1})))
+        with output:
+            os.write(1, b"".join(json.dumps(m).encode() + b"\\n" for m in (
+                {"id": number, "event": {"stage": "a", "text": "1"}}, {"id": number, "event": {"stage": "b", "text": "2"}},
+                {"id": number, "ok": 1})))
     else:
         send({"id": number, "error": {"code": "bad-request", "message": "unknown operation"}})
 
@@ -102,7 +110,7 @@ export const fakeAgent: Bundle = bundleOf(loader, { agent: SOURCE });
 export const agentOf = (source: string): Bundle => bundleOf(loader, { agent: source });
 
 /** An apply that the fake agent answers as `behaviour` says. */
-export function applyArgs(behaviour: string, over: Partial<ApplyArgs> = {}): Omit<ApplyArgs, "snapshot"> {
+export function applyArgs(behaviour: string, over: Partial<Applied> = {}): Applied {
   return {
     holder: "test",
     wait: 0,

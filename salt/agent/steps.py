@@ -1,0 +1,94 @@
+"""
+The boundaries between any two effects of a trial, by name. `reach` is called at each; the product
+does nothing there, a test that kills, cuts or switches off exactly there replaces `hook`.
+"""
+
+STEPS = {
+    # An apply up to where it waits for its confirmation (live) or for the restart (boot).
+    "live": (
+        "apply.locked",
+        "apply.journal",  # the journal is on disk
+        "apply.trial",  # trial.json is
+        "guard.files",
+        "guard.armed",
+        "apply.staged",  # the formula is on disk
+        "apply.shutdown",
+        "apply.salt",  # Salt has ended
+        "apply.read-back",
+        "apply.checked",
+        "apply.restarted",
+        "apply.verified",  # phase verified, lock free
+    ),
+    "boot": (
+        "apply.locked",
+        "apply.journal",
+        "apply.trial",
+        "guard.files",
+        "guard.armed",
+        "apply.staged",
+        "apply.shutdown",
+        "apply.salt",
+        "apply.read-back",
+        "apply.checked",
+        "apply.waits",  # phase staged, lock free
+        "reboot.menu",  # trial and rescue entry are in custom.cfg
+        "reboot.chosen",  # next_entry is set
+        "reboot.rebooting",  # phase rebooting
+    ),
+    # The guard's first look of the trial boot, then the controller's new agent there.
+    "resume": (
+        "guard.begins",
+        "guard.trial",  # phase trial
+        "guard.watchdog",
+        "guard.prohibit",
+        "resume.locked",
+        "resume.started",
+        "resume.checked",
+        "resume.verified",
+    ),
+    "confirm": (
+        "confirm.locked",
+        "confirm.confirmed",  # phase confirmed
+        "confirm.salt",
+        "confirm.read-back",
+        "confirm.watch",  # watch.json is written
+        "confirm.ledger",  # the ledger is: from here on it counts
+        "settle.watch",
+        "settle.menu",
+        "settle.outcome",
+        "settle.trial",  # trial.json is gone
+        "settle.journal",
+        "confirm.settled",
+    ),
+    "undo": (
+        "undo.undoing",  # phase undoing
+        "undo.choice",  # next_entry is not ours any more
+        "undo.key",  # once a key that differs
+        "undo.values",
+        "undo.outcome",
+        "undo.menu",
+        "undo.trial",
+        "undo.journal",
+        "undo.done",
+    ),
+    # A boot of a confirmed mode.
+    "watch": ("guard.begins", "guard.watchdog", "guard.prohibit", "watch.checked", "watch.done"),
+    "rescue": (
+        "rescue.begun",
+        "undo.key",
+        "undo.values",
+        "rescue.ledger",
+        "rescue.outcome",
+        "rescue.watch",  # watch.json is gone
+        "rescue.menu",
+        "rescue.done",
+    ),
+}
+
+
+def hook(_name):
+    """Replaced by tests."""
+
+
+def reach(name):
+    hook(name)

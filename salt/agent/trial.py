@@ -1,0 +1,337 @@
+"""
+A change that undoes itself until it is confirmed (design §5): trial.json, its phases, and the two
+ways out of it. Agents and the guard meet here: whoever moves a trial out of a phase first has it.
+
+    applying → staged → rebooting → trial → verified → confirmed → committed (no file)
+    applying → verified → confirmed → committed                    without a boot of its own
+    any      → undoing  → as before (no file)
+
+The ledger decides whether a trial counts: once its `applied` is this id, there is nothing to undo,
+only to tidy up (`settle`).
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+
+import common
+import journal
+import keys
+import ledger
+import machine
+import menu
+import units
+from common import Failure
+from steps import reach
+
+
+@contextlib.contextmanager
+def _alone():
+    """Nobody else changes trial.json meanwhile. The lock is on the folder (no file of its own
+    stays); without the folder there is no trial."""
+    try:
+        fd = os.open(common.path(common.STATE), os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        fd = None
+    try:
+        if fd is not None:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        if fd is not None:
+            os.close(fd)
+
+
+def load():
+    return common.read_json(common.TRIAL)
+
+
+def watch():
+    """The confirmed mode that each boot must bring up; None without one."""
+    return common.read_json(common.WATCH)
+
+
+def save(name, value):
+    common.write_file(name, json.dumps(value), 0o600)
+
+
+def begin(trial):
+    with _alone():
+        save(common.TRIAL, trial)
+
+
+def move(trial_id, sources, phase, **more):
+    """The trial in its new phase; None where it is in none of `sources` any more."""
+    with _alone():
+        now = load()
+        if now is None or now["id"] != trial_id or now["phase"] not in sources:
+            return None
+        if phase == "undoing":
+            journal.free()  # a full disk is no reason not to begin
+        now.update(more, phase=phase)
+        save(common.TRIAL, now)
+        return now
+
+
+def due(seconds):
+    return {"bootId": machine.here.boot_id(), "at": machine.here.boottime() + seconds}
+
+
+def left(trial):
+    """Seconds until the guard undoes it; None where none run in this boot."""
+    deadline = trial["deadline"]
+    if deadline is None or deadline["bootId"] != machine.here.boot_id():
+        return None
+    return deadline["at"] - machine.here.boottime()
+
+
+def extend(trial_id, phase, least, seconds):
+    """`seconds` from now for a phase in which somebody is at work, where less than `least` are
+    left. Failure where the guard was faster."""
+    now = load()
+    if now and now["id"] == trial_id and now["phase"] == phase and (left(now) or 0) >= least:
+        return
+    if move(trial_id, [phase], phase, deadline=due(seconds)) is None:
+        raise over(trial_id)
+
+
+def over(trial_id):
+    """The failure for who comes back to a trial that is not theirs any more."""
+    outcome = common.read_json(common.OUTCOME)
+    outcome = outcome if outcome and outcome["id"] == trial_id else None
+    why = outcome["why"] if outcome else "it is not under way"
+    return Failure("trial-over", "this trial is over: %s" % why, outcome=outcome)
+
+
+def is_committed(trial_id):
+    return ledger.load()["applied"] == trial_id
+
+
+def in_its_boot(trial):
+    """This boot is one that only the trial made: to leave it takes another one."""
+    return "guidomain.trial=" + trial["id"] in machine.here.cmdline().split()
+
+
+# -- out of it
+
+
+def undo(trial, emit, run, told):
+    """
+    Puts everything back; the trial must be in phase `undoing`, and the host's lock be held. `told`:
+    nobody waits for the answer, so it is kept as outcome.json. Returns {"changed", "undone", "left"}.
+    """
+    reach("undo.undoing")
+    record = common.read_json(common.JOURNAL)
+    menu.unchoose()
+    reach("undo.choice")
+
+    def done(outcome):
+        # All of this is done again after a crash, as the trial is still `undoing` until the end.
+        if told:
+            _tell(trial, "left" if outcome["left"] else "undone", trial.get("why", ""), outcome)
+            reach("undo.outcome")
+        if outcome["left"]:
+            return
+        if record:
+            _restore_watch(record)
+        menu.sync(None, watch())
+        reach("undo.menu")
+        if trial.get("armed"):
+            machine.here.unwatch()
+        common.remove_file(common.TRIAL)
+        reach("undo.trial")
+
+    if record is None or record["id"] != trial["id"]:
+        # The journal is there before the trial and goes after it: somebody took it away.
+        outcome = {"changed": [], "undone": [], "left": {}}
+        done(outcome)
+        if not ledger.load()["entries"]:
+            ledger.remove_ours()
+    else:
+        outcome = journal.undo(record, emit, run, done)
+    reach("undo.done")
+    return outcome
+
+
+def _restore_watch(record):
+    """watch.json as it was: a confirmation that was cut off has written it already."""
+    if record["watchBefore"] != watch():
+        if record["watchBefore"] is None:
+            common.remove_file(common.WATCH)
+        else:
+            save(common.WATCH, record["watchBefore"])
+
+
+def _tell(trial, what, why, outcome):
+    former = common.read_json(common.OUTCOME) or {}
+    # What a first try could not keep (the data of a removed qube) stays true after a second.
+    lost = former.get("left", {}) if former.get("id") == trial["id"] else {}
+    save(
+        common.OUTCOME,
+        {
+            "id": trial["id"],
+            "owner": trial["owner"],
+            "what": what,
+            "why": common.clean(why, 1000),
+            "phase": trial.get("from", trial["phase"]),
+            "at": machine.here.now(),
+            "bootId": machine.here.boot_id(),
+            "left": dict(
+                {key: text for key, text in lost.items() if text == journal.LOST}, **outcome["left"]
+            ),
+        },
+    )
+
+
+def commit(trial, record, book, at):
+    """
+    Makes it count. The order is what makes every crash safe: watch.json first (an undo puts the
+    former one back), then the ledger, which is the one moment that decides; whatever of `settle` is
+    missing after it is done by the next agent or the guard, which see that the ledger has the id.
+    """
+    after = keys.read_all(record["before"])
+    reach("confirm.read-back")
+    touched = {key: after[key] for key in record["touch"]}
+    ledger.claim(book, record["owner"], record["before"], touched, record["release"], at)
+    if record["watch"]:
+        save(common.WATCH, _watch(record, book, after))
+    reach("confirm.watch")
+    book["formulas"].setdefault(record["owner"], [])
+    book["formulas"][record["owner"]] = sorted(
+        set(book["formulas"][record["owner"]]) | set(record["formula"])
+    )
+    book["created"] = sorted(
+        set(book["created"])
+        | {name for name in record["directories"] if not name.startswith(common.STATE)}
+    )
+    book["applied"] = record["id"]
+    save(common.LEDGER, book)
+    reach("confirm.ledger")
+
+
+def _watch(record, book, after):
+    """What each boot from now on is held to. After a further change of the same mode, the way back
+    is still the way to what was before all of them."""
+    former = record["watchBefore"]
+    if former is None or former["owner"] != record["owner"]:
+        former = {"record": {}, "ours": {}}
+    merged = dict(record)
+    for part in ("before", "entries", "staged", "owners"):
+        merged[part] = dict(record[part], **former["record"].get(part, {}))
+    for part in ("directories", "running", "halted"):
+        merged[part] = sorted(set(record[part]) | set(former["record"].get(part, [])))
+    merged["formulas"] = former["record"].get("formulas", record["formulas"])
+    for part in ("watchBefore", "watch"):
+        del merged[part]
+    tokens = [
+        key[8:]
+        for key, entry in book["entries"].items()
+        if key.startswith("bootarg:")
+        and record["owner"] in ledger.owners(entry)
+        and entry["ours"] is True
+    ]
+    return dict(
+        record["watch"],
+        owner=record["owner"],
+        tokens=sorted(tokens),
+        record=merged,
+        ours=dict(former["ours"], **after),
+        # The checks of this boot have just passed, or it is another boot's matter.
+        verified=machine.here.boot_id(),
+    )
+
+
+def settle(trial_id, owner):
+    """After the ledger counts it: everything goes that was there for the trial alone. Can be done
+    again, and by anybody."""
+    record = common.read_json(common.JOURNAL)
+    mine = record is not None and record["id"] == trial_id
+    kept = watch()
+    if mine and kept and not record["watch"] and kept["owner"] == owner:
+        common.remove_file(common.WATCH)
+        kept = None
+    reach("settle.watch")
+    menu.unchoose()
+    menu.untry()
+    menu.sync(None, kept)
+    reach("settle.menu")
+    outcome = common.read_json(common.OUTCOME)
+    if outcome and outcome["owner"] == owner:
+        common.remove_file(common.OUTCOME)
+    reach("settle.outcome")
+    trial = load()
+    if trial and trial["id"] == trial_id:
+        if trial.get("armed"):
+            machine.here.unwatch()
+        common.remove_file(common.TRIAL)
+    reach("settle.trial")
+    if mine:
+        journal.end()
+    journal.reserve(kept)
+    units.follow(kept)
+    reach("settle.journal")
+
+
+# -- a confirmed mode that does not come up
+
+
+def rescue(kept, emit, run):
+    """
+    The way back from a confirmed mode, long after: what is still ours gets the value from before the
+    mode, and the ledger the entries from before. A qube that was made for the mode stays, without
+    its devices and its autostart: by now it may hold somebody's data.
+    """
+    record, book = kept["record"], ledger.load()
+    made = {key[5:] for key, value in record["before"].items() if key[:5] == "qube:" and not value}
+    before = {}
+    for key, value in record["before"].items():
+        kind, qube, name = keys.split(key)
+        entry = book["entries"].get(key)
+        if entry and entry["owner"] != kept["owner"]:
+            continue
+        if qube in made and kind != "device":
+            if (kind, name) != ("property", "autostart"):
+                continue
+            value = {"default": True, "value": "False"}
+        if key in kept["ours"] and keys.same(_read(key), kept["ours"][key]):
+            before[key] = value
+    alone = dict(record, before=before, halted=[kept["qube"]], renewed=[], running=[])
+    outcome = journal.put_back(alone, emit, run)
+    reach("undo.values")
+    for key, value in record["before"].items():
+        if key not in outcome["left"] and keys.split(key)[1] not in made:
+            if keys.same(_read(key), value):
+                book["entries"].pop(key, None)
+                if record["entries"].get(key):
+                    book["entries"][key] = record["entries"][key]
+    for key in before:
+        if keys.split(key)[0] == "device" and key not in outcome["left"]:
+            book["entries"].pop(key, None)
+    for key, entry in record["entries"].items():  # given up by the mode, and put back
+        if entry and key not in book["entries"] and key not in outcome["left"]:
+            book["entries"][key] = entry
+    book["formulas"][kept["owner"]] = record["formulas"]
+    save(common.LEDGER, book)
+    reach("rescue.ledger")
+    trial = {"id": record["id"], "owner": kept["owner"], "phase": "committed"}
+    _tell(trial, "left" if outcome["left"] else "rescued", kept["rescuing"], outcome)
+    reach("rescue.outcome")
+    if outcome["left"]:
+        return outcome  # watch.json stays: the guard tries again
+    common.remove_file(common.WATCH)
+    reach("rescue.watch")
+    menu.untry()
+    menu.sync(None, None)
+    journal.reserve(None)
+    units.follow(None)
+    reach("rescue.menu")
+    return outcome
+
+
+def _read(key):
+    """As `keys.read`; what cannot be read is nothing that we know to be ours."""
+    try:
+        return keys.read(key)
+    except Exception as error:
+        return "unreadable: %s" % error

@@ -1,0 +1,295 @@
+"""
+The guard: undoes, alone, what nobody confirmed. It needs no Salt, no network, no controller and no
+free disk; only this folder, Python, the journal, and qubesd for what is qubesd's.
+
+    guard.py boot     the first look of a boot, before any GUI domain may start
+    guard.py watch    waits for deadlines; ends when there is nothing left to watch
+
+What it finds, and what it does:
+
+    trial.json    in a boot that was not planned for (power loss, an entry that did not come up):
+                  undo. In the trial's own boot: a deadline starts. Past a deadline: undo, and leave a
+                  boot that only the trial made. The ledger has its id: it counts; tidy up.
+    watch.json    a confirmed mode that keeps the display from dom0. In a boot that is made for it:
+                  let the GUI domain start, check it; not up in time: undo, reboot. In any other boot
+                  (a person, or GRUB after one boot that nobody verified, chose the rescue entry):
+                  undo, so that dom0 has its screen for good.
+    journal.json  alone: an apply was cut off before its trial began: undo.
+
+Deadlines are in CLOCK_BOOTTIME. A trial is undone by who moves it to `undoing` first; that one is
+killed and the undo is done again by the next who looks, as often as it takes.
+"""
+
+import os
+import sys
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
+import common  # noqa: E402
+import journal  # noqa: E402
+import ledger  # noqa: E402
+import lock as host_lock  # noqa: E402
+import machine  # noqa: E402
+import menu  # noqa: E402
+import qubes_admin as admin  # noqa: E402
+import runner  # noqa: E402
+import trial as trials  # noqa: E402
+import units  # noqa: E402
+from steps import reach  # noqa: E402
+
+LOOK = 2  # seconds between looks while somebody is at work
+RETRIES = (5, 15, 60, 300)  # seconds to the next try of an undo that left something
+GRACE, KILLED = 10, 150  # seconds for a holder of the lock to let go; for its commands to end
+PROHIBIT = "guidomain: it starts only in a boot that keeps its display from dom0"
+GPU = "guidomain.gpu="
+
+
+def say(*words):
+    print("guidomain:", *words, flush=True)
+
+
+class Guard:
+    def __init__(self, run=runner.run):
+        self.run = run
+        self.tries = 0
+        self.until = None  # end of the watch of this boot, CLOCK_BOOTTIME
+
+    # -- looks
+
+    def boot(self):
+        """The first look of a boot. It may undo, and reboot."""
+        reach("guard.begins")
+        trial, kept = trials.load(), trials.watch()
+        if trial and trial["phase"] == "rebooting" and trials.in_its_boot(trial):
+            trial = self._trial_boot(trial)
+        if (trial and trial["boot"]) or (kept and self._made_for(kept)):
+            self._watch_over(trial)
+        self._may_start(kept, trial)
+        return self.step()
+
+    def step(self):
+        """One look. Seconds to the next one; None when nothing is left to watch."""
+        trial = trials.load()
+        if trial:
+            return self._trial(trial)
+        if common.read_text(common.JOURNAL) is not None:
+            return self._leftover()
+        kept = trials.watch()
+        return self._mode(kept) if kept else None
+
+    # -- a trial
+
+    def _trial(self, trial):
+        if trials.is_committed(trial["id"]):
+            return self._alone(lambda: trials.settle(trial["id"], trial["owner"]))
+        if trial["phase"] == "undoing":
+            return self._undo(trial)
+        seconds = trials.left(trial)
+        if seconds is None:
+            if trial["phase"] == "rebooting" and trials.in_its_boot(trial):
+                self._trial_boot(trial)
+                return LOOK
+            why = (
+                "the trial entry did not boot: GRUB or the machine went back to the normal one"
+                if trial["phase"] == "rebooting"
+                else "the machine restarted in the middle of it (phase %s)" % trial["phase"]
+            )
+            return self._undo(trial, why)
+        if seconds > 0:
+            return min(seconds, LOOK)
+        return self._undo(trial, "it was not confirmed in time (phase %s)" % trial["phase"])
+
+    def _trial_boot(self, trial):
+        say("trial", trial["id"], "begins")
+        menu.unchoose()
+        moved = trials.move(
+            trial["id"], ["rebooting"], "trial", deadline=trials.due(trial["seconds"])
+        )
+        reach("guard.trial")
+        return moved or trials.load()
+
+    def _undo(self, trial, why=None):
+        if why is not None:
+            # Only from the phase that was seen: a confirmation may be faster.
+            now = trials.move(
+                trial["id"],
+                [trial["phase"]],
+                "undoing",
+                why=why,
+                deadline=None,
+                **{"from": trial["phase"]}
+            )
+            if now is None:
+                return 0
+            trial = now
+            say("undoing", trial["id"] + ":", why)
+        lock = self._lock(kill=why is not None)
+        if lock is None:
+            return LOOK  # somebody is at it
+        try:
+            trial = trials.load()
+            if trial is None or trial["phase"] != "undoing":
+                return 0
+            outcome = trials.undo(trial, self._emit, self.run, told=True)
+        finally:
+            lock.release()
+        if trials.in_its_boot(trial):
+            say("leaving the trial boot")
+            machine.here.reboot()
+        return self._again(outcome["left"])
+
+    def _again(self, left):
+        if not left:
+            self.tries = 0
+            return 0
+        say("could not put back:", left)
+        if self.tries == len(RETRIES):
+            return None  # the next boot, or the next apply, tries again
+        self.tries += 1
+        return RETRIES[self.tries - 1]
+
+    def _leftover(self):
+        """A journal without a trial."""
+        record = journal.load()
+        if record is None:
+            return self._alone(journal.end)
+        outcome = {"left": {}}
+
+        def undo():
+            if trials.load() is None and journal.load() is not None:
+                outcome.update(journal.undo(record, self._emit, self.run))
+
+        waits = self._alone(undo)
+        return waits or self._again(outcome["left"])
+
+    # -- a confirmed mode
+
+    def _mode(self, kept):
+        if "rescuing" in kept:
+            return self._rescue(kept, kept["rescuing"])
+        if not self._made_for(kept):
+            return self._rescue(kept, "the host was booted without what the mode needs")
+        here = machine.here
+        if kept.get("verified") == here.boot_id():
+            menu.untry()
+            menu.sync(None, kept)  # a new kernel, perhaps
+            return None
+        if self.until is None:
+            self.until = here.boottime() + kept["seconds"]
+        try:
+            here.checks(kept["checks"], max(1, self.until - here.boottime()))
+        except (common.Failure, admin.AdminError, OSError) as error:
+            if here.boottime() >= self.until:
+                return self._rescue(kept, "it did not come up in %d s: %s" % (kept["seconds"], error))
+            return LOOK
+        reach("watch.checked")
+        trials.save(common.WATCH, dict(kept, verified=here.boot_id(), armed=False))
+        if kept.get("armed"):
+            here.unwatch()
+        say(kept["qube"], "is up")
+        reach("watch.done")
+        return 0
+
+    def _rescue(self, kept, why):
+        lock = self._lock(kill=False)
+        if lock is None:
+            return LOOK
+        try:
+            kept = trials.watch()
+            if kept is None or trials.load():
+                return 0
+            journal.free()
+            if "rescuing" not in kept:
+                kept["rescuing"] = why
+                trials.save(common.WATCH, kept)
+                say("rescue:", why)
+            reach("rescue.begun")
+            left = trials.rescue(kept, self._emit, self.run)["left"]
+            reach("rescue.done")
+        finally:
+            lock.release()
+        # With our tokens still there, another boot would only come back to this.
+        if self._made_for(kept) and not any(key.startswith("bootarg:") for key in left):
+            machine.here.reboot()
+        return self._again(left)
+
+    @staticmethod
+    def _made_for(kept):
+        return GPU + kept["qube"] in machine.here.cmdline().split()
+
+    # -- both
+
+    @staticmethod
+    def _watch_over(trial):
+        """A hang is no power cycle: Xen's watchdog makes one of it."""
+        if machine.here.watchdog():
+            if trial:
+                trials.move(trial["id"], [trial["phase"]], trial["phase"], armed=True)
+            else:
+                trials.save(common.WATCH, dict(trials.watch(), armed=True))
+        reach("guard.watchdog")
+
+    def _may_start(self, kept, trial):
+        """A GUI domain may start only where its card was never dom0's in this boot: pulled from
+        a driver that runs, it takes the machine with it."""
+        for mode in (kept, trial and trial["watch"]):
+            if mode:
+                try:
+                    self._prohibit(mode["qube"], set(mode["ports"]))
+                except admin.AdminError as error:
+                    say("cannot tell whether", mode["qube"], "may start:", error)
+        reach("guard.prohibit")
+
+    @staticmethod
+    def _prohibit(qube, ports):
+        given = {d["port"] for d in admin.pci_assigned(qube)} & ports
+        places = {d["port"]: d["sbdf"] for d in admin.pci_available()}
+        hidden = all(
+            os.path.exists(common.path("/sys/bus/pci/drivers/pciback/%s" % places.get(port)))
+            for port in given
+        )
+        now = admin.get_feature(qube, "prohibit-start")
+        if given and not hidden:
+            if not now:
+                admin.set_feature(qube, "prohibit-start", PROHIBIT)
+        elif given and now and now.startswith("guidomain:"):
+            admin.remove_feature(qube, "prohibit-start")
+
+    @staticmethod
+    def _lock(kill):
+        """The host's lock; None where somebody holds it on. `kill`: after a while they do not."""
+        return host_lock.take("guidomain's guard", GRACE if kill else 0, KILLED if kill else None)
+
+    def _alone(self, work):
+        lock = self._lock(kill=False)
+        if lock is None:
+            return LOOK
+        try:
+            work()
+        finally:
+            lock.release()
+        return 0
+
+    @staticmethod
+    def _emit(stage, text):
+        say(stage + ":", text)
+
+
+def main(words):
+    guard = Guard()
+    if words == ["boot"]:
+        guard.boot()
+        return
+    held = units.live()
+    seconds = 0
+    while seconds is not None:
+        machine.here.sleep(seconds)
+        seconds = guard.step()
+        if common.read_text(common.GUARD + "/guard.py", 1) is None and not trials.load():
+            break  # nothing of ours is left on this host
+    os.close(held)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

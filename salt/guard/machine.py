@@ -1,0 +1,87 @@
+"""What the agent and the guard need of the machine itself, in one place that a simulated machine can
+take over: `machine.here`."""
+
+import os
+import signal
+import subprocess
+import time
+
+import common
+
+WATCHDOG = "xenwatchdogd.service"
+
+
+class Machine:
+    def boottime(self):
+        """Seconds since the boot, sleep included; no change of the wall clock moves it."""
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+    def now(self):
+        """The wall clock: for what a person reads, never for a decision."""
+        return time.time()
+
+    def boot_id(self):
+        return (common.read_text("/proc/sys/kernel/random/boot_id") or "").strip()
+
+    def cmdline(self):
+        return common.read_text("/proc/cmdline") or ""
+
+    def sleep(self, seconds):
+        time.sleep(seconds)
+
+    def systemctl(self, *words):
+        """Exit status; 127 where it cannot be run, 124 where it does not end."""
+        try:
+            return subprocess.call(
+                ("systemctl",) + words,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                timeout=60,
+            )
+        except OSError:
+            return 127
+        except subprocess.TimeoutExpired:
+            return 124
+
+    def watchdog(self):
+        """Arms Xen's watchdog for dom0, which turns a hang into a reset. True: armed, and it was
+        not before; False: it was, or it cannot be; None: there is none."""
+        if not common.unit_exists(WATCHDOG):
+            return None
+        if self.systemctl("is-active", "--quiet", WATCHDOG) == 0:
+            return False
+        return self.systemctl("start", WATCHDOG) == 0
+
+    def is_watched(self):
+        """For evidence: True, False, or None where there is no watchdog."""
+        if not common.unit_exists(WATCHDOG):
+            return None
+        return self.systemctl("is-active", "--quiet", WATCHDOG) == 0
+
+    def unwatch(self):
+        self.systemctl("stop", WATCHDOG)
+
+    def reboot(self):
+        """Returns only where the machine is still here after both ways."""
+        self.systemctl("reboot")
+        self.sleep(60)
+        self.systemctl("reboot", "--force", "--force")
+        self.sleep(60)
+
+    def kill(self, pid):
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+    def checks(self, checks, seconds):
+        """Runs checks for at most `seconds` each; their evidence, or Failure verify-failed."""
+        import runner
+        import verify
+
+        capped = [dict(c, timeout=max(1, min(c["timeout"], seconds))) for c in checks]
+        return verify.verify(capped, runner.run, lambda *_: None, common.Stop())
+
+
+here = Machine()
