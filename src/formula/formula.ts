@@ -76,6 +76,21 @@ export function formulaOf({ qube, mode, settings, restores, quiet }: FormulaRequ
   return { sls: `guidomain.${sls}`, files, digest: digestOf(files) };
 }
 
+/** Assignments of one qube ("PORT:ID" → options, and those that go). `name` sets it apart from others of the same qube. */
+export function devicesFormulaOf(request: {
+  qube: string;
+  name: string;
+  assign: Record<string, Record<string, string>>;
+  unassign: string[];
+}): Formula {
+  const { qube, name, assign, unassign } = request;
+  const folderName = `${slsName(qube)}/pci-${name}`;
+  const sls = folderName.replace("/", ".");
+  const text = render("qubes/devices.sls", { scope: qube, qube, sls, assign, unassign });
+  const files = { [`guidomain/${folderName}/init.sls`]: text };
+  return { sls: `guidomain.${sls}`, files, digest: digestOf(files) };
+}
+
 /** What is applied once a trial boot is confirmed: boot arguments, the start with the host, and what is for good. */
 export function keepFormulaOf(request: {
   qube: string;

@@ -277,19 +277,19 @@ function sorted(gui: GuiDomain): GuiDomain {
   };
 }
 
-/** "display[1]" from ["display", 1]; an unknown key is reported at its own name. */
-function faultOf(issue: z.core.$ZodIssue): Fault[] {
+const ALLOWED = `a GUI domain; allowed are ${Object.keys(GuiDomainArgs.shape).sort().join(", ")}`;
+
+/** "display[1]" from ["display", 1]; an unknown key is reported at its own name, as no property of `what`. */
+export function faultOf(issue: z.core.$ZodIssue, what = ALLOWED): Fault[] {
   const at = issue.path.reduce<string>(
     (path, part) =>
       typeof part === "number" ? `${path}[${part}]` : path ? `${path}.${String(part)}` : String(part),
     "",
   );
-  if (issue.code === "unrecognized_keys") {
-    const allowed = Object.keys(GuiDomainArgs.shape).sort().join(", ");
-    return issue.keys.map((key) => ({
-      property: key,
-      reason: `not a property of a GUI domain; allowed are ${allowed}`,
-    }));
-  }
-  return [{ property: at, reason: issue.message }];
+  if (issue.code !== "unrecognized_keys") return [{ property: at, reason: issue.message }];
+  return issue.keys.map((key) =>
+    at
+      ? { property: `${at}.${key}`, reason: "there is no such part" }
+      : { property: key, reason: `not a property of ${what}` },
+  );
 }

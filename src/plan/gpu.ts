@@ -64,6 +64,12 @@ export function judgeGpu(gui: GuiDomain, snapshot: Snapshot, inForce: boolean): 
   // A trial that nobody knows to come back from is not begun.
   const unsafe = verdict.reasons.filter((r) => r.effect === "unknown" && MUST_BE_KNOWN.includes(r.rule));
   const against = [...texts(["no"]), ...unsafe.map((r) => r.text)];
+  // dom0 has none to pass on, and nobody else may (qubes-host.md (g)): whoever sits there could do nothing.
+  const typed = found.grant.inputs.some(({ services }) => services.includes("qubes.InputKeyboard"));
+  if (facts.keyboards?.length === 0 && !typed)
+    against.push(
+      "no keyboard would reach it: dom0 has none, and no USB qube is allowed qubes.InputKeyboard to dom0",
+    );
   const grants = given.map(({ fn }) => ({ device: fn, qube: gui.qube, hide: true }));
   const refused = hostRules(grants, snapshot);
   if (against.length || refused.length)

@@ -9,7 +9,17 @@ import { rulesOf } from "../policy/rules.ts";
  * place and its identity, "00_02.0:0x8086:0x9b41::p030000".
  */
 export interface KeyParts {
-  kind: "qube" | "property" | "feature" | "tag" | "global" | "file" | "package" | "device" | "bootarg";
+  kind:
+    | "qube"
+    | "property"
+    | "feature"
+    | "tag"
+    | "global"
+    | "file"
+    | "package"
+    | "device"
+    | "bootarg"
+    | "given";
   /** The qube of a property, feature, tag or device; otherwise the same as `name`. */
   of: string;
   name: string;
@@ -30,6 +40,7 @@ export function partsOf(key: string): KeyParts {
     case "file":
     case "package":
     case "bootarg":
+    case "given":
       return { kind, of: rest, name: rest };
     default:
       throw new Error(`not a key: ${key}`);
@@ -74,6 +85,8 @@ export function valueOf(snapshot: Snapshot, key: string): KeyValue {
       const is = qube?.pci.find((one) => one.port === port && one.device === device);
       return is ? { mode: is.mode, options: is.options } : null;
     }
+    case "given": // a place that somebody gives away: only ever claimed
+      return null;
     case "bootarg":
       return snapshot.facts.boot.args.includes(name) ? true : null;
   }

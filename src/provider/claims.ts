@@ -29,7 +29,9 @@ export class Claims {
           resource,
           host,
           what: `${wordsFor(key)} is claimed by ${ownerName(other)} as well`,
-          next: "One of the two must let go of it; a qube has exactly one GUI domain",
+          next: key.startsWith("given:")
+            ? "Give it to one qube only"
+            : "One of the two must let go of it; a qube has exactly one GUI domain",
         });
       const owner = otherOwner(snapshot, key, urn);
       if (owner !== null)
@@ -70,6 +72,8 @@ export function wordsFor(key: string): string {
         ? `whatever sits at PCI ${port} for "${of}"`
         : `PCI device ${id} at ${port} for "${of}"`;
     }
+    case "given":
+      return `the PCI device at ${name}`;
     case "bootarg":
       return `kernel argument ${name}`;
   }

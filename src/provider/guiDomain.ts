@@ -271,7 +271,8 @@ export function guiDomainHandler(hosts: HostAccess): Handler {
       context.log(
         `qube ${gui.qube} starts anew, since its services are read at its start; it shows no windows now`,
       );
-    hosts.claims.claim(gui.host, context.urn, `GUI domain ${gui.qube}`, plan.touch, snapshot);
+    const given = Object.values(wanted.devices).map((device) => `given:${device.port}`);
+    hosts.claims.claim(gui.host, context.urn, `GUI domain ${gui.qube}`, [...plan.touch, ...given], snapshot);
     if (context.preview && (plan.changes.length || !snapshot.ledger[`qube:${gui.qube}`])) {
       for (const notice of notices) context.log(notice.text, { severity: notice.severity });
       if (needsBoot && target) context.log(...bootNotice(snapshot));

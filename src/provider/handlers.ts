@@ -2,8 +2,10 @@
 import { guiDomainHandler } from "./guiDomain.ts";
 import { hostHandler } from "./host.ts";
 import type { Hosts } from "./hosts.ts";
+import { pciAttachmentHandler } from "./pciAttachment.ts";
 
 export const handlersOf = (hosts: Hosts) => ({
   host: hostHandler(hosts),
   guiDomain: guiDomainHandler(hosts),
+  pciAttachment: pciAttachmentHandler(hosts),
 });

@@ -24,6 +24,11 @@ export function guidomain(): ProviderPackage {
       "guidomain:index:Host": later(async () => (await handlers()).host, { refreshBeforeUpdate: true }),
       "guidomain:index:GuiDomain": later(async () => (await handlers()).guiDomain, {
         refreshBeforeUpdate: true,
+        // A ladder may take two boots of a machine that checks its memory, and somebody's way to its keyboard.
+        defaultTimeout: 90 * 60,
+      }),
+      "guidomain:index:PciAttachment": later(async () => (await handlers()).pciAttachment, {
+        refreshBeforeUpdate: true,
         defaultTimeout: 30 * 60,
       }),
     },
