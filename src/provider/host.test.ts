@@ -1,7 +1,8 @@
 import { test } from "uvu";
 import * as assert from "uvu/assert";
 import { HostError } from "../host/errors.ts";
-import { HostModel, install } from "../plan/testing/hostModel.ts";
+import { HostModel, install, laptop } from "../plan/testing/hostModel.ts";
+import type { Properties } from "./handler.ts";
 import { hostHandler } from "./host.ts";
 import { TestHosts } from "./testHosts.ts";
 
@@ -40,6 +41,7 @@ test("facts: those that stay, not those that differ at each look", async () => {
   );
   assert.equal(outputs["templates"], ["fedora-43-xfce", "debian-13-xfce"]);
   assert.equal(outputs["modes"], {
+    gpu: { verdict: "no", reasons: ["which display a person looks at is not known; select one"] },
     xephyr: { verdict: "go", reasons: [] },
     vnc: { verdict: "go", reasons: [] },
   });
@@ -54,6 +56,50 @@ test("facts: those that stay, not those that differ at each look", async () => {
     context,
   );
   assert.equal(changes, { name: "update-replace" });
+});
+
+test("inventory, verdicts, boot facts, fingerprint, and what the guard did", async () => {
+  const { handler, context, model } = made(laptop());
+  const { outputs } = await handler.create({ name: "lab" }, context);
+  const [fn] = outputs["pci"] as Properties[];
+  assert.equal(
+    [fn?.["sbdf"], fn?.["port"], fn?.["path"], fn?.["reset"], fn?.["outputs"]],
+    [
+      "0000:00:02.0",
+      "00_02.0",
+      "00_02.0",
+      ["flr"],
+      [{ name: "card0-eDP-1", connected: true, enabled: true }],
+    ],
+  );
+  const verdicts = (o: Properties) =>
+    Object.entries(o["modes"] as Properties).map(([mode, is]) => `${mode} ${(is as Properties)["verdict"]}`);
+  assert.equal(verdicts(outputs), ["gpu go", "xephyr go", "vnc go"]);
+  assert.equal(
+    [outputs["oneShotBoot"], outputs["oneShotBootWhy"], outputs["unattendedBoot"]],
+    [true, "/boot is ext4 on a partition", true],
+  );
+  assert.equal(outputs["fingerprint"], {
+    gpu: ["8086:9a49 17aa:22d5"],
+    firmware: "LENOVO 20N2 1.80",
+    xen: "4.19.3",
+    kernel: "6.12.59-1.qubes.fc41.x86_64",
+  });
+  assert.equal(outputs["guard"], { watches: null, outcome: null });
+  model.byHand((now) => {
+    now.facts.xen.iommu = false;
+    now.watch = { qube: "sys-gui", owner: "urn", tokens: [], ports: [] };
+    const outcome = { id: "t", owner: "urn", phase: "watch", at: 1, bootId: "b", left: {} };
+    now.outcome = { ...outcome, what: "rescued", why: "black screen" };
+  });
+  const later = await handler.read({ id: "lab", inputs: { name: "lab" }, outputs }, context);
+  const now = later?.outputs ?? {};
+  assert.equal(verdicts(now), ["gpu no", "xephyr go", "vnc go"]);
+  assert.match(JSON.stringify(now["modes"]), /no IOMMU in use/);
+  assert.equal(now["guard"], {
+    watches: "sys-gui",
+    outcome: { what: "rescued", why: "black screen", left: [] },
+  });
 });
 
 test("not a Qubes host is an error; one that does not answer keeps its state where that is asked for", async () => {

@@ -3,8 +3,10 @@ import { z } from "zod";
 import { HostError } from "../host/errors.ts";
 import type { Snapshot } from "../host/protocol.ts";
 import { oneOf } from "../model/fields.ts";
-import { MODES } from "../model/modes.ts";
 import { hostNameFault } from "../model/names.ts";
+import { bootDisplay, bridgePath, pciTree } from "../pci/tree.ts";
+import { verdictGpu } from "../pci/verdict.ts";
+import { fingerprintOf } from "../plan/fingerprint.ts";
 import { requireQubes } from "../plan/preflight.ts";
 import { diffByPath, replacing } from "./diff.ts";
 import { type Context, type Handler, hasUnknown, type Properties } from "./handler.ts";
@@ -75,7 +77,8 @@ function factsOf(name: string, snapshot: Snapshot): Properties {
   const templates = Object.entries(snapshot.qubes).flatMap(([qube, { class: is }]) =>
     is === "TemplateVM" ? [qube] : [],
   );
-  const reasons = templates.length ? [] : ["no template is installed"];
+  const { boot } = facts;
+  const tree = pciTree(facts.pci);
   return {
     platform: "qubes",
     release,
@@ -86,17 +89,52 @@ function factsOf(name: string, snapshot: Snapshot): Properties {
     iommu: facts.xen.iommu,
     interruptRemapping: facts.xen.interruptRemapping,
     templates,
-    pci: facts.pci.map(({ sbdf, port, class: cls, vendor, device, subsystem, name: label }) => ({
-      sbdf,
-      port,
-      class: cls,
-      vendor,
-      device,
-      subsystem,
+    pci: facts.pci.map(({ name: label, disks, nets, bridge: _, ...fn }) => ({
+      ...fn,
       name: label,
+      path: bridgePath(tree, { ...fn, name: label, disks, nets, bridge: _ }),
+      disks,
+      nets,
     })),
-    modes: Object.fromEntries(
-      MODES.map((mode) => [mode, { verdict: reasons.length ? "no" : "go", reasons }]),
-    ),
+    modes: modesOn(snapshot, templates),
+    oneShotBoot: boot.oneShot,
+    oneShotBootWhy: boot.oneShotWhy,
+    unattendedBoot: boot.unattended,
+    unattendedBootWhy: boot.unattendedWhy,
+    fingerprint: { ...fingerprintOf(snapshot) },
+    guard: guardOf(snapshot),
+  };
+}
+
+/** What each display mode has for and against it there, before anything is described; "gpu" for the display that a person looks at. */
+function modesOn(snapshot: Snapshot, templates: string[]): Properties {
+  const lacking = templates.length ? [] : ["no template is installed"];
+  const simple = { verdict: lacking.length ? "no" : "go", reasons: lacking };
+  const display = bootDisplay(pciTree(snapshot.facts.pci));
+  if (!display)
+    return {
+      gpu: {
+        verdict: snapshot.facts.pci.length ? "unknown" : "no",
+        reasons: ["which display a person looks at is not known; select one"],
+      },
+      xephyr: simple,
+      vnc: simple,
+    };
+  const { verdict, reasons } = verdictGpu(snapshot.facts, display);
+  return {
+    gpu: {
+      verdict: lacking.length ? "no" : verdict,
+      reasons: [...lacking, ...reasons.filter((r) => r.effect !== "go").map((r) => r.text)],
+    },
+    xephyr: simple,
+    vnc: simple,
+  };
+}
+
+/** What the guard watches over, and what it did last without anybody asking. */
+function guardOf({ watch, outcome }: Snapshot): Properties {
+  return {
+    watches: watch?.qube ?? null,
+    outcome: outcome && { what: outcome.what, why: outcome.why, left: Object.keys(outcome.left) },
   };
 }

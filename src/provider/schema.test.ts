@@ -3,6 +3,7 @@ import { runtime } from "@pulumi/pulumi";
 import { test } from "uvu";
 import * as assert from "uvu/assert";
 import { GuiDomainArgs } from "../model/guiDomain.ts";
+import { PciAttachmentArgs } from "../model/pciAttachment.ts";
 import * as resources from "../resources/index.ts";
 import { schemaOf } from "./schema.ts";
 
@@ -20,6 +21,11 @@ const guiArgs: Record<keyof resources.GuiDomainArgs, true> = {
   host: true,
   qube: true,
   display: true,
+  gpu: true,
+  reboot: true,
+  retry: true,
+  onFallback: true,
+  limits: true,
   clients: true,
   restartClients: true,
   session: true,
@@ -36,6 +42,15 @@ const guiArgs: Record<keyof resources.GuiDomainArgs, true> = {
   hostPackages: true,
   viewers: true,
 };
+const attachmentArgs: Record<keyof resources.PciAttachmentArgs, true> = {
+  host: true,
+  qube: true,
+  device: true,
+  devices: true,
+  options: true,
+  onDelete: true,
+  unreachable: true,
+};
 const hostArgs: Record<keyof resources.HostArgs, true> = { name: true, unreachable: true };
 
 await runtime.setMocks({
@@ -44,6 +59,7 @@ await runtime.setMocks({
 });
 const host = new resources.Host("lab");
 const gui = new resources.GuiDomain("sys-gui", { host });
+const attachment = new resources.PciAttachment("dock", { host, qube: "sys-usb", device: { class: "usb" } });
 /** What a resource has beside what every resource has. */
 const own = (resource: object) =>
   Object.keys(resource).filter((key) => !key.startsWith("__") && key !== "urn" && key !== "id");
@@ -52,11 +68,14 @@ test("inputs", () => {
   assert.equal(sorted(Object.keys(of("GuiDomain").inputProperties)), sorted(Object.keys(guiArgs)));
   assert.equal(sorted(Object.keys(GuiDomainArgs.shape)), sorted(Object.keys(guiArgs)));
   assert.equal(sorted(Object.keys(of("Host").inputProperties)), sorted(Object.keys(hostArgs)));
+  assert.equal(sorted(Object.keys(of("PciAttachment").inputProperties)), sorted(Object.keys(attachmentArgs)));
+  assert.equal(sorted(Object.keys(PciAttachmentArgs.shape)), sorted(Object.keys(attachmentArgs)));
 });
 
 test("outputs", () => {
   assert.equal(sorted(own(gui)), sorted(Object.keys(of("GuiDomain").properties)));
   assert.equal(sorted(own(host)), sorted(Object.keys(of("Host").properties)));
+  assert.equal(sorted(own(attachment)), sorted(Object.keys(of("PciAttachment").properties)));
 });
 
 test("each property is described; what is required exists", () => {

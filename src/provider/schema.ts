@@ -20,7 +20,32 @@ const guiInputs: Record<string, Property> = {
   display: {
     type: "array",
     items: text,
-    description: `Display modes, best first: ${MODES.join(", ")}. Default: xephyr.`,
+    description: `The ladder, best first: ${MODES.join(", ")}; "dom0" (the host's own screen, as before) may be the last. Default: xephyr.`,
+  },
+  gpu: {
+    ...any,
+    description:
+      "The display that mode gpu gives away, by what it is: class, vendor, device, subsystem, position, address, driver. Default: the one that the firmware lit.",
+  },
+  reboot: {
+    ...text,
+    description:
+      "never (default): what needs a boot is staged and listed in pending. allowed: the machine may restart to prove a mode.",
+  },
+  retry: {
+    oneOf: [text, { type: "number" }],
+    ...any,
+    description: "A mode that failed is tried again when this changes.",
+  },
+  onFallback: {
+    ...text,
+    description:
+      "When another mode than the best came up: warn (default), accept, or fail (the run fails with the fallback in place).",
+  },
+  limits: {
+    ...any,
+    description:
+      "Seconds: start (120) of the qube, checks (30) for each check, boot (900) from the start of a boot until all is proved.",
   },
   clients: {
     oneOf: [text, list],
@@ -50,18 +75,24 @@ const guiInputs: Record<string, Property> = {
   },
   template: { ...text, description: "TemplateVM of the qube. Default: fedora-43-xfce." },
   label: { ...text, description: "Colour label. Default: black." },
-  memory: { type: "integer", description: "Initial memory, MiB. Default: the host's." },
-  maxmem: { type: "integer", description: "Most memory, MiB; 0 switches balancing off. Default: 4000." },
+  memory: {
+    type: "integer",
+    description: "Initial memory, MiB. Default: the host's; 2000 in mode gpu, which takes no less.",
+  },
+  maxmem: {
+    type: "integer",
+    description: "Most memory, MiB; 0 switches balancing off. Default: 4000; always 0 in mode gpu.",
+  },
   vcpus: { type: "integer", description: "Virtual processors. Default: the host's." },
   autostart: { type: "boolean", description: "Whether it starts with the host. Default: true." },
   audiovm: {
     ...text,
-    description: 'Its audio domain; "" for none. Default: dom0 in mode xephyr, none in mode vnc.',
+    description: 'Its audio domain; "" for none. Default: dom0 in mode xephyr, else none.',
   },
   hostPackages: {
     ...list,
     description:
-      "Packages of dom0 it needs. Default: dummy-psu-sender, in mode xephyr also dummy-backlight-dom0.",
+      "Packages of dom0 it needs. Default: dummy-psu-sender, in mode xephyr also dummy-backlight-dom0, in mode gpu qubes-input-proxy-sender.",
   },
   viewers: {
     ...list,
@@ -75,13 +106,30 @@ const guiOutputs: Record<string, Property> = {
     ...any,
     description: "Every value on the host that follows from the arguments; a preview is a diff of these.",
   },
-  mode: { ...text, description: "The display mode in force." },
+  mode: {
+    ...text,
+    description: "The display mode in force; dom0: the host's own screen, none: after a failure.",
+  },
   state: {
     ...text,
     description:
-      "ready: set up and checked. inUse: a session runs. drifted, unverified, failed: as they say.",
+      "ready: set up and checked. inUse: a session runs. staged: it waits for a reboot. rescued: a boot did not bring it up, and the host went back by itself. drifted, unverified, failed: as they say.",
   },
-  attempts: { type: "array", items: any, description: "Modes that were tried: mode, verdict, reason." },
+  attempts: {
+    type: "array",
+    items: any,
+    description:
+      "Each rung of the ladder: mode, verdict (ok, refused, failed, staged, skipped), reason, and the evidence of one that failed.",
+  },
+  remembered: {
+    type: "array",
+    items: any,
+    description: "Modes that failed, and under what circumstances; they are tried again when these change.",
+  },
+  screens: {
+    ...list,
+    description: "Mode gpu: connectors that were lit before, and are lit after.",
+  },
   pending: {
     type: "array",
     items: any,
@@ -100,6 +148,53 @@ const guiOutputs: Record<string, Property> = {
     ...any,
     description: "How the host was reached, without secrets; used when the configuration no longer names it.",
   },
+};
+
+const attachmentInputs: Record<string, Property> = {
+  host: { ...text, description: "Name of the host, as `guidomain:hosts` or the inventory has it." },
+  qube: { ...text, description: "The qube that gets the device, each time it starts." },
+  device: {
+    ...any,
+    description:
+      "The device by what it is: class, vendor, device, subsystem, position, address, driver. Class usb or audio may name several.",
+  },
+  devices: { type: "array", items: any, description: "Several, each by what it is; instead of device." },
+  options: {
+    ...any,
+    description:
+      "permissive, noStrictReset. Default: what the device needs there (noStrictReset where it has no reset of its own).",
+  },
+  onDelete: {
+    ...text,
+    description: "restore (default): the assignment goes, what was there before comes back. keep: all stays.",
+  },
+  unreachable: { ...text, description: "fail (default) or skip, as for a GUI domain." },
+};
+
+const attachmentOutputs: Record<string, Property> = {
+  ...attachmentInputs,
+  settings: { ...any, description: "Place and options by identity; a preview is a diff of these." },
+  identities: {
+    type: "array",
+    items: any,
+    description: "What each device was when it was attached; it is followed when it moves.",
+  },
+  attached: {
+    type: "array",
+    items: any,
+    description: "Each device now: name, sbdf, port, identity, options, siblings that share its reset.",
+  },
+  state: {
+    ...text,
+    description: "ready, drifted, missing (not in the machine any more), unverified (imported), failed.",
+  },
+  pending: { type: "array", items: any, description: "restart: the qube gets the device when it restarts." },
+  evidence: { type: "array", items: any, description: "What each check saw: id, ok, seconds, output." },
+  looked: {
+    type: "boolean",
+    description: "false: the host did not answer, this is the state of the last time.",
+  },
+  connection: { ...any, description: "How the host was reached, without secrets." },
 };
 
 const hostInputs: Record<string, Property> = {
@@ -121,9 +216,35 @@ const hostOutputs: Record<string, Property> = {
   pci: {
     type: "array",
     items: any,
-    description: "PCI functions: sbdf, port, class, vendor, device, subsystem, name.",
+    description:
+      "PCI functions: sbdf, port, path, class, vendor, device, subsystem, name, parent, driver, module, reset, bootVga, rom, outputs, inputs, disks, nets.",
   },
-  modes: { ...any, description: "Verdict and reasons by display mode." },
+  modes: {
+    ...any,
+    description:
+      "Verdict (go, options, unknown, no) and reasons by display mode; of gpu for the display that a person looks at.",
+  },
+  oneShotBoot: {
+    type: "boolean",
+    description:
+      "Whether it can boot an entry once and come back by itself; null: unknown. Without it mode gpu is refused.",
+  },
+  oneShotBootWhy: { ...text, description: "What that rests on." },
+  unattendedBoot: {
+    type: "boolean",
+    description: "Whether it boots without anybody typing a passphrase; null: unknown.",
+  },
+  unattendedBootWhy: { ...text, description: "What that rests on." },
+  fingerprint: {
+    ...any,
+    description:
+      "GPU, firmware, Xen and kernel: a display mode that failed is tried again when this changes.",
+  },
+  guard: {
+    ...any,
+    description:
+      "watches: the qube that each boot must bring up. outcome: what the host did last without anybody asking.",
+  },
   looked: { type: "boolean", description: "false: the host did not answer, this is what the last look saw." },
   connection: { ...any, description: "How the host was reached, without secrets." },
 };
@@ -157,6 +278,13 @@ export function schemaOf(version: string): object {
         requiredInputs: ["host"],
         properties: guiOutputs,
         required: ["host", "qube", "mode", "state", "attempts", "pending", "evidence", "origin"],
+      },
+      "guidomain:index:PciAttachment": {
+        description: "A PCI device given to a qube for good, outside any ladder.",
+        inputProperties: attachmentInputs,
+        requiredInputs: ["host", "qube"],
+        properties: attachmentOutputs,
+        required: ["host", "qube", "attached", "state", "pending", "evidence"],
       },
     },
   };

@@ -1,5 +1,6 @@
 import * as pulumi from "@pulumi/pulumi";
 import { Host } from "./host.ts";
+import type { Selector } from "./selector.ts";
 import { failAtTheEnd } from "./unreached.ts";
 
 export interface GuiDomainArgs {
@@ -7,8 +8,26 @@ export interface GuiDomainArgs {
   host: Host | pulumi.Input<string>;
   /** The qube that becomes the GUI domain. Default: the resource's name. */
   qube?: pulumi.Input<string>;
-  /** "xephyr" (default): inside one full-screen window of dom0. "vnc": a remote display, reached through qrexec. */
-  display?: pulumi.Input<pulumi.Input<"xephyr" | "vnc">[]>;
+  /**
+   * The ladder, best first: each mode is tried in turn until one comes up. "gpu": it drives the screen itself. "xephyr" (default):
+   * inside one full-screen window of dom0. "vnc": a remote display, reached through qrexec. Below the last lies the host's own screen, as
+   * before; "dom0" as the last says that this will do, and is no error.
+   */
+  display?: pulumi.Input<pulumi.Input<"gpu" | "xephyr" | "vnc" | "dom0">[]>;
+  /** The display that mode "gpu" gives away, by what it is. Default: the one that the firmware lit. */
+  gpu?: pulumi.Input<Selector>;
+  /** "never" (default): what needs a boot is staged and listed in `pending`. "allowed": the machine may restart to prove a mode. */
+  reboot?: pulumi.Input<"never" | "allowed">;
+  /** A mode that failed is tried again when this changes. */
+  retry?: pulumi.Input<string | number>;
+  /** When another mode than the best came up: "warn" (default), "accept", or "fail": the run fails with the fallback in place. */
+  onFallback?: pulumi.Input<"warn" | "accept" | "fail">;
+  /** Seconds: for its start (120), for each check (30), and from the start of a boot until all is proved (900). */
+  limits?: pulumi.Input<{
+    start?: pulumi.Input<number>;
+    checks?: pulumi.Input<number>;
+    boot?: pulumi.Input<number>;
+  }>;
   /** Qubes whose windows it shows; "default": every qube without a GUI domain of its own. Default: none. */
   clients?: pulumi.Input<"default" | pulumi.Input<string>[]>;
   /** Whether running clients are restarted so that a change takes effect. Default: "never"; they are then listed in `pending`. */
@@ -23,31 +42,52 @@ export interface GuiDomainArgs {
   template?: pulumi.Input<string>;
   /** Default: "black". */
   label?: pulumi.Input<string>;
-  /** MiB. */
+  /** MiB. Default: the host's; 2000 with "gpu", which takes no less. */
   memory?: pulumi.Input<number>;
-  /** MiB; 0 switches memory balancing off. Default: 4000. */
+  /** MiB; 0 switches memory balancing off. Default: 4000; always 0 with "gpu". */
   maxmem?: pulumi.Input<number>;
   vcpus?: pulumi.Input<number>;
   /** Default: true. */
   autostart?: pulumi.Input<boolean>;
-  /** Its audio domain, "" for none. Default: "dom0" with "xephyr", none with "vnc". */
+  /** Its audio domain, "" for none. Default: "dom0" with "xephyr", none with the others. */
   audiovm?: pulumi.Input<string>;
-  /** Packages of dom0. Default: dummy-psu-sender, with "xephyr" also dummy-backlight-dom0. */
+  /** Packages of dom0. Default: dummy-psu-sender, with "xephyr" also dummy-backlight-dom0, with "gpu" qubes-input-proxy-sender. */
   hostPackages?: pulumi.Input<pulumi.Input<string>[]>;
   /** "vnc" only: qubes that may reach the display through qubes.ConnectTCP +5900. */
   viewers?: pulumi.Input<pulumi.Input<string>[]>;
 }
 
+export interface Evidence {
+  id: string;
+  ok: boolean;
+  seconds: number;
+  output: string;
+}
+
 export interface Attempt {
   mode: string;
-  verdict: "ok" | "refused" | "failed";
+  /** "refused": by the facts, before anything was touched. "failed": tried, and put back. "staged": it waits for a reboot. */
+  verdict: "ok" | "refused" | "failed" | "staged" | "skipped";
   reason: string;
+  /** What the checks of a failed mode saw. */
+  evidence?: Evidence[];
 }
 
 export interface Pending {
-  kind: "restart";
-  qubes: string[];
+  kind: "restart" | "reboot";
+  /** Of "restart". */
+  qubes?: string[];
   why: string;
+}
+
+/** A mode that did not come up, and under what circumstances: it is tried again when these change. */
+export interface Remembered {
+  mode: string;
+  reason: string;
+  key: { hardware: string; inputs: string; retry: string };
+  reset: boolean;
+  boot: boolean;
+  evidence?: Evidence[];
 }
 
 /** A GUI domain: the qube that shows the windows of its clients. Its import id is `host/qube`. */
@@ -55,6 +95,11 @@ export class GuiDomain extends pulumi.CustomResource {
   declare readonly host: pulumi.Output<string>;
   declare readonly qube: pulumi.Output<string>;
   declare readonly display: pulumi.Output<string[]>;
+  declare readonly gpu: pulumi.Output<Selector | undefined>;
+  declare readonly reboot: pulumi.Output<"never" | "allowed">;
+  declare readonly retry: pulumi.Output<string>;
+  declare readonly onFallback: pulumi.Output<"warn" | "accept" | "fail">;
+  declare readonly limits: pulumi.Output<{ start: number; checks: number; boot: number }>;
   declare readonly clients: pulumi.Output<"default" | string[]>;
   declare readonly restartClients: pulumi.Output<"never" | "allowed">;
   declare readonly session: pulumi.Output<"choose" | "preselect" | "autologin">;
@@ -72,13 +117,19 @@ export class GuiDomain extends pulumi.CustomResource {
   declare readonly viewers: pulumi.Output<string[]>;
   /** Every value on the host that follows from the arguments; a preview is a diff of these. */
   declare readonly settings: pulumi.Output<Record<string, unknown>>;
-  /** The display mode in force, "none" after a failure. */
+  /** The display mode in force; "dom0": the host's own screen; "none" after a failure. */
   declare readonly mode: pulumi.Output<string>;
-  /** "ready", "inUse", "drifted", "unverified" (imported, never applied) or "failed". */
+  /**
+   * "ready", "inUse", "staged" (waits for a reboot), "rescued" (a boot did not bring it up, the host went back by itself), "drifted",
+   * "unverified" (imported, never applied) or "failed".
+   */
   declare readonly state: pulumi.Output<string>;
   declare readonly attempts: pulumi.Output<Attempt[]>;
   declare readonly pending: pulumi.Output<Pending[]>;
-  declare readonly evidence: pulumi.Output<{ id: string; ok: boolean; seconds: number; output: string }[]>;
+  declare readonly evidence: pulumi.Output<Evidence[]>;
+  declare readonly remembered: pulumi.Output<Remembered[] | undefined>;
+  /** Connectors of the display that mode "gpu" gave away which were lit before, and are lit after. */
+  declare readonly screens: pulumi.Output<string[] | undefined>;
   declare readonly origin: pulumi.Output<"created" | "adopted">;
   /** false: the host did not answer, this is the state of the last time. */
   declare readonly looked: pulumi.Output<boolean>;
@@ -97,6 +148,11 @@ export class GuiDomain extends pulumi.CustomResource {
 const GUI_OUTPUTS = {
   qube: undefined,
   display: undefined,
+  gpu: undefined,
+  reboot: undefined,
+  retry: undefined,
+  onFallback: undefined,
+  limits: undefined,
   clients: undefined,
   restartClients: undefined,
   session: undefined,
@@ -118,6 +174,8 @@ const GUI_OUTPUTS = {
   attempts: undefined,
   pending: undefined,
   evidence: undefined,
+  remembered: undefined,
+  screens: undefined,
   origin: undefined,
   looked: undefined,
   connection: undefined,

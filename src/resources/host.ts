@@ -26,8 +26,26 @@ export class Host extends pulumi.CustomResource {
   declare readonly interruptRemapping: pulumi.Output<boolean | null>;
   declare readonly templates: pulumi.Output<string[]>;
   declare readonly pci: pulumi.Output<PciFunction[]>;
-  /** Verdict and reasons by display mode. */
-  declare readonly modes: pulumi.Output<Record<string, { verdict: "go" | "no"; reasons: string[] }>>;
+  /** Verdict and reasons by display mode; of "gpu" for the display that a person looks at. */
+  declare readonly modes: pulumi.Output<Record<string, ModeVerdict>>;
+  /** Whether it can boot an entry once and come back by itself, without which mode "gpu" is refused. null: unknown. */
+  declare readonly oneShotBoot: pulumi.Output<boolean | null>;
+  declare readonly oneShotBootWhy: pulumi.Output<string>;
+  /** Whether it boots without anybody typing a passphrase. null: unknown. */
+  declare readonly unattendedBoot: pulumi.Output<boolean | null>;
+  declare readonly unattendedBootWhy: pulumi.Output<string>;
+  /** A display mode that failed is tried again when this changes. */
+  declare readonly fingerprint: pulumi.Output<{
+    gpu: string[];
+    firmware: string;
+    xen: string;
+    kernel: string;
+  }>;
+  /** The qube that each boot must bring up, and what the host did last without anybody asking. */
+  declare readonly guard: pulumi.Output<{
+    watches: string | null;
+    outcome: { what: "undone" | "rescued" | "left"; why: string; left: string[] } | null;
+  }>;
   /** How the host was reached, without secrets. */
   declare readonly connection: pulumi.Output<Record<string, unknown>>;
 
@@ -38,6 +56,11 @@ export class Host extends pulumi.CustomResource {
     super("guidomain:index:Host", name, { ...HOST_OUTPUTS, ...args }, options);
     failAtTheEnd(`Host ${name}`, this.looked);
   }
+}
+
+export interface ModeVerdict {
+  verdict: "go" | "options" | "no" | "unknown";
+  reasons: string[];
 }
 
 export interface PciFunction {
@@ -51,6 +74,21 @@ export interface PciFunction {
   device: string;
   subsystem: string | null;
   name: string | null;
+  /** Its bridges and itself, without bus numbers: the same after a renumbering. */
+  path: string;
+  parent: string | null;
+  /** What it is bound to now; "pciback": kept from dom0. */
+  driver: string | null;
+  /** What its modalias would load. */
+  module: string | null;
+  /** Reset methods as sysfs has them; null: unknown. */
+  reset: string[] | null;
+  bootVga: boolean | null;
+  rom: boolean | null;
+  outputs: { name: string; connected: boolean; enabled: boolean }[];
+  inputs: string[];
+  disks: string[];
+  nets: string[];
 }
 
 /** Every output has to be named, or it is not there. */
@@ -68,6 +106,12 @@ const HOST_OUTPUTS = {
   templates: undefined,
   pci: undefined,
   modes: undefined,
+  oneShotBoot: undefined,
+  oneShotBootWhy: undefined,
+  unattendedBoot: undefined,
+  unattendedBootWhy: undefined,
+  fingerprint: undefined,
+  guard: undefined,
   looked: undefined,
   connection: undefined,
 };
