@@ -1,11 +1,23 @@
-// The embedded host: one GUI domain in the Xephyr compromise, for every qube without a GUI domain of its own.
+// The embedded host: one GUI domain for every qube without a GUI domain of its own; in the Xephyr compromise unless the configuration
+// says otherwise: --config reboot=allowed --config 'display=["gpu","xephyr"]'
 import { Config } from "@pulumi/pulumi";
-import { GuiDomain, Host } from "guidomain";
+import { GuiDomain, type GuiDomainArgs, Host } from "guidomain";
 
 const config = new Config();
 
 const host = new Host("lab");
+/** What is not in the configuration is left out, so that the defaults count. */
+const configured = Object.fromEntries(
+  Object.entries({
+    reboot: config.get("reboot"),
+    retry: config.get("retry"),
+    onFallback: config.get("onFallback"),
+    gpu: config.getObject("gpu"),
+    limits: config.getObject("limits"),
+  }).filter(([, value]) => value !== undefined),
+) as Partial<GuiDomainArgs>;
 const gui = new GuiDomain("sys-gui", {
+  ...configured,
   host,
   display: config.getObject("display") ?? ["xephyr"],
   clients: config.getObject("clients") ?? "default",
@@ -13,4 +25,5 @@ const gui = new GuiDomain("sys-gui", {
 
 export const mode = gui.mode;
 export const state = gui.state;
+export const attempts = gui.attempts;
 export const pending = gui.pending;

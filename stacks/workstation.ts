@@ -12,4 +12,5 @@ const gui = new GuiDomain(config.get("guiDomain") ?? "sys-gui", {
 
 export const mode = gui.mode;
 export const state = gui.state;
+export const attempts = gui.attempts;
 export const pending = gui.pending;

@@ -98,6 +98,39 @@ test("each state with what to do next", () => {
   assert.ok(pending.includes("  next: restart vault, work when it suits you"));
 });
 
+test("a fallback, a reboot that waits and a rescue are said plainly", () => {
+  const refused = { mode: "gpu", verdict: "refused", reason: "no IOMMU in use" };
+  const ok = { mode: "xephyr", verdict: "ok", reason: "" };
+  assert.equal(text({ attempts: [refused, ok] }).slice(0, 3), [
+    "lab: sys-gui — mode xephyr, ready",
+    "  fallback: mode xephyr instead of gpu",
+    "  gpu: refused — no IOMMU in use",
+  ]);
+  const skipped = { mode: "xephyr", verdict: "skipped", reason: "not needed" };
+  const up = text({ mode: "gpu", attempts: [{ ...ok, mode: "gpu" }, skipped] });
+  assert.equal(up, ["lab: sys-gui — mode gpu, ready", "No changes."]);
+  const staged = text({
+    mode: "dom0",
+    state: "staged",
+    attempts: [{ mode: "gpu", verdict: "staged", reason: "its own boot" }, skipped],
+    pending: [{ kind: "reboot", why: "it is proved in a boot of its own" }],
+  });
+  assert.equal(staged.slice(0, 4), [
+    "lab: sys-gui — mode dom0, staged: it waits for a reboot",
+    "  gpu: staged — its own boot",
+    "  pending reboot: it is proved in a boot of its own",
+    '  next: set reboot to "allowed" and run "npm run up" when the machine may restart',
+  ]);
+  const rescued = text({
+    mode: "dom0",
+    state: "rescued",
+    attempts: [{ ...refused, verdict: "failed", reason: "X shows no picture" }],
+  }).join("\n");
+  assert.match(rescued, /rescued: a boot did not bring it up, and the host went back by itself/);
+  assert.match(rescued, /fallback: mode dom0 instead of gpu\n {2}gpu: failed — X shows no picture/);
+  assert.match(rescued, /next: "npm run up" brings up what this host can do; change "retry"/);
+});
+
 test("counts and errors", () => {
   const changes = changesOf({ create: 2, delete: 1, same: 3 });
   assert.is(text({}, changes).at(-1), "Resources that were changed: 2 created, 1 deleted.");

@@ -70,10 +70,18 @@ export function summaryText(command: string, report: RunReport): string {
   const lines: string[] = [];
   for (const host of report.hosts) {
     lines.push(`${host.name}: ${host.qube} — mode ${host.mode}, ${STATES[host.state] ?? host.state}`);
+    const [best] = host.attempts;
+    const isUp = ["ready", "inUse", "rescued"].includes(host.state);
+    if (isUp && best && best.mode !== host.mode && ["refused", "failed"].includes(best.verdict))
+      lines.push(`  fallback: mode ${host.mode} instead of ${best.mode}`);
+    // What came up, or was not needed any more, says so itself.
     for (const { mode, verdict, reason } of host.attempts)
-      if (verdict !== "ok") lines.push(`  ${mode}: ${verdict}${reason ? ` — ${reason}` : ""}`);
+      if (verdict !== "ok" && verdict !== "skipped")
+        lines.push(`  ${mode}: ${verdict}${reason ? ` — ${reason}` : ""}`);
     for (const { kind, qubes = [], why } of host.pending)
-      lines.push(`  pending ${kind}: ${qubes.join(", ")} — ${why}`);
+      lines.push(
+        `  pending ${[`${kind}:`, ...(qubes.length ? [`${qubes.join(", ")} —`] : []), why].join(" ")}`,
+      );
     for (const next of nextFor(host)) lines.push(`  next: ${next}`);
   }
   const done = command === "preview" ? "would be" : "were";
@@ -92,6 +100,8 @@ const STATES: Record<string, string> = {
   inUse: "in use",
   drifted: "drifted: somebody changed it since",
   unverified: "imported, not checked yet",
+  staged: "staged: it waits for a reboot",
+  rescued: "rescued: a boot did not bring it up, and the host went back by itself",
 };
 
 function nextFor(host: HostReport): string[] {
@@ -99,6 +109,10 @@ function nextFor(host: HostReport): string[] {
   const restart = host.pending.filter((p) => p.kind === "restart").flatMap((p) => p.qubes ?? []);
   if (host.state === "failed") next.push('mend what the error names, then "npm run up" again');
   if (host.state === "not looked at") next.push("see that the host answers, then run again");
+  if (host.state === "rescued")
+    next.push('"npm run up" brings up what this host can do; change "retry" to try the rest again');
+  if (host.pending.some((p) => p.kind === "reboot"))
+    next.push('set reboot to "allowed" and run "npm run up" when the machine may restart');
   if (host.state === "drifted") next.push('"npm run up" puts it right');
   if (host.mode === "xephyr" && host.state === "ready")
     next.push(`log out of dom0 and choose the session "GUI Domain (${host.qube})" at its greeter`);
