@@ -313,8 +313,9 @@ def _tags(run, name, add, remove):
 
 
 def devices(name, assign=None, unassign=None, **kwargs):
-    """`assign`: [{port, device ("*": any), options}], required. `unassign`: [{port[, device]}] or
-    ports.
+    """`assign`: {"PORT:ID": {option: "True"}}, required, whatever mode and options it had before;
+    ID "*" is any device on that port. `unassign`: ["PORT:ID"], done first; one that is not there is
+    fine.
 
     An option that is off is left out: in Qubes' store any non-empty text, "False" too, means on.
     """
@@ -330,65 +331,59 @@ def _devices(run, name, assign, unassign):
         return
     available = {device["port"]: device["device"] for device in _admin("pci_available")}
 
-    def assigned():
+    def assigned(place):
         found = _admin("pci_assigned", name) if exists else []
-        return {
-            (d["port"], d["device"]): {"mode": d["mode"], "options": d["options"]} for d in found
-        }
+        for one in found:
+            if (one["port"], one["device"]) == place:
+                on = {key: "True" for key, value in one["options"].items() if value}
+                return {"mode": one["mode"], "options": on}
+        return None
 
-    before = assigned()
-    for entry in unassign or []:
-        entry = entry if isinstance(entry, dict) else {"port": entry}
-        for place in sorted(before):
-            if place[0] == entry["port"] and entry.get("device", place[1]) == place[1]:
-                run.step(
-                    _device_key(name, place),
-                    place[0],
-                    before[place],
-                    None,
-                    lambda place=place: _admin("unassign_pci", name, *place),
-                    lambda place=place: assigned().get(place),
-                )
-    for entry in assign or []:
-        place = (entry["port"], entry.get("device") or "*")
+    for text in unassign or []:
+        place = _place(text)
+        run.step(
+            "device:%s:%s" % (name, text),
+            text,
+            assigned(place),
+            None,
+            lambda place=place: _admin("unassign_pci", name, *place),
+            lambda place=place: assigned(place),
+        )
+    for text, options in (assign or {}).items():
+        port, device = place = _place(text)
         # qubesd takes any port and any id; the qube would then fail to start (§8, traps 4 and 7).
-        if place[0] not in available:
-            run.errors.append("%s: dom0 has no such PCI device" % place[0])
+        if port not in available:
+            run.errors.append("%s: dom0 has no such PCI device" % port)
             continue
-        if place[1] not in ("*", available[place[0]]):
-            run.errors.append(
-                "%s: dom0 has %s there, not %s" % (place[0], available[place[0]], place[1])
-            )
+        if device not in ("*", available[port]):
+            run.errors.append("%s: dom0 has %s there, not %s" % (port, available[port], device))
             continue
-        options = {
-            k: "True"
-            for k, v in (entry.get("options") or {}).items()
-            if _text(v).lower() not in ("", "false", "0", "no", "off")
-        }
-        old = before.get(place)
-        new = {"mode": "required", "options": options}
-        if old and old["mode"] == "required" and _on(old["options"]) == _on(options):
-            continue
+        old = assigned(place)
+        new = {"mode": "required", "options": _on(options or {})}
 
-        def write(place=place, old=old, options=options):
+        def write(place=place, old=old, new=new):
             if old is not None:
                 _admin("unassign_pci", name, *place)
-            _admin("assign_pci", name, place[0], place[1], options)
+            _admin("assign_pci", name, place[0], place[1], new["options"])
 
         run.step(
-            _device_key(name, place),
-            place[0],
+            "device:%s:%s" % (name, text),
+            text,
             old,
             new,
             write,
-            lambda place=place: assigned().get(place),
+            lambda place=place: assigned(place),
         )
 
 
+def _place(text):
+    """(port, id) of "00_02.0:0x8086:0x9a49::p030000"."""
+    port, _, device = text.partition(":")
+    return port, device or "*"
+
+
 def _on(options):
-    """Any non-empty text counts as on, so "true" (client tools) and "True" are the same option."""
-    return {key for key, value in options.items() if value}
-
-
-def _device_key(name, place):
-    return "device:%s:%s:%s" % (name, place[0], place[1])
+    """Of options that are asked for, those that are on: not what YAML or a person writes for
+    "off"."""
+    off = ("", "false", "0", "no", "off")
+    return {key: "True" for key, value in options.items() if _text(value).lower() not in off}

@@ -145,6 +145,7 @@ def _reclaim(emit, run):
     under way and may still be confirmed; None where the host is free."""
     trial = trials.load()
     if trial is None:
+        trials.settle_rest()
         return None
     if trials.is_committed(trial["id"]):
         trials.settle(trial["id"], trial["owner"])

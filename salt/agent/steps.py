@@ -79,8 +79,8 @@ STEPS = {
         "undo.values",
         "rescue.ledger",
         "rescue.outcome",
-        "rescue.watch",  # watch.json is gone
         "rescue.menu",
+        "rescue.watch",  # watch.json is gone
         "rescue.done",
     ),
 }

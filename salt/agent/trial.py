@@ -16,6 +16,7 @@ import json
 import os
 
 import common
+import grub
 import journal
 import keys
 import ledger
@@ -111,6 +112,16 @@ def is_committed(trial_id):
 def in_its_boot(trial):
     """This boot is one that only the trial made: to leave it takes another one."""
     return "guidomain.trial=" + trial["id"] in machine.here.cmdline().split()
+
+
+def is_wrong_boot(trial):
+    """This boot is not the one that the default entry, as it is now, makes: by what the trial adds
+    to the kernel line or takes from it."""
+    words, default = grub.tokens(machine.here.cmdline().split()), menu.default_tokens()
+    changed = trial["boot"]["add"] + trial["boot"]["remove"] if trial["boot"] else []
+    return in_its_boot(trial) or (
+        default is not None and any((t in words) != (t in default) for t in changed)
+    )
 
 
 # -- out of it
@@ -273,6 +284,13 @@ def settle(trial_id, owner):
     reach("settle.journal")
 
 
+def settle_rest():
+    """A journal that was left after its trial counted."""
+    record = common.read_json(common.JOURNAL)
+    if record and load() is None and is_committed(record["id"]):
+        settle(record["id"], record["owner"])
+
+
 # -- a confirmed mode that does not come up
 
 
@@ -319,13 +337,13 @@ def rescue(kept, emit, run):
     reach("rescue.outcome")
     if outcome["left"]:
         return outcome  # watch.json stays: the guard tries again
-    common.remove_file(common.WATCH)
-    reach("rescue.watch")
     menu.untry()
     menu.sync(None, None)
+    reach("rescue.menu")
     journal.reserve(None)
     units.follow(None)
-    reach("rescue.menu")
+    common.remove_file(common.WATCH)  # last: until then all of it is done again
+    reach("rescue.watch")
     return outcome
 
 

@@ -134,8 +134,8 @@ class Guard:
             outcome = trials.undo(trial, self._emit, self.run, told=True)
         finally:
             lock.release()
-        if trials.in_its_boot(trial):
-            say("leaving the trial boot")
+        if trials.is_wrong_boot(trial):
+            say("leaving a boot that only the trial made")
             machine.here.reboot()
         return self._again(outcome["left"])
 
@@ -153,7 +153,7 @@ class Guard:
         """A journal without a trial."""
         record = journal.load()
         if record is None:
-            return self._alone(journal.end)
+            return self._alone(trials.settle_rest)
         outcome = {"left": {}}
 
         def undo():

@@ -334,6 +334,15 @@ for number, action in enumerate(json.loads(formula)):
     elif kind == "file":
         os.makedirs(os.path.dirname(root + args[0]), exist_ok=True)
         open(root + args[0], "w").write(args[1])
+    elif kind == "tokens":  # as the state boot.args would
+        import grub
+        name = root + "/etc/default/grub"
+        text = open(name).read()
+        open(name, "w").write(grub.edit_default(text, *args))
+        name = root + "/boot/grub2/grub.cfg"
+        text = open(name).read()
+        entry = grub.default_entry(text, {"saved_entry": "qubes"})
+        open(name, "w").write(grub.edit_config(text, *args, entry))
     elif kind == "package":
         packages = json.load(open(root + "/packages"))
         packages[args[0]] = args[1]
@@ -620,6 +629,7 @@ class HostCase(unittest.TestCase):
         self.addCleanup(setattr, os, "geteuid", geteuid)
         common.ROOT, qubes_admin.SOCKET = self.root, self.root + "/run/qubesd.sock"
         self.events = []
+        self.hung = None
         import machine
         import steps
 
@@ -630,6 +640,93 @@ class HostCase(unittest.TestCase):
     def text(self, name):
         with open(self.root + name) as file:
             return file.read()
+
+    # -- boots: what GRUB, the kernel line and qubesd make of the files on disk
+
+    def power_cycle(self):
+        """Off and on again, nobody at the keyboard. The id of the entry that booted; None where the
+        initramfs stopped, as a device to hide is not there."""
+        import grub
+        import menu
+
+        self.machine.stop_guard()
+        self.hung = None
+        config = self.text("/boot/grub2/grub.cfg")
+        custom = menu.common.read_text("/boot/grub2/custom.cfg") or ""
+        env = menu.environment()
+        wanted = env.get("next_entry")
+        if wanted:
+            menu.set_environment({"next_entry": None})
+        elif "guidomain_try" in custom:
+            if env.get(grub.TRY) == "1":
+                wanted = grub.RESCUE
+            else:
+                menu.set_environment({grub.TRY: "1"})
+        found = [(t, e) for t in (config, custom) for e in grub.entries(t) if e["id"] == wanted]
+        text, entry = found[0] if found else (config, grub.default_entry(config, env))
+        words = text.split("\n")[entry["kernel"]].split()[2:]
+        boot = int(self.machine.boot_id().rpartition("-")[2]) + 1
+        self.put("/proc/sys/kernel/random/boot_id", "boot-%d\n" % boot)
+        self.put("/proc/cmdline", " ".join(words) + "\n")
+        pciback = self.root + "/sys/bus/pci/drivers/pciback"
+        for name in os.listdir(pciback):
+            os.unlink(pciback + "/" + name)
+        known = {port: sbdf for port, _, sbdf in self.qubes.available}
+        for token in grub.tokens(words):
+            if token.startswith(grub.HIDE):
+                if token[len(grub.HIDE) :] not in known:
+                    self.hung = "initramfs"
+                    return None
+                self.put("/sys/bus/pci/drivers/pciback/" + known[token[len(grub.HIDE) :]], "")
+        for name, one in self.qubes.qubes.items():
+            one["state"] = "Running" if name == "dom0" else "Halted"
+        return entry["id"]
+
+    def pulls(self, name):
+        """A qube that starts takes its devices; from a driver of dom0 that runs, with the host."""
+        hidden = os.listdir(self.root + "/sys/bus/pci/drivers/pciback")
+        known = {port: sbdf for port, _, sbdf in self.qubes.available}
+        for _, payload in self.qubes.qubes[name]["pci"]:
+            if known[payload.split("port_id='")[1].split("'")[0]] not in hidden:
+                self.hung = name + " pulled a device from dom0"
+
+    def alone(self, reboots=6):
+        """No controller any more: boots and looks until there is nothing left to do."""
+        import guard
+
+        for _ in range(reboots):
+            try:
+                if not self.machine.guards:
+                    return
+                one = guard.Guard()
+                one.boot()
+                seconds = 0
+                while seconds is not None:
+                    self.machine.sleep(seconds)
+                    seconds = one.step()
+                self.autostart()
+                return
+            except Rebooted:
+                self.power_cycle()
+        raise AssertionError("it reboots for ever")
+
+    def autostart(self):
+        for name, one in self.qubes.qubes.items():
+            if one["own"].get("autostart") == "True" and not one["features"].get("prohibit-start"):
+                one["state"] = "Running"
+                self.pulls(name)
+
+    def screen(self):
+        """Who drives the screen; None where nobody does."""
+        words = self.text("/proc/cmdline").split()
+        if self.hung:
+            return None
+        if not os.listdir(self.root + "/sys/bus/pci/drivers/pciback"):
+            return None if "systemd.mask=lightdm.service" in words else "dom0"
+        for name, one in self.qubes.qubes.items():
+            if one["pci"] and one["state"] == "Running":
+                return name
+        return None
 
     def put(self, name, text, mode=0o644):
         with open(self.root + name, "w") as file:

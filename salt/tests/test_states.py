@@ -118,7 +118,7 @@ class States(HostCase):
             ("features", {"set": {"a": "1"}}),
             ("services", {"on": ["a"]}),
             ("tags", {"add": ["a"]}),
-            ("devices", {"assign": [{"port": "00_02.0"}]}),
+            ("devices", {"assign": {"00_02.0:*": {}}}),
         ):
             made = getattr(self.state, function)("nosuch", **kwargs)
             self.assertEqual((made["result"], made["changes"]), (False, {}))
@@ -137,7 +137,7 @@ class States(HostCase):
         self.assertEqual(
             made["changes"], {"feature:nosuch:service.guivm": {"old": None, "new": "1"}}
         )
-        self.assertIsNone(self.state.devices("nosuch", assign=[{"port": "00_02.0"}])["result"])
+        self.assertIsNone(self.state.devices("nosuch", assign={"00_02.0:*": {}})["result"])
 
     def test_features_services_tags(self):
         self.qubes.qubes["work"]["features"] = {"x": "", "service.b": "1"}
@@ -164,27 +164,44 @@ class States(HostCase):
         )
 
     def test_devices(self):
-        device = "0x8086:0x9b41::p030000"
-        entry = {
-            "port": "00_02.0",
-            "device": device,
-            "options": {"permissive": True, "no-strict-reset": False},
-        }
-        changes = self.converges("devices", "work", assign=[entry])
+        device = "00_02.0:0x8086:0x9b41::p030000"
+        options = {"permissive": True, "no-strict-reset": False}
+        changes = self.converges("devices", "work", assign={device: options})
         self.assertEqual(
-            changes["device:work:00_02.0:" + device]["new"],
+            changes["device:work:" + device]["new"],
             {"mode": "required", "options": {"permissive": "True"}},
         )
-        entry["options"] = {}
-        self.converges("devices", "work", assign=[entry])
+        self.converges("devices", "work", assign={device: None})
         self.assertNotIn("_permissive", self.qubes.qubes["work"]["pci"][0][1])
-        self.converges("devices", "work", unassign=["00_02.0"])
+        self.converges("devices", "work", unassign=[device, "00_14.3:*"])
         self.assertEqual(self.qubes.qubes["work"]["pci"], [])
 
-    def test_devices_that_are_not_there(self):
-        made = self.state.devices(
-            "work", assign=[{"port": "01_00.0"}, {"port": "00_02.0", "device": "0x1:0x2::p1"}]
+    def test_devices_of_others_are_replaced(self):
+        """Salt's own state and people's tools leave entries for any device, other modes, and
+        options written "False", which count as on."""
+        device = "00_02.0:0x8086:0x9b41::p030000"
+        admin.assign_pci("work", "00_02.0", "*", {"permissive": "true"})
+        admin.assign_pci("work", *device.split(":", 1), {"no-strict-reset": "False"}, "auto-attach")
+        changes = self.converges(
+            "devices", "work", assign={device: {}}, unassign=["00_02.0:*"]
         )
+        self.assertEqual(
+            changes,
+            {
+                "device:work:00_02.0:*": {
+                    "old": {"mode": "required", "options": {"permissive": "True"}},
+                    "new": None,
+                },
+                "device:work:" + device: {
+                    "old": {"mode": "auto-attach", "options": {"no-strict-reset": "True"}},
+                    "new": {"mode": "required", "options": {}},
+                },
+            },
+        )
+        self.assertEqual(len(self.qubes.qubes["work"]["pci"]), 1)
+
+    def test_devices_that_are_not_there(self):
+        made = self.state.devices("work", assign={"01_00.0:*": {}, "00_02.0:0x1:0x2::p1": {}})
         self.assertFalse(made["result"])
         self.assertIn("01_00.0: dom0 has no such PCI device", made["comment"])
         self.assertIn("not 0x1:0x2::p1", made["comment"])

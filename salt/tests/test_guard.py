@@ -1,0 +1,693 @@
+"""
+The guard, in virtual time: each of its rules, a crash at each step of each way, and what happens
+without it (the negative controls: a test that cannot fail is none).
+"""
+
+import json
+import os
+
+from fake import HostCase, Rebooted
+
+import apply as apply_module
+import common
+import guard
+import journal
+import ledger
+import lock as host_lock
+import menu
+import qubes_admin as admin
+import steps
+import trial as trials
+import units
+
+PORT = "00_02.0:0x8086:0x9b41::p030000"
+DEVICE = "device:sys-gui:" + PORT
+TOKENS = ["rd.qubes.hide_pci=00_02.0", "systemd.mask=lightdm.service", "guidomain.gpu=sys-gui"]
+POLICY = "/etc/qubes/policy.d/50-gui.policy"
+STAGED = [
+    "qube:sys-gui",
+    "feature:sys-gui:prohibit-start",
+    DEVICE,
+    "global:default_guivm",
+    "file:" + POLICY,
+]
+KEPT = ["bootarg:" + token for token in TOKENS] + ["property:sys-gui:autostart"]
+WATCH = {
+    "qube": "sys-gui",
+    "ports": ["00_02.0"],
+    "seconds": 120,
+    "checks": [{"kind": "start", "id": "up", "qube": "sys-gui", "timeout": 60}],
+}
+
+
+def without_guard(seen):
+    """What is there for the guard and Salt while anything is owned."""
+    ours = ("/etc/systemd/", "/etc/salt/")
+    return dict(seen, files={n: v for n, v in seen["files"].items() if not n.startswith(ours)})
+
+
+def formula(name, actions):
+    return {"guidomain/%s.sls" % name: json.dumps(actions)}
+
+
+class Trials(HostCase):
+    """`live`: a change that needs no boot. `gpu`: dom0 → mode gpu. `back`: out of it again."""
+
+    def setUp(self):
+        super().setUp()
+        guard.say = lambda *_: None
+
+    def live(self, **more):
+        actions = [
+            ["admin", "set_property", "work", "memory", "600"],
+            ["file", POLICY, "a b c d allow\n"],
+        ]
+        return self.args(actions, ["property:work:memory", "file:" + POLICY], **more)
+
+    def gpu(self, seconds=300, **more):
+        actions = [
+            ["admin", "create", "sys-gui", "AppVM", "fedora", "black"],
+            ["admin", "set_feature", "sys-gui", "prohibit-start", guard.PROHIBIT],
+            ["admin", "assign_pci", "sys-gui", *PORT.split(":", 1), {"permissive": "True"}],
+            ["admin", "set_property", None, "default_guivm", "sys-gui"],
+            ["file", POLICY, "a b c d allow\n"],
+        ]
+        keep = [
+            ["tokens", TOKENS, []],
+            ["admin", "set_property", "sys-gui", "autostart", "True"],
+        ]
+        args = self.args(
+            actions,
+            STAGED,
+            trial={"seconds": seconds, "boot": {"add": TOKENS, "remove": []}, "watch": WATCH},
+            keep={"formula": formula("keep", keep), "sls": "guidomain.keep", "touch": KEPT},
+        )
+        return dict(args, **more)
+
+    def back(self):
+        actions = [
+            ["admin", "set_property", None, "default_guivm", "dom0"],
+            ["admin", "unassign_pci", "sys-gui", *PORT.split(":", 1)],
+            ["admin", "remove_feature", "sys-gui", "prohibit-start"],
+        ]
+        keep = [
+            ["tokens", [], TOKENS],
+            ["admin", "reset_property", "sys-gui", "autostart"],
+        ]
+        touch = [key for key in STAGED if not key.startswith("file:")]
+        return self.args(
+            actions,
+            touch,
+            trial={"seconds": 300, "boot": {"add": [], "remove": TOKENS}, "watch": None},
+            keep={"formula": formula("keep", keep), "sls": "guidomain.keep", "touch": KEPT},
+        )
+
+    def reboot(self, trial_id):
+        return apply_module.reboot(
+            {"id": trial_id, "holder": "alice"}, self.emit, common.Stop()
+        )
+
+    def resume(self, trial_id, start="sys-gui"):
+        args = {"id": trial_id, "holder": "alice", "start": start, "verify": []}
+        return apply_module.resume(args, self.emit, common.Stop())
+
+    def look(self):
+        """The guard's first look of this boot, then qubes that start by themselves."""
+        if self.machine.guards:
+            guard.Guard().boot()
+            if self.machine.running is None and os.path.isdir(self.root + common.GUARD):
+                self.machine.running = units.live()
+        self.autostart()
+
+    def whole(self, args, start="sys-gui"):
+        """A trial with a boot, as the controller makes it. Returns what its confirmation says."""
+        trial_id = self.begin(args)["id"]
+        self.reboot(trial_id)
+        self.assertEqual(self.power_cycle(), "guidomain-trial")
+        self.look()
+        self.resume(trial_id, start)
+        return self.confirm(trial_id)
+
+    def seen(self):
+        """The host, but for what any boot changes and for what the guard has to tell."""
+        all_ = self.dump()
+        files = {
+            name: value
+            for name, value in all_["files"].items()
+            if not name.startswith(("/proc", "/sys/bus/pci/drivers", "/run"))
+            and name not in (common.OUTCOME, common.STATE)
+        }
+        env = menu.environment()
+        env.pop("guidomain_try", None)
+        files["/boot/grub2/grubenv"] = env
+        qubes = {
+            name: dict(one, state=None, pci=sorted(one["pci"])) for name, one in all_["qubes"][1].items()
+        }
+        return {"qubes": qubes, "globals": all_["qubes"][0], "files": files}
+
+    def meaning(self):
+        """`seen` without our own book-keeping."""
+        all_ = self.seen()
+        ours = (common.STATE, common.FORMULA, "/boot/grub2/custom.cfg")
+        files = {n: v for n, v in all_["files"].items() if not n.startswith(ours)}
+        return dict(all_, files=files)
+
+    def quiet(self):
+        """Nothing is under way any more."""
+        for name in (common.TRIAL, common.JOURNAL):
+            self.assertFalse(os.path.exists(self.root + name), name)
+        self.assertIsNone(host_lock.current())
+        self.assertNotIn("next_entry", menu.environment())
+        for name in (common.RESERVE, common.BOOT_RESERVE):
+            self.assertEqual(os.path.exists(self.root + name), trials.watch() is not None, name)
+
+    def outcome(self):
+        return common.read_json(common.OUTCOME)
+
+    def killed(self, at, work, count=1):
+        """Runs `work` in a process of its own that is killed when it reaches `at` for the `count`th
+        time. Whether it got there."""
+        pid = os.fork()
+        if pid == 0:
+            left = [count]
+
+            def hook(name):
+                if name == at:
+                    left[0] -= 1
+                    if left[0] == 0:
+                        os._exit(9)
+
+            code = 1
+            try:
+                steps.hook = hook
+                work()
+                code = 0
+            except Rebooted:
+                code = 2
+            finally:
+                os._exit(code)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
+
+
+class Rules(Trials):
+    def test_live_is_confirmed(self):
+        self.apply(self.live())
+        self.quiet()
+        self.assertEqual(ledger.load()["entries"]["property:work:memory"]["ours"]["value"], "600")
+        self.assertIsNone(guard.Guard().boot())
+
+    def test_live_is_not_confirmed_in_time(self):
+        before = self.seen()
+        first = self.begin(self.live())
+        one = guard.Guard()
+        self.assertEqual(one.step(), guard.LOOK)
+        self.machine.sleep(59)
+        self.assertLess(one.step(), guard.LOOK)
+        self.machine.sleep(2)
+        self.assertEqual(one.step(), 0)
+        self.assertIsNone(one.step())
+        self.assertEqual(self.seen(), before)
+        self.quiet()
+        outcome = self.outcome()
+        self.assertEqual(
+            (outcome["id"], outcome["what"], outcome["phase"], outcome["left"]),
+            (first["id"], "undone", "verified", {}),
+        )
+        with self.assertRaises(common.Failure) as caught:
+            self.confirm(first["id"])
+        self.assertEqual(caught.exception.code, "trial-over")
+        self.assertEqual(caught.exception.more["outcome"], outcome)
+
+    def test_without_the_guard_it_stays(self):
+        """Negative control."""
+        before = self.seen()
+        self.begin(self.live())
+        self.machine.guards = False
+        self.machine.sleep(10000)
+        self.power_cycle()
+        self.alone()
+        self.assertNotEqual(self.seen(), before)
+
+    def test_no_guard_no_change(self):
+        before = self.seen()
+        self.machine.guards = False
+        self.fails("no-guard", self.live())
+        self.assertEqual(self.seen(), before)
+
+    def test_power_loss_in_a_live_trial(self):
+        before = self.seen()
+        self.begin(self.live())
+        self.power_cycle()
+        self.alone()
+        self.assertEqual(self.seen(), before)
+        self.assertIn("restarted in the middle", self.outcome()["why"])
+
+    def test_somebody_at_work_has_more_time(self):
+        """Salt that takes longer than the deadline, heard of meanwhile, is not undone."""
+        first = []
+
+        def hook(name):
+            if name in ("apply.staged", "apply.salt"):
+                self.machine.sleep(40)
+                first.append(guard.Guard().step())
+
+        steps.hook = hook
+        self.begin(self.live())
+        self.assertEqual(first, [guard.LOOK] * 2)
+        self.assertEqual(trials.load()["phase"], "verified")
+
+    def test_the_guard_takes_it_from_an_agent_that_hangs(self):
+        before = self.seen()
+        wakes = []
+
+        def hook(name):
+            if name == "apply.salt":
+                self.machine.sleep(100)
+                # It lets go when it is told so; one that does not is killed.
+                real, guard.host_lock.take = guard.host_lock.take, lambda *_: None
+                wakes.append(guard.Guard().step())
+                guard.host_lock.take = real
+
+        steps.hook = hook
+        failure = self.fails("trial-over", self.live())
+        self.assertEqual(wakes, [guard.LOOK])
+        self.assertEqual(failure.more["left"], {})
+        self.assertEqual(self.seen(), before)
+        self.quiet()
+
+    def test_a_holder_that_does_not_let_go_is_killed(self):
+        self.begin(self.live())
+        from lock import Lock
+
+        held = Lock("stuck", 0, self.emit, common.Stop())
+        pid, os.getpid = os.getpid, lambda: 1
+        self.addCleanup(setattr, os, "getpid", pid)
+        self.machine.kill = lambda number: (self.machine.killed.append(number), held.release())
+        self.machine.sleep(100)
+        guard.Guard().step()
+        self.assertEqual(self.machine.killed, [pid()])
+        self.assertIsNone(trials.load())
+
+    def test_gpu_is_confirmed_and_comes_up_in_each_boot(self):
+        before = self.seen()
+        result = self.whole(self.gpu())
+        self.quiet()
+        self.assertEqual(self.screen(), "sys-gui")
+        self.assertEqual(
+            result["snapshot"]["watch"],
+            {
+                "qube": "sys-gui",
+                "owner": "urn:gui",
+                "tokens": sorted(TOKENS),
+                "ports": ["00_02.0"],
+            },
+        )
+        self.assertTrue(result["snapshot"]["facts"]["boot"]["rescue"])
+        self.assertTrue(os.path.exists(self.root + common.RESERVE))
+        for _ in range(3):
+            self.assertEqual(self.power_cycle(), "qubes")
+            self.alone()
+            self.assertEqual(self.screen(), "sys-gui")
+            self.assertNotIn("guidomain_try", menu.environment())
+            self.assertIsNone(self.outcome())
+        self.assertIn("guidomain-rescue", self.text("/boot/grub2/custom.cfg"))
+        # And out of it again.
+        self.whole(self.back(), start=None)
+        self.power_cycle()
+        self.alone()
+        self.assertEqual(self.screen(), "dom0")
+        self.assertFalse(os.path.exists(self.root + "/boot/grub2/custom.cfg"))
+        self.assertEqual(self.text("/etc/default/grub"), before["files"]["/etc/default/grub"][1].decode())
+        self.assertFalse(os.path.exists(self.root + units.FOLDER + units.PATH))
+
+    def test_the_trial_entry_does_not_boot(self):
+        before = self.seen()
+        trial_id = self.begin(self.gpu())["id"]
+        self.reboot(trial_id)
+        self.qubes.available, real = [], self.qubes.available
+        self.assertIsNone(self.power_cycle())  # it stops in the initramfs
+        self.qubes.available = real
+        self.assertEqual(self.power_cycle(), "qubes")
+        self.alone()
+        self.assertEqual((self.screen(), self.seen()), ("dom0", before))
+        self.assertIn("the trial entry did not boot", self.outcome()["why"])
+        self.assertEqual(self.outcome()["phase"], "rebooting")
+
+    def test_permanent_arguments_instead_lock_out(self):
+        """Negative control: what the one-shot entry is for."""
+        text = self.text("/boot/grub2/grub.cfg")
+        import grub
+
+        self.put("/boot/grub2/grub.cfg", grub.edit_config(text, TOKENS, []), 0o600)
+        self.qubes.available = []
+        for _ in range(3):
+            self.assertIsNone(self.power_cycle())
+            self.assertIsNone(self.screen())
+
+    def test_a_trial_boot_that_nobody_comes_back_to(self):
+        before = self.seen()
+        self.reboot(self.begin(self.gpu())["id"])
+        self.assertEqual(self.power_cycle(), "guidomain-trial")
+        self.assertIsNone(admin.get_feature("work", "prohibit-start"))
+        begun = self.machine.clock
+        self.alone()
+        self.assertLess(self.machine.clock - begun, 320)
+        self.assertEqual((self.screen(), self.seen()), ("dom0", before))
+        self.quiet()
+
+    def test_power_loss_in_a_trial_boot(self):
+        before = self.seen()
+        trial_id = self.begin(self.gpu())["id"]
+        self.reboot(trial_id)
+        self.power_cycle()
+        self.look()
+        self.assertIsNone(admin.get_feature("sys-gui", "prohibit-start"))
+        self.resume(trial_id)
+        self.assertEqual(self.screen(), "sys-gui")
+        self.assertEqual(self.power_cycle(), "qubes")
+        self.alone()
+        self.assertEqual((self.screen(), self.seen()), ("dom0", before))
+
+    def test_a_trial_that_fails_its_checks_restarts(self):
+        before = self.seen()
+        trial_id = self.begin(self.gpu())["id"]
+        self.reboot(trial_id)
+        self.power_cycle()
+        self.look()
+        args = {"id": trial_id, "holder": "alice", "start": None}
+        args["verify"] = [{"kind": "host", "id": "no", "argv": ["false"], "timeout": 5}]
+        with self.assertRaises(common.Failure) as caught:
+            apply_module.resume(args, self.emit, common.Stop())
+        more = caught.exception.more
+        self.assertEqual((caught.exception.code, more["rebooting"]), ("verify-failed", True))
+        self.assertEqual((more["evidence"][0]["ok"], more["left"]), (False, {}))
+        self.assertEqual(self.power_cycle(), "qubes")
+        self.alone()
+        self.assertEqual((self.screen(), self.seen()), ("dom0", before))
+
+    def test_abort_in_the_trial_boot(self):
+        before = self.seen()
+        trial_id = self.begin(self.gpu())["id"]
+        self.reboot(trial_id)
+        self.power_cycle()
+        self.look()
+        done = apply_module.abort({"id": trial_id, "why": "Ctrl-C"}, self.emit, common.Stop())
+        self.assertEqual((done["rebooting"], done["left"]), (True, {}))
+        self.power_cycle()
+        self.alone()
+        self.assertEqual((self.screen(), self.seen()), ("dom0", before))
+        self.assertEqual(self.outcome()["why"], "Ctrl-C")
+
+    def test_a_mode_that_does_not_come_up_is_rescued_once(self):
+        before = self.meaning()
+        self.whole(self.gpu())
+        self.machine.passes = [False] * 100
+        self.assertEqual(self.power_cycle(), "qubes")
+        begun = self.machine.clock
+        self.alone()
+        self.assertLess(self.machine.clock - begun, 140)
+        self.assertEqual(self.screen(), "dom0")
+        outcome = self.outcome()
+        self.assertEqual((outcome["what"], outcome["left"]), ("rescued", {}))
+        self.assertIn("did not come up in 120 s", outcome["why"])
+        self.assertIsNone(trials.watch())
+        # The qube that was made for the mode may hold data by now: it stays, without its card.
+        self.assertEqual(self.qubes.qubes["sys-gui"]["pci"], [])
+        self.assertNotIn("autostart", self.qubes.qubes["sys-gui"]["own"])
+        after = self.meaning()
+        del after["qubes"]["sys-gui"]
+        self.assertEqual(without_guard(after), without_guard(before))
+        entries = ledger.load()["entries"]
+        self.assertIn("qube:sys-gui", entries)
+        self.assertEqual([k for k in entries if k.startswith(("device:", "bootarg:"))], [])
+        self.power_cycle()
+        self.alone()
+        self.assertEqual(self.screen(), "dom0")
+
+    def test_a_boot_that_never_reaches_the_guard(self):
+        """A kernel update after the confirmation whose initramfs stops: one power cycle."""
+        self.whole(self.gpu())
+        real, self.qubes.available = self.qubes.available, []
+        self.assertIsNone(self.power_cycle())
+        self.qubes.available = real
+        self.assertEqual(self.power_cycle(), "guidomain-rescue")
+        self.alone()
+        self.assertEqual(self.screen(), "dom0")
+        self.assertEqual(self.outcome()["what"], "rescued")
+        self.assertEqual(self.power_cycle(), "qubes")
+        self.alone()
+        self.assertEqual(self.screen(), "dom0")
+
+    def test_without_the_count_it_never_comes_back(self):
+        """Negative control."""
+        self.whole(self.gpu())
+        os.unlink(self.root + "/boot/grub2/custom.cfg")
+        self.qubes.available = []
+        for _ in range(3):
+            self.assertIsNone(self.power_cycle())
+
+    def test_without_prohibit_start_the_rescue_entry_hangs(self):
+        """Negative control: the card is never pulled from a driver of dom0, because of the guard."""
+        self.whole(self.gpu())
+        menu.set_environment({"guidomain_try": "1"})
+        self.machine.guards = False
+        self.assertEqual(self.power_cycle(), "guidomain-rescue")
+        self.autostart()
+        self.assertIsNone(self.screen())
+
+    def test_what_a_person_changed_meanwhile_stays(self):
+        self.whole(self.gpu())
+        self.put(POLICY, "mine\n")
+        admin.set_property(None, "default_guivm", "personal")
+        menu.set_environment({"guidomain_try": "1"})
+        self.power_cycle()
+        self.alone()
+        self.assertEqual(self.screen(), "dom0")
+        self.assertEqual(self.text(POLICY), "mine\n")
+        self.assertEqual(admin.get_property(None, "default_guivm")["value"], "personal")
+        self.assertIn("global:default_guivm", ledger.load()["entries"])
+
+    def test_qubesd_that_is_down_at_boot(self):
+        """What dom0's next boot rests on needs no qubesd; the rest follows when it is there."""
+        self.whole(self.gpu())
+        menu.set_environment({"guidomain_try": "1"})
+        self.power_cycle()
+        socket, admin.SOCKET = admin.SOCKET, self.root + "/nowhere"
+        one = guard.Guard()
+        self.assertEqual(one.boot(), guard.RETRIES[0])
+        self.assertEqual(self.outcome()["what"], "left")
+        self.assertNotIn("guidomain.gpu", self.text("/boot/grub2/grub.cfg"))
+        self.assertIsNotNone(trials.watch())
+        admin.SOCKET = socket
+        self.alone()
+        self.assertEqual((self.screen(), trials.watch()), ("dom0", None))
+        self.assertEqual(self.outcome()["what"], "rescued")
+
+    def test_full_disk(self):
+        """Every write fails but in the space that was held."""
+        import errno
+
+        before = self.seen()
+        self.reboot(self.begin(self.gpu())["id"])
+        self.power_cycle()
+        write = os.write
+
+        def full(fd, data):
+            name = os.readlink("/proc/self/fd/%d" % fd)
+            if name.startswith(self.root) and os.path.exists(self.root + common.RESERVE):
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return write(fd, data)
+
+        os.write = full
+        try:
+            self.machine.sleep(400)
+            with self.assertRaises(OSError):
+                guard.Guard().boot()  # the phase cannot be written: systemd tries again
+            self.power_cycle()
+            self.alone()
+        finally:
+            os.write = write
+        self.assertEqual((self.screen(), self.seen()), ("dom0", before))
+
+    def test_others_wait_for_a_trial(self):
+        self.begin(self.live())
+        failure = self.fails("lock-held", self.live(holder="bob", owner="urn:bob"))
+        self.assertIn("alice@desk has been trying a change", failure.message)
+        self.assertRegex(failure.message, "undoes it by itself in [0-9]+ s")
+        self.assertEqual(failure.more["holder"]["holder"], "alice@desk")
+        self.machine.sleep(61)
+        self.fails("lock-held", self.live(holder="bob"))  # the guard is about to do it
+        self.machine.stop_guard()
+        self.machine.guards = True
+        self.apply(self.live(holder="bob"))  # without a guard that lives, this one does
+        self.assertIn("recover", [stage for stage, _ in self.events])
+
+    def test_confirm_twice(self):
+        first = self.begin(self.live())
+        self.confirm(first["id"])
+        again = self.confirm(first["id"])  # its answer was lost
+        self.assertEqual(again["states"], [])
+        with self.assertRaises(common.Failure) as caught:
+            self.confirm("nonsense")
+        self.assertEqual(caught.exception.code, "trial-over")
+
+    def test_a_failing_keep_is_undone(self):
+        before = self.seen()
+        args = self.gpu()
+        args["keep"]["formula"] = formula("keep", [["tokens", TOKENS, []], ["fail", "mkconfig"]])
+        trial_id = self.begin(args)["id"]
+        self.reboot(trial_id)
+        self.power_cycle()
+        self.look()
+        self.resume(trial_id)
+        with self.assertRaises(common.Failure) as caught:
+            self.confirm(trial_id)
+        self.assertEqual(caught.exception.code, "salt-failed")
+        self.assertTrue(caught.exception.more["rebooting"])
+        self.power_cycle()
+        self.alone()
+        self.assertEqual((self.screen(), self.seen()), ("dom0", before))
+
+    def test_check(self):
+        asked = [
+            {"kind": "start", "id": "a", "qube": "work", "timeout": 5},
+            {"kind": "host", "id": "b", "argv": ["false"], "timeout": 5},
+            {"kind": "host", "id": "c", "argv": ["true"], "timeout": 5},
+        ]
+        before = self.dump()
+        found = apply_module.check({"verify": asked}, self.emit, common.Stop())["evidence"]
+        self.assertEqual([(e["id"], e["ok"]) for e in found], [("a", False), ("b", False), ("c", True)])
+        self.assertEqual(self.dump(), before)
+
+
+class Crashes(Trials):
+    """SIGKILL at each step, then nobody but the guard: as before, or the confirmed mode, and a
+    screen either way."""
+
+    def setUpHost(self):
+        self.doCleanups()
+        self.setUp()
+
+    def test_live(self):
+        before = self.meaning()
+        names = list(steps.STEPS["live"]) + list(steps.STEPS["confirm"])
+        names = [n for n in names if n not in ("apply.locked", "confirm.salt")]
+
+        def run():
+            self.machine.running = units.live() if os.path.isdir(self.root + common.GUARD) else None
+            self.apply(self.live())
+
+        self.apply(self.live())
+        after = self.meaning()
+        for at in names:
+            for how in ("power", "time", "apply"):
+                with self.subTest(at=at, how=how):
+                    self.setUpHost()
+                    self.assertTrue(self.killed(at, run), "never reached")
+                    if how == "power":
+                        self.power_cycle()
+                    self.machine.sleep(1000)
+                    if how == "apply":
+                        self.fails("salt-failed", self.args([["fail", "x"]], []))
+                    else:
+                        self.alone()
+                    now = self.meaning()
+                    if at in COUNTS:
+                        self.assertEqual(without_guard(now), without_guard(after))
+                    else:
+                        self.assertEqual(now, before)
+                    self.quiet()
+
+    def gpu_to(self, stop):
+        """A gpu trial up to just before a part of it."""
+        trial_id = self.begin(self.gpu())["id"]
+        if stop == "reboot":
+            return trial_id
+        self.reboot(trial_id)
+        self.power_cycle()
+        if stop == "look":
+            return trial_id
+        self.look()
+        if stop == "resume":
+            return trial_id
+        self.resume(trial_id)
+        return trial_id
+
+    def test_gpu(self):
+        before = self.meaning()
+        self.whole(self.gpu())
+        after = self.meaning()
+        first = [s for s in steps.STEPS["boot"] if s.startswith(("apply", "guard"))]
+        parts = [
+            (None, lambda _: self.begin(self.gpu()), first[1:]),
+            ("reboot", self.reboot, [s for s in steps.STEPS["boot"] if s.startswith("reboot")]),
+            ("look", lambda _: guard.Guard().boot(), [s for s in steps.STEPS["resume"] if s.startswith("guard")]),
+            ("resume", self.resume, [s for s in steps.STEPS["resume"] if s.startswith("resume")]),
+            ("confirm", self.confirm, steps.STEPS["confirm"]),
+        ]
+        cases = 0
+        for stop, run, names in parts:
+            for at in names:
+                for how in ("power", "time"):
+                    with self.subTest(at=at, how=how):
+                        cases += 1
+                        self.setUpHost()
+                        trial_id = self.gpu_to(stop) if stop else None
+                        self.assertTrue(self.killed(at, lambda: run(trial_id)), "never reached")
+                        if how == "power":
+                            self.power_cycle()
+                        self.machine.sleep(1000)
+                        self.alone()
+                        if at in COUNTS and how == "power":
+                            self.assertEqual(self.screen(), "sys-gui")
+                        self.assertIsNotNone(self.screen())
+                        if at not in COUNTS:
+                            self.assertEqual(self.meaning(), before)
+                        else:
+                            now, wanted = without_guard(self.meaning()), without_guard(after)
+                            self.assertEqual(now, wanted)
+                        self.quiet()
+        self.assertGreater(cases, 60)
+
+    def test_undo(self):
+        """Killed while it undoes, by whoever does it, as often as may be."""
+        before = self.meaning()
+        for at in steps.STEPS["undo"]:
+            for count in (1, 2, 3) if at == "undo.key" else (1,):
+                with self.subTest(at=at, count=count):
+                    self.setUpHost()
+                    self.gpu_to("confirm")
+                    self.machine.sleep(1000)
+                    step = lambda: guard.Guard().step()
+                    self.assertTrue(self.killed(at, step, count), "never reached")
+                    for _ in range(2):
+                        self.power_cycle()
+                        self.killed("undo.key", lambda: guard.Guard().boot())
+                    self.alone()
+                    self.assertEqual((self.screen(), self.meaning()), ("dom0", before))
+                    self.quiet()
+
+    def test_rescue(self):
+        self.whole(self.gpu())
+        menu.set_environment({"guidomain_try": "1"})
+        self.power_cycle()
+        self.alone()
+        after = self.meaning()
+        for at in steps.STEPS["rescue"]:
+            for how in ("power", "time"):
+                with self.subTest(at=at, how=how):
+                    self.setUpHost()
+                    self.whole(self.gpu())
+                    menu.set_environment({"guidomain_try": "1"})
+                    self.power_cycle()
+                    self.assertTrue(self.killed(at, lambda: guard.Guard().boot()), "never reached")
+                    if how == "power":
+                        self.power_cycle()
+                    self.alone()
+                    self.assertEqual((self.screen(), self.meaning()), ("dom0", after))
+                    self.assertEqual(self.outcome()["what"], "rescued")
+                    self.quiet()
+
+
+# From here on the change counts.
+COUNTS = steps.STEPS["confirm"][steps.STEPS["confirm"].index("confirm.ledger") :]
