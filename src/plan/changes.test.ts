@@ -7,11 +7,12 @@ import { settingsOf } from "../formula/settings.ts";
 import type { Snapshot } from "../host/protocol.ts";
 import { Refusal } from "../model/failure.ts";
 import { allPackages, type GuiDomain } from "../model/guiDomain.ts";
+import type { Mode } from "../model/modes.ts";
 import type { Settings } from "../model/settings.ts";
 import { Claims } from "../provider/claims.ts";
 import { type Plan, planApply, planDelete } from "./changes.ts";
 import { appliedSettings, liveSettings } from "./live.ts";
-import { preflight } from "./preflight.ts";
+import { modeFault, preflight } from "./preflight.ts";
 import { description, guiOf, holds, hostFor, OTHER_OWNER, qubeName } from "./testing/cases.ts";
 import { differing, everything, explicit, HostModel, install, qube } from "./testing/hostModel.ts";
 import { partsOf, sameValue } from "./values.ts";
@@ -32,6 +33,8 @@ function up(host: HostModel, gui: GuiDomain, owner = OWNER): Plan | null {
   const plan = planApply(gui.qube, settings, before, owner);
   try {
     preflight(gui, before);
+    const fault = modeFault(gui, gui.display[0] as Mode, before, owner);
+    if (fault) throw new Refusal({ resource: "x", host: "lab", ...fault });
     new Claims().claim("lab", owner, "x", plan.touch, before);
   } catch (error) {
     if (!(error instanceof Refusal)) throw error;

@@ -244,7 +244,10 @@ export function inForce(qube: string, snapshot: Snapshot): Rung {
   if (displays.length)
     return live.state === "Running" && displays.every((fn) => fn.driver === "pciback") ? "gpu" : "dom0";
   const isStaged = live.features[PROHIBIT_START] === NOT_THIS_BOOT;
-  return !isStaged && isOn(qube, "guivm", snapshot) ? modeOf(qube, snapshot) : "dom0";
+  if (isStaged || !isOn(qube, "guivm", snapshot)) return "dom0";
+  const ready = isOn(qube, "guivm-vnc", snapshot) ? "vnc" : "xephyr";
+  // After a rescue a qube may be left that was made for mode "gpu": it shows nothing.
+  return ready === "vnc" || isOn(qube, "guivm-gui-agent", snapshot) ? ready : "dom0";
 }
 
 function displaysOf(qube: string, snapshot: Snapshot): PciFunction[] {

@@ -1,8 +1,10 @@
 /** The GUI domain that drives the screen itself: its ladder, its boots and its way back, against a host in memory. */
+import fc from "fast-check";
 import { test } from "uvu";
 import * as assert from "uvu/assert";
 import { settingsOf } from "../formula/settings.ts";
 import { AgentFailure } from "../host/errors.ts";
+import type { Snapshot } from "../host/protocol.ts";
 import { Refusal } from "../model/failure.ts";
 import { NOT_THIS_BOOT } from "../model/gpu.ts";
 import { judgeGpu } from "../plan/gpu.ts";
@@ -328,6 +330,22 @@ test("the host went back by itself: the next preview says so, the mode is true, 
   assert.equal(mode(program), ["gpu", "ready"]);
 });
 
+test("gone back to xephyr by itself: it is in force, checked anew, and that is the end of it", async () => {
+  const program = on();
+  const { host } = program;
+  await program.up({ clients: ["work"] });
+  await program.up(LADDER);
+  host.rescue("X shows no picture");
+  assert.equal(await program.preview(LADDER), { remembered: "update" });
+  assert.equal([mode(program), screen(host)], [["xephyr", "rescued"], "dom0"]);
+  await program.up(LADDER);
+  assert.equal(
+    [mode(program), attempts(program), host.snapshot().outcome],
+    [["xephyr", "ready"], ["gpu failed", "xephyr ok"], null],
+  );
+  assert.equal(await program.up(LADDER), {});
+});
+
 test('destroy in mode gpu: with reboot "never" refused with what to do', async () => {
   const program = on();
   await program.up(LADDER);
@@ -554,6 +572,103 @@ test("import of a GPU domain made by hand with the stock settings: it is describ
   await program.up({ display: ["gpu"], autostart: false });
   assert.equal([program.host.snapshot(), program.hosts.applied], [before, []]);
   assert.is((program.outputs["pending"] as Properties[])[0]?.["kind"], "reboot");
+});
+
+/** Who drives the screen, and that somebody does: a display kept from dom0 is with a qube that runs. */
+function screen(host: HostModel): string {
+  const { facts } = host.snapshot();
+  const [fn] = facts.pci;
+  if (fn?.driver !== "pciback")
+    return facts.lightdm ? "dom0" : "nobody: dom0 has the display, and no greeter";
+  const is = sysGui(host);
+  return is?.state === "Running" && is.pci.length ? "sys-gui" : "nobody: sys-gui does not run";
+}
+
+test("whatever is asked for, and however boots end: somebody has the screen, runs converge, destroy takes all back", async () => {
+  const LADDERS: Properties[] = [
+    { display: ["gpu", "xephyr"] },
+    { display: ["xephyr"] },
+    { display: ["vnc", "gpu"] },
+    { display: ["gpu", "dom0"] },
+    { display: ["gpu"] },
+  ];
+  const boots = fc.constantFrom<HostModel["nextBoots"]>("well", "well", "hangs", {
+    fails: "X shows a picture",
+    output: "no mode",
+  });
+  type Run = {
+    is: "up";
+    ladder: Properties;
+    reboot: string;
+    retry: number;
+    clients: string | string[];
+    boots: HostModel["nextBoots"];
+  };
+  const run: fc.Arbitrary<Run> = fc.record({
+    is: fc.constant("up" as const),
+    ladder: fc.constantFrom(...LADDERS),
+    reboot: fc.constantFrom("allowed", "allowed", "never"),
+    retry: fc.nat(2),
+    clients: fc.constantFrom<(string | string[])[]>(["work"], ["vault"], "default"),
+    boots,
+  });
+  type Other = { is: "reboot" | "rescue" | "kernel" };
+  const other: fc.Arbitrary<Other> = fc.constantFrom<Other>(
+    { is: "reboot" },
+    { is: "rescue" },
+    { is: "kernel" },
+  );
+  const newKernel = (now: Snapshot) => {
+    now.facts.kernel += "x";
+  };
+  const counts = new Map<string, number>();
+  const count = (what: string) => counts.set(what, (counts.get(what) ?? 0) + 1);
+  await fc.assert(
+    fc.asyncProperty(
+      fc.array(fc.oneof({ weight: 3, arbitrary: run as fc.Arbitrary<Run | Other> }, other), { maxLength: 7 }),
+      async (steps) => {
+        const program = on();
+        const { host } = program;
+        const before = everything(host.snapshot());
+        for (const step of steps) {
+          if (step.is === "reboot") host.reboot();
+          else if (step.is === "kernel") host.byHand(newKernel);
+          else if (step.is === "rescue") {
+            if (host.snapshot().watch) host.rescue("it did not come up in 900 s");
+          } else if (step.is === "up") {
+            const { ladder, reboot, retry, clients } = step;
+            const args = { ...ladder, reboot, retry, clients };
+            host.nextBoots = step.boots;
+            const failed = await program.up(args).then(
+              () => null,
+              (error: unknown) => {
+                if (error instanceof Refusal || error instanceof PartialFailure) return error;
+                throw error;
+              },
+            );
+            if (failed) count("failed");
+            else {
+              count(`mode ${program.outputs["mode"]}`);
+              assert.equal(await program.preview(args), {}, "a run leaves nothing to do");
+              const drives = screen(host);
+              assert.is(program.outputs["mode"] === "gpu", drives === "sys-gui", drives);
+            }
+          }
+          assert.not.match(screen(host), /nobody/);
+        }
+        host.nextBoots = "well";
+        if (!program.state) return;
+        await program.up({ display: ["xephyr"], reboot: "allowed", retry: "last" });
+        assert.equal([mode(program)[0], screen(host)], ["xephyr", "dom0"]);
+        await program.destroy();
+        assert.equal(differing(before, everything(host.snapshot())), []);
+        count("taken back");
+      },
+    ),
+    { numRuns: 300, includeErrorInReport: true },
+  );
+  for (const what of ["failed", "mode gpu", "mode xephyr", "mode dom0", "taken back"])
+    assert.ok((counts.get(what) ?? 0) > 20, `too few of "${what}": ${JSON.stringify([...counts])}`);
 });
 
 test.run();

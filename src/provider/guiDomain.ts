@@ -108,6 +108,8 @@ export function guiDomainHandler(hosts: HostAccess): Handler {
       const settings = wanted ? asProperties(wanted) : looks ? oldInputs["settings"] : news["settings"];
       const now = settings === undefined ? news : { ...news, settings };
       const changes: Changes = {};
+      // What the host went back to by itself has not been checked since.
+      if (oldOutputs["state"] === "rescued") changes["remembered"] = "update";
       for (const [path, kind] of Object.entries(replacing(diffByPath(oldInputs, now), REPLACING)))
         if (!MIRRORED.has(topLevel(path))) changes[path] = kind;
       if (looks)
@@ -150,7 +152,14 @@ export function guiDomainHandler(hosts: HostAccess): Handler {
 
       function found(gui: GuiDomain, isImport: boolean) {
         const memory = memoryOf({ ...inputs, ...outputs }, gui, snapshot, context.urn);
-        const { wanted, waitsFor } = wantedNow(gui, snapshot, isImport ? null : outputs, context.urn, memory);
+        const { wanted, waitsFor } = wantedNow(
+          gui,
+          snapshot,
+          // After the host went back by itself the mode that the state names is not in force.
+          isImport ? null : outcome ? {} : outputs,
+          context.urn,
+          memory,
+        );
         const live = wanted && liveSettings(qube, wanted, snapshot);
         const { remembered: _, ...rest } = isImport ? described(gui) : inputs;
         const learnt = memory.length ? { remembered: asValue(memory) } : {};
@@ -459,6 +468,7 @@ export function guiDomainHandler(hosts: HostAccess): Handler {
     const isUp =
       claimed &&
       !needsBoot &&
+      olds["state"] !== "rescued" &&
       (verified(olds) || target === "dom0") &&
       (olds["mode"] === target || olds["mode"] === undefined) &&
       plan.changes.length === 0 &&
@@ -550,10 +560,13 @@ function failedRung(error: unknown): Extract<LadderEvent, { is: "failed" }> | nu
     evidence,
     undone: Object.keys(left).length === 0,
     boot: rebooting || outcome !== null,
-    // The host put a boot back by itself because nobody came out of it.
-    reset: outcome !== null && outcome.phase !== "verified",
+    reset: outcome !== null && isReset(outcome),
   };
 }
+
+/** The machine did not come through the trial's boot, as the guard found when it was up again; it may have hung, or reset. */
+const isReset = ({ phase, why }: NonNullable<Snapshot["outcome"]>): boolean =>
+  phase === "rebooting" || (/\brestarted\b/.test(why) && ["trial", "verified"].includes(phase));
 
 const rebootWhy = (mode: Rung) =>
   `mode "${mode}" is proved in a boot of its own; set reboot to "allowed" and run "pulumi up" when the machine may restart`;
@@ -608,8 +621,8 @@ function memoryOf(known: Properties, gui: GuiDomain, snapshot: Snapshot, urn: st
   const { outcome } = snapshot;
   if (!outcome || outcome.owner !== urn || !gui.display.includes("gpu")) return memory;
   if (memory.some((r) => r.mode === "gpu") || inForce(gui.qube, snapshot) === "gpu") return memory;
-  // A trial that was verified and not confirmed had no fault but that nobody was there any more.
-  const reset = outcome.what !== "rescued" && ["rebooting", "trial"].includes(outcome.phase);
+  // A trial that nobody confirmed in time had perhaps no fault but that nobody was there any more.
+  const reset = outcome.what !== "rescued" && isReset(outcome);
   if (outcome.what !== "rescued" && !reset) return memory;
   return [
     ...memory,

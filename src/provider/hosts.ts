@@ -21,7 +21,7 @@ import type { ApplyArgs, ApplyResult, Snapshot, Verification } from "../host/pro
 import type { Scrubber } from "../host/scrub.ts";
 import type { HostSession } from "../host/session.ts";
 import { Claims } from "./claims.ts";
-import type { Context, Failure, Properties, Value } from "./handler.ts";
+import type { Context, Properties, Value } from "./handler.ts";
 
 /** Seconds an apply waits for the host's lock before it says who holds it. */
 const LOCK_WAIT = 20;
@@ -198,17 +198,6 @@ function projectFolder(): string {
     if (["Pulumi.yaml", "Pulumi.yml", "Pulumi.json"].some((name) => existsSync(path.join(folder, name))))
       return folder;
     if (folder === path.dirname(folder)) return process.cwd();
-  }
-}
-
-/** Faults of the provider's configuration, for CheckConfig. */
-export async function configFaults(args: Properties): Promise<Failure[]> {
-  try {
-    await inventoryOf(args);
-    return [];
-  } catch (error) {
-    if (error instanceof InventoryError) return [{ property: "", reason: error.message }];
-    throw error;
   }
 }
 

@@ -13,7 +13,7 @@ import type {
   TrialOutcome,
   Verification,
 } from "../../host/protocol.ts";
-import type { FileValue, KeyValue, PropertyValue, QubeValue } from "../../model/keys.ts";
+import type { DeviceValue, FileValue, KeyValue, PropertyValue, QubeValue } from "../../model/keys.ts";
 import { PROHIBIT_START } from "../../model/settings.ts";
 import { clientsOf, deviceParts, partsOf, sameValue, valueOf } from "../values.ts";
 
@@ -253,6 +253,8 @@ export class HostModel {
   /** Boots of this host since it was made. */
   boots = 0;
   nextBoots: Boots = "well";
+  /** What the watched mode was brought up over: values and entries of the ledger before it. */
+  #record: { first: Record<string, KeyValue>; entries: Record<string, LedgerEntry> } | null = null;
   /** Live checks that fail, by their id. */
   readonly failing = new Map<string, string>();
 
@@ -297,14 +299,24 @@ export class HostModel {
       const outcome = error instanceof TrialOver ? error.outcome : null;
       const boots = this.#now.facts.bootId !== before.facts.bootId;
       this.#now = before;
-      if (boots) this.#reboot();
+      if (boots) this.reboot();
       if (boots && error instanceof CheckFailed) error.rebooting = true;
       if (outcome) this.#now.outcome = outcome;
       throw error;
     }
+    const entries = Object.fromEntries(
+      [...all, ...release].flatMap((key) => (before.ledger[key] ? [[key, before.ledger[key]]] : [])),
+    );
     const at = ++this.#now.facts.now;
     for (const key of all) this.#claim(key, owner, first[key] ?? null, at);
     for (const key of release) this.#release(key, owner);
+    if (!trial?.watch) this.#record = null;
+    // The way back leads to before the mode, not to its last change.
+    else
+      this.#record = {
+        first: { ...first, ...this.#record?.first },
+        entries: this.#record?.entries ?? entries,
+      };
     if (trial?.watch)
       this.#now.watch = {
         qube: trial.watch.qube,
@@ -331,47 +343,59 @@ export class HostModel {
     }
   }
 
-  /** A confirmed display mode did not come up in a boot: the guard puts back all that is its owner's, and says so. */
+  /**
+   * A confirmed display mode did not come up in a boot: what is still ours goes back to what it was before the mode, and so does the
+   * ledger. A qube that was made for it stays, without its devices and its autostart (`rescue` in salt/agent/trial.py).
+   */
   rescue(why: string): void {
-    const { watch } = this.#now;
-    if (!watch) throw new Error("nothing is watched");
-    const keys = Object.keys(this.#now.ledger).filter((key) => this.#now.ledger[key]?.owner === watch.owner);
-    const order = ["device", "property", "feature", "file", "global", "bootarg", "qube"];
-    const rank = (key: string) => order.indexOf(partsOf(key).kind);
-    for (const key of keys.sort((a, b) => rank(a) - rank(b))) {
-      this.#put(key, this.#now.ledger[key]?.first ?? null);
-      delete this.#now.ledger[key];
+    const { watch, ledger } = this.#now;
+    const record = this.#record;
+    if (!watch || !record) throw new Error("nothing is watched");
+    const made = Object.keys(record.first).filter((k) => k.startsWith("qube:") && record.first[k] === null);
+    const isMade = (key: string) => made.includes(`qube:${partsOf(key).of}`);
+    const before = Object.entries(record.first).flatMap(([key, value]): [string, KeyValue][] => {
+      const { kind, name } = partsOf(key);
+      const entry = ledger[key];
+      if (!entry || entry.owner !== watch.owner || !sameValue(this.#read(key), entry.ours)) return [];
+      if (!isMade(key) || kind === "device") return [[key, value]];
+      return kind === "property" && name === "autostart" ? [[key, explicit("False")]] : [];
+    });
+    const order = ["device", "property", "feature", "file", "global", "bootarg", "package", "qube"];
+    const rank = ([key]: [string, KeyValue]) => order.indexOf(partsOf(key).kind);
+    for (const [key, value] of before.sort((x, y) => rank(x) - rank(y))) {
+      this.#put(key, value);
+      if (partsOf(key).kind === "device" || !isMade(key)) delete ledger[key];
     }
+    for (const [key, entry] of Object.entries(record.entries)) if (!isMade(key)) ledger[key] = entry;
     this.#now.watch = null;
     const { bootId, now: at } = this.#now.facts;
-    this.#now.outcome = {
-      id: "t",
-      owner: watch.owner,
-      what: "rescued",
-      why,
-      phase: "watch",
-      at,
-      bootId,
-      left: {},
-    };
+    const { owner } = watch;
+    this.#now.outcome = { id: "t", owner, what: "rescued", why, phase: "committed", at, bootId, left: {} };
     this.#reboot();
   }
 
   #put(key: string, to: KeyValue): void {
     const { kind, of, name } = partsOf(key);
     const its = this.#now.qubes[of];
-    if (kind === "qube" && to === null) delete this.#now.qubes[of];
+    if (kind === "qube" && its && to !== null) {
+      const { template, label } = to as QubeValue;
+      Object.assign(its.properties, { template: explicit(template ?? ""), label: explicit(label) });
+    } else if (kind === "qube") delete this.#now.qubes[of];
     else if (kind === "property" && its)
       its.properties[name] = (to as PropertyValue | null) ?? { default: true, value: "" };
     else if (kind === "feature" && its) {
       if (to === null) delete its.features[name];
       else its.features[name] = to as string;
-    } else if (kind === "global") this.#now.globals[name] = to as PropertyValue;
+    } else if (kind === "package") this.#now.packages[name] = to as string | null;
+    else if (kind === "global") this.#now.globals[name] = to as PropertyValue;
     else if (kind === "file") {
       if (to === null) delete this.#now.files[name];
       else this.#now.files[name] = to as FileValue;
-    } else if (kind === "device" && its) its.pci = its.pci.filter((d) => `${d.port}:${d.device}` !== name);
-    else if (kind === "bootarg" && to === null)
+    } else if (kind === "device" && its) {
+      its.pci = its.pci.filter((d) => `${d.port}:${d.device}` !== name);
+      const [port, device] = deviceParts(name);
+      if (to !== null) its.pci.push({ port, device, ...(to as DeviceValue) });
+    } else if (kind === "bootarg" && to === null)
       this.#now.facts.boot.args = this.#now.facts.boot.args.filter((word) => word !== name);
   }
 
