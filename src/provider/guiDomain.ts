@@ -66,6 +66,9 @@ const MIRRORED = new Set([
   "remembered",
 ]);
 
+/** The last thing that the host did by itself which a run has taken into account; names with two underscores are not displayed. */
+const SETTLED = "__outcome";
+
 /** Another host or another qube is another GUI domain. */
 const REPLACING = ["host", "qube"];
 
@@ -151,12 +154,13 @@ export function guiDomainHandler(hosts: HostAccess): Handler {
       return found(gui ?? guiOf(inputs), gui !== null);
 
       function found(gui: GuiDomain, isImport: boolean) {
+        const isRescued = outcome !== null && outcome.what !== "undone" && outcome.id !== outputs[SETTLED];
         const memory = memoryOf({ ...inputs, ...outputs }, gui, snapshot, context.urn);
         const { wanted, waitsFor } = wantedNow(
           gui,
           snapshot,
           // After the host went back by itself the mode that the state names is not in force.
-          isImport ? null : outcome ? {} : outputs,
+          isImport ? null : isRescued ? {} : outputs,
           context.urn,
           memory,
         );
@@ -164,7 +168,9 @@ export function guiDomainHandler(hosts: HostAccess): Handler {
         const { remembered: _, ...rest } = isImport ? described(gui) : inputs;
         const learnt = memory.length ? { remembered: asValue(memory) } : {};
         const { remembered: __, ...kept } = outputs;
-        if (outcome) context.log(outcomeText(qube, outcome), { severity: "warning" });
+        // A trial that this state knows to have failed has been told.
+        if (outcome && (isRescued || outputs["remembered"] === undefined))
+          context.log(outcomeText(qube, outcome), { severity: "warning" });
         const settings = live ? asProperties(live) : (inputs["settings"] ?? asProperties(NO_SETTINGS));
         const state = stateOf(outputs, live === null || sameValue(live, wanted));
         return {
@@ -181,11 +187,11 @@ export function guiDomainHandler(hosts: HostAccess): Handler {
               gui,
               snapshot,
               context.urn,
-              outcome ? "rescued" : state,
+              isRescued ? "rescued" : state,
               modeIn(gui, outputs, snapshot),
               waitsFor,
             ),
-            ...(outcome && rescuedOutputs(outcome, inForce(qube, snapshot), kept)),
+            ...(isRescued && rescuedOutputs(outcome, inForce(qube, snapshot), kept)),
             connection: hosts.connection(host),
           },
         };
@@ -316,6 +322,8 @@ export function guiDomainHandler(hosts: HostAccess): Handler {
       attempts: asValue(ladder.attempts),
       evidence: evidence ? asValue(evidence) : (olds["evidence"] ?? []),
       connection: hosts.connection(gui.host),
+      // It stays on the host until something is applied again.
+      ...(snapshot.outcome && { [SETTLED]: snapshot.outcome.id }),
       ...more,
     });
     const partial = (ladder: Ladder, reason: string) =>
@@ -429,7 +437,7 @@ export function guiDomainHandler(hosts: HostAccess): Handler {
           }
         }
         const now = screenOf(ladder);
-        const state = now === "dom0" ? "staged" : stateOf(olds, true);
+        const state = now === "dom0" ? "staged" : verified(olds) ? "ready" : "unverified";
         context.log(
           `mode "${ladder.end.mode}" waits: ${rebootWhy(ladder.end.mode)}. Until then mode "${now}" stays in force`,
           { severity: "warning" },

@@ -254,7 +254,11 @@ export class HostModel {
   boots = 0;
   nextBoots: Boots = "well";
   /** What the watched mode was brought up over: values and entries of the ledger before it. */
-  #record: { first: Record<string, KeyValue>; entries: Record<string, LedgerEntry> } | null = null;
+  #record: {
+    first: Record<string, KeyValue>;
+    ours: Record<string, KeyValue>;
+    entries: Record<string, LedgerEntry>;
+  } | null = null;
   /** Live checks that fail, by their id. */
   readonly failing = new Map<string, string>();
 
@@ -315,6 +319,7 @@ export class HostModel {
     else
       this.#record = {
         first: { ...first, ...this.#record?.first },
+        ours: { ...this.#record?.ours, ...Object.fromEntries(all.map((key) => [key, this.#read(key)])) },
         entries: this.#record?.entries ?? entries,
       };
     if (trial?.watch)
@@ -356,7 +361,8 @@ export class HostModel {
     const before = Object.entries(record.first).flatMap(([key, value]): [string, KeyValue][] => {
       const { kind, name } = partsOf(key);
       const entry = ledger[key];
-      if (!entry || entry.owner !== watch.owner || !sameValue(this.#read(key), entry.ours)) return [];
+      if (entry && entry.owner !== watch.owner) return [];
+      if (!sameValue(this.#read(key), record.ours[key])) return [];
       if (!isMade(key) || kind === "device") return [[key, value]];
       return kind === "property" && name === "autostart" ? [[key, explicit("False")]] : [];
     });
@@ -370,7 +376,16 @@ export class HostModel {
     this.#now.watch = null;
     const { bootId, now: at } = this.#now.facts;
     const { owner } = watch;
-    this.#now.outcome = { id: "t", owner, what: "rescued", why, phase: "committed", at, bootId, left: {} };
+    this.#now.outcome = {
+      id: `t${this.boots}`,
+      owner,
+      what: "rescued",
+      why,
+      phase: "committed",
+      at,
+      bootId,
+      left: {},
+    };
     this.#reboot();
   }
 
@@ -409,7 +424,16 @@ export class HostModel {
     if (how === "hangs") {
       const { bootId, now: at } = this.#now.facts;
       const why = "the trial entry did not boot";
-      throw new TrialOver({ id: "t", owner, what: "undone", why, phase: "rebooting", at, bootId, left: {} });
+      throw new TrialOver({
+        id: `t${this.boots}`,
+        owner,
+        what: "undone",
+        why,
+        phase: "rebooting",
+        at,
+        bootId,
+        left: {},
+      });
     }
     if (how !== "well") this.failing.set(how.fails, how.output);
   }
