@@ -43,7 +43,10 @@ const MAY_DIFFER = 5;
 const scenarios: Scenario[] = JSON.parse(
   readFileSync(new URL("fixtures/recordings/qubes-4.3.json", import.meta.url), "utf8"),
 );
-const twin = await startTwin({ dir: mkdtempSync(join(tmpdir(), "guidomain-recordings-")) });
+const twin = await startTwin({
+  dir: mkdtempSync(join(tmpdir(), "guidomain-recordings-")),
+  machine: "recorded-laptop",
+});
 
 const ASK = `
 import socket, sys

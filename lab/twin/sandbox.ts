@@ -1,14 +1,15 @@
 /**
- * The sandbox of a twin, from outside: its root file system on disk and its process 1.
- * What happens inside the namespaces is dom0/host/sandbox.py.
+ * The sandbox of a twin, from outside: its root file system on disk, and the machine that boots dom0 on it again and again
+ * (dom0/host/power.py). What happens inside the namespaces is dom0/host/sandbox.py and init.py.
  */
 import { spawn, spawnSync } from "node:child_process";
-import { randomUUID } from "node:crypto";
 import {
   chmodSync,
+  closeSync,
   cpSync,
   existsSync,
   mkdirSync,
+  openSync,
   readFileSync,
   realpathSync,
   renameSync,
@@ -16,8 +17,9 @@ import {
   symlinkSync,
   writeFileSync,
 } from "node:fs";
+import { connect } from "node:net";
 import { dirname, join, resolve } from "node:path";
-import { end, identify, type ProcessId } from "./process.ts";
+import { identify, type ProcessId } from "./process.ts";
 import type { Install, World } from "./world.ts";
 
 const HERE = import.meta.dirname;
@@ -27,8 +29,13 @@ const REPOSITORY = resolve(HERE, "../..");
 export const layout = (dir: string) => ({
   root: join(dir, "root"),
   world: join(dir, "world"),
-  sys: join(dir, "sys"),
   ssh: join(dir, "ssh"),
+  /** What the sshd is that answers while dom0 runs; dom0/host/power.py stops and starts it. */
+  sshd: join(dir, "ssh/sshd.json"),
+  /** What dom0 may write there: which faults have bitten. */
+  state: join(dir, "world/state"),
+  /** What the machine is now, see MachineState. */
+  machine: join(dir, "world/boot/machine.json"),
   log: join(dir, "log"),
   enter: join(dir, "enter"),
   record: join(dir, "twin.json"),
@@ -75,7 +82,7 @@ CPE_NAME="cpe:/o:ITL:qubes:${number}"
 `;
 
 const FOLDERS = [
-  ..."boot dev etc/lightdm/lightdm.conf.d etc/qubes-rpc/policy etc/qubes/policy.d/include etc/salt/minion.d etc/systemd/system home/user".split(
+  ..."dev etc/lightdm/lightdm.conf.d etc/qubes-rpc/policy etc/qubes/policy.d/include etc/salt/minion.d etc/systemd/system home/user".split(
     " ",
   ),
   ..."media mnt opt proc root run srv/formulas/base srv/pillar srv/salt sys tmp usr/local/bin usr/local/sbin".split(
@@ -98,29 +105,47 @@ export function removeRoot(dir: string): void {
   }
 }
 
-/** A running sandbox. */
-export interface Sandbox {
-  /** Its process 1, as the machine sees it; everything inside ends with it. */
-  init: ProcessId;
-  /** The process that waits for it. */
-  parent: ProcessId;
+/** What dom0/host/power.py says of the machine; world/boot/machine.json. */
+export interface MachineState {
+  /** "stopped": the boot did not get to dom0 (GRUB, initramfs, passphrase prompt); "hung": it stands still. */
+  state: "off" | "booting" | "running" | "stopped" | "hung";
+  why: string;
+  /** Of this boot; null before the first. */
+  boot: {
+    id: string;
+    entry: string | null;
+    title: string | null;
+    cmdline: string;
+    kernel: string | null;
+    stage: "grub" | "initramfs" | "prompt" | "system";
+    status: "running" | "waiting" | "stopped";
+    why: string;
+    /** sbdf → driver, as the initramfs and udev left it. */
+    drivers: Record<string, string | null>;
+    /** next_entry chose the entry. */
+    oneShot: boolean;
+    /** GRUB could write grubenv; null where it had nothing to write. */
+    cleared: boolean | null;
+    warnings: string[];
+  } | null;
+  log: { at: number; wall: number; what: string; why: string }[];
+  /** Boots since the twin was started. */
+  number: number;
 }
 
-export async function powerOff(sandbox: Sandbox): Promise<void> {
-  await end([sandbox.init]);
-  await end([sandbox.parent]);
+export function machineState(dir: string): MachineState {
+  return JSON.parse(readFileSync(layout(dir).machine, "utf8")) as MachineState;
 }
 
-/** Starts the machine on its disk: a new boot. Throws with one sentence when this machine cannot do it. */
-export async function boot(dir: string, world: World): Promise<Sandbox> {
+/** Switches the machine on: a boot on its disk. Throws with one sentence when this machine cannot do it. */
+export async function powerOn(dir: string): Promise<ProcessId> {
   if (process.platform !== "linux")
     throw new Error("The twin needs Linux: it is made of namespaces. Run it in a Linux virtual machine.");
   const paths = layout(dir);
   mkdirSync(paths.log, { recursive: true });
   mkdirSync(join(paths.world, "boot"), { recursive: true });
-  writeFileSync(join(paths.world, "boot/cmdline"), `${world.cmdline}\n`);
-  writeFileSync(join(paths.world, "boot/boot_id"), `${randomUUID()}\n`);
-  writeFileSync(join(paths.world, "boot/osrelease"), `${world.kernel}\n`);
+  rmSync(paths.state, { recursive: true, force: true });
+  mkdirSync(paths.state);
 
   const venv = salt();
   const reasons: string[] = [];
@@ -132,7 +157,6 @@ export async function boot(dir: string, world: World): Promise<Sandbox> {
       JSON.stringify({
         root: paths.root,
         world: paths.world,
-        sys: paths.sys,
         tools: join(HERE, "dom0"),
         venv: venv.path,
         interpreters: venv.interpreters,
@@ -141,13 +165,12 @@ export async function boot(dir: string, world: World): Promise<Sandbox> {
         hostname: "dom0",
         userNamespace,
         daemons: DAEMONS,
+        sshd: paths.sshd,
       }),
     );
+    writeEnter(dir, userNamespace);
     const launched = await launch(join(venv.path, "bin/python3"), config);
-    if (launched.sandbox) {
-      writeEnter(dir, launched.sandbox.init, userNamespace);
-      return launched.sandbox;
-    }
+    if (launched.power) return launched.power;
     if (launched.code === 2)
       throw new Error(`The twin's dom0 does not come up: ${launched.stderr} (below ${paths.root}).`);
     reasons.push(launched.stderr || `python3 ended with status ${launched.code}`);
@@ -158,12 +181,12 @@ export async function boot(dir: string, world: World): Promise<Sandbox> {
   );
 }
 
-type Launched = { sandbox: Sandbox } | { sandbox: null; code: number | null; stderr: string };
+type Launched = { power: ProcessId } | { power: null; code: number | null; stderr: string };
 
-/** Runs sandbox.py until it has said that the sandbox stands, or has ended. It then stays, as the parent of process 1. */
+/** Runs power.py until the first boot is up or has stopped, or it has ended. */
 function launch(python: string, config: string): Promise<Launched> {
   return new Promise((done, fail) => {
-    const launcher = spawn(python, ["-I", join(HERE, "dom0/host/sandbox.py"), config], {
+    const launcher = spawn(python, ["-I", join(HERE, "dom0/host/power.py"), config], {
       detached: true,
       stdio: ["ignore", "pipe", "pipe"],
     });
@@ -171,16 +194,35 @@ function launch(python: string, config: string): Promise<Launched> {
     launcher.stderr.setEncoding("utf8").on("data", (text: string) => {
       stderr += text;
     });
-    launcher.stdout.setEncoding("utf8").once("data", (line: string) => {
-      const { pid } = JSON.parse(line) as { pid: number };
+    launcher.stdout.once("data", () => {
       launcher.unref();
       launcher.stdout.destroy();
       launcher.stderr.destroy();
-      done({ sandbox: { init: identify(pid), parent: identify(launcher.pid ?? 0) } });
+      done({ power: identify(launcher.pid ?? 0) });
     });
     launcher.on("error", fail);
-    launcher.on("close", (code) => done({ sandbox: null, code, stderr: stderr.trim() }));
+    launcher.on("close", (code) => done({ power: null, code, stderr: stderr.trim() }));
   });
+}
+
+/** Asks power.py for something to happen to the machine; resolves when it has answered. */
+export function ask(dir: string, request: { do: string; why?: string }): Promise<Record<string, unknown>> {
+  const folder = openSync(layout(dir).world, "r");
+  return new Promise<Record<string, unknown>>((done, fail) => {
+    // By way of the folder: a socket's path has at most 107 bytes.
+    const client = connect(`/proc/self/fd/${folder}/power`, () =>
+      client.write(`${JSON.stringify(request)}\n`),
+    );
+    let text = "";
+    client.setEncoding("utf8").on("data", (part: string) => {
+      text += part;
+    });
+    client.on("error", fail);
+    client.on("close", () => {
+      if (text) done(JSON.parse(text) as Record<string, unknown>);
+      else fail(new Error("The twin's machine gave no answer."));
+    });
+  }).finally(() => closeSync(folder));
 }
 
 const DAEMONS = [
@@ -202,27 +244,28 @@ function salt(): { path: string; python3: string; interpreters: string[] } {
 }
 
 /**
- * `enter COMMAND` runs a command in the sandbox, as a login by SSH would; without an argument it is sshd's ForceCommand.
+ * `enter COMMAND` runs a command in dom0, as a login by SSH would; without an argument it is sshd's ForceCommand.
  * It checks that process 1 is still the one it was: a reused id would lead to somewhere else.
  */
-function writeEnter(dir: string, init: ProcessId, userNamespace: boolean): void {
-  const { enter, log } = layout(dir);
+function writeEnter(dir: string, userNamespace: boolean): void {
+  const { enter, log, world } = layout(dir);
   const user = userNamespace ? "--user --preserve-credentials " : "";
   const text = `#!/bin/sh
 # Written by lab/twin/sandbox.ts at each start of the twin.
-stat=$(cat /proc/${init.pid}/stat 2>/dev/null)
-set -- "$#" "\${1-}" \${stat##*) }
-if [ "\${22-}" != ${init.start} ]; then
+given=$# command=\${1-}
+{ read -r pid start <${quote(join(world, "boot/init"))}; } 2>/dev/null
+stat=$(cat "/proc/$pid/stat" 2>/dev/null)
+set -- \${stat##*) }
+if [ -z "$pid" ] || [ "\${20-}" != "$start" ]; then
   echo "the twin is not running" >&2
   exit 255
 fi
-command=$2
-if [ "$1" = 0 ]; then
+if [ "$given" = 0 ]; then
   command=\${SSH_ORIGINAL_COMMAND-}
   printf '%s\\n' "\${command:-(login shell)}" >>${quote(join(log, "commands.log"))}
 fi
 [ -n "$command" ] || command='exec /bin/bash -l 2>/dev/null || exec /bin/sh -l'
-exec nsenter --target ${init.pid} ${user}--mount --pid --uts --ipc --net -- /usr/bin/env -i -C /root ${ENVIRONMENT.join(" ")} TERM="\${TERM:-dumb}" /bin/sh -c "$command"
+exec nsenter --target "$pid" ${user}--mount --pid --uts --ipc --net -- /usr/bin/env -i -C /root ${ENVIRONMENT.join(" ")} TERM="\${TERM:-dumb}" /bin/sh -c "$command"
 `;
   writeFileSync(`${enter}.new`, text, { mode: 0o755 });
   renameSync(`${enter}.new`, enter);

@@ -18,12 +18,19 @@ import { alive, identify, type ProcessId } from "./process.ts";
 import { layout, quote } from "./sandbox.ts";
 
 export interface Sshd {
-  process: ProcessId;
   port: number;
   user: string;
   identityFile: string;
   /** "SHA256:…", as ssh-keygen -l prints it. */
   hostKey: string;
+}
+
+/** The sshd of a twin's folder that runs now, null when none does: power.py ends it while dom0 is down. */
+export function sshdProcess(dir: string): ProcessId | null {
+  const { sshd } = layout(dir);
+  if (!existsSync(sshd)) return null;
+  const { pid, start } = JSON.parse(readFileSync(sshd, "utf8")) as ProcessId;
+  return alive({ pid, start }) ? { pid, start } : null;
 }
 
 /** Keys and, where it is still free, the port are those of the twin's first start: a host keeps its identity and address. */
@@ -60,8 +67,12 @@ export async function startSshd(dir: string): Promise<Sshd> {
     const sshd = identify(child.pid);
     for (;;) {
       const said = readFileSync(logFile, "utf8").slice(before);
-      if (said.includes("Server listening on"))
-        return { process: sshd, port, user: user.username, identityFile, hostKey: fingerprint(hostKeyFile) };
+      if (said.includes("Server listening on")) {
+        const argv = [program, "-D", "-f", config, "-E", logFile];
+        const { pid, start } = sshd;
+        writeFileSync(layout(dir).sshd, JSON.stringify({ argv, pid, start, log: logFile }));
+        return { port, user: user.username, identityFile, hostKey: fingerprint(hostKeyFile) };
+      }
       if (!alive(sshd)) {
         if (/Address already in use/.test(said)) break;
         throw new Error(

@@ -4,6 +4,7 @@
  */
 import {
   existsSync,
+  lstatSync,
   mkdirSync,
   readdirSync,
   readFileSync,
@@ -13,20 +14,22 @@ import {
   writeFileSync,
 } from "node:fs";
 import { basename, join, resolve } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { type CompareOptions, compare, dump, type TwinDump } from "./dump.ts";
-import { alive, end, signal, tree } from "./process.ts";
+import { applyFault } from "./faults.ts";
+import { alive, end, type ProcessId, signal, tree } from "./process.ts";
 import {
-  boot,
+  ask,
   installRoot,
   layout,
-  powerOff,
+  type MachineState,
+  machineState,
+  powerOn,
   type Result,
   removeRoot,
   run,
-  type Sandbox,
 } from "./sandbox.ts";
-import { type Sshd, startSshd } from "./sshd.ts";
-import { writeSysfs } from "./sysfs.ts";
+import { type Sshd, sshdProcess, startSshd } from "./sshd.ts";
 import {
   defaultWorld,
   fixture,
@@ -34,11 +37,13 @@ import {
   type Machine,
   type Patch,
   patched,
+  type Trigger,
   type World,
 } from "./world.ts";
 
 export type { TwinDump } from "./dump.ts";
-export type { Faults, Install, Machine, World } from "./world.ts";
+export type { MachineState } from "./sandbox.ts";
+export type { Faults, Install, Machine, Trigger, World } from "./world.ts";
 
 export interface StartOptions {
   /** The twin's folder; it is made. A disk left there by an earlier start with the same options is booted again. */
@@ -63,9 +68,23 @@ export interface Counters {
   snapshots: number;
 }
 
+/** dom0/machine/screen.py. */
+export interface Screen {
+  /** "dom0 (lightdm)", "dom0 (console)", a qube, or null: nobody. */
+  drivenBy: string | null;
+  /** "ps2", "usb:0000:00:14.0": keyboards that reach who drives the screen. */
+  keyboards: string[];
+  /** A person can work there. */
+  usable: boolean;
+  why: string;
+  /** dom0 can be reached by SSH. */
+  wayIn: boolean;
+}
+
 /** How a twin is reached and what runs it; .lab/<name>/twin.json. */
 interface Running {
-  sandbox: Sandbox;
+  /** dom0/host/power.py; everything else ends with it, but sshd. */
+  power: ProcessId;
   sshd: Sshd;
   /** Snapshots counted before the last reset, which clears dom0's logs. */
   snapshots: number;
@@ -77,7 +96,7 @@ interface Start {
   world: World;
 }
 
-const DEFAULT_MACHINE = "recorded-laptop";
+const DEFAULT_MACHINE = "laptop";
 const DEFAULT_INSTALL = "qubes-4.3";
 
 export async function startTwin(options: StartOptions): Promise<Twin> {
@@ -99,8 +118,9 @@ export async function startTwin(options: StartOptions): Promise<Twin> {
   }
   rmSync(join(dir, "world.json"), { force: true });
   symlinkSync("world/world.json", join(dir, "world.json"));
-  const [sandbox, sshd] = await both(powerOn(dir, start), startSshd(dir));
-  const twin = new Twin(dir, { sandbox, sshd, snapshots: 0 });
+  const [power, sshd] = await both(dir, switchOn(dir, start), startSshd(dir));
+  const twin = new Twin(dir, { power, sshd, snapshots: 0 });
+  if (twin.machine().state !== "running") await ask(dir, { do: "sshd" });
   twin.record();
   if (!options.detached) endWithThisProcess(twin);
   return twin;
@@ -112,10 +132,11 @@ export async function attachTwin(folder: string): Promise<Twin | null> {
   const { record } = layout(dir);
   if (!existsSync(record)) return null;
   const running = JSON.parse(readFileSync(record, "utf8")) as Running;
-  if (alive(running.sandbox.init) && alive(running.sshd.process)) return new Twin(dir, running);
+  if (alive(running.power) && (sshdProcess(dir) || machineState(dir).state !== "running"))
+    return new Twin(dir, running);
   // Half of it is gone (a crash, a kill): the other half is of no use to anyone.
-  await powerOff(running.sandbox);
-  await end(tree(running.sshd.process));
+  await end([running.power]);
+  await endSshd(dir);
   rmSync(record);
   return null;
 }
@@ -125,23 +146,25 @@ function part<T>(folder: "machines" | "installs", given: string | T): T {
 }
 
 /** Both, or neither: when one fails, the other is ended. */
-async function both(sandbox: Promise<Sandbox>, sshd: Promise<Sshd>): Promise<[Sandbox, Sshd]> {
-  const [first, second] = await Promise.allSettled([sandbox, sshd]);
+async function both(dir: string, power: Promise<ProcessId>, sshd: Promise<Sshd>): Promise<[ProcessId, Sshd]> {
+  const [first, second] = await Promise.allSettled([power, sshd]);
   if (first.status === "fulfilled" && second.status === "fulfilled") return [first.value, second.value];
-  if (first.status === "fulfilled") await powerOff(first.value);
-  if (second.status === "fulfilled") await end([second.value.process]);
+  if (first.status === "fulfilled") await end([first.value]);
+  if (second.status === "fulfilled") await endSshd(dir);
   throw first.status === "rejected" ? first.reason : (second as PromiseRejectedResult).reason;
 }
 
-async function powerOn(dir: string, start: Start): Promise<Sandbox> {
-  const paths = layout(dir);
-  mkdirSync(paths.sys, { recursive: true });
+async function endSshd(dir: string): Promise<void> {
+  const process = sshdProcess(dir);
+  if (process) await end(tree(process));
+}
+
+async function switchOn(dir: string, start: Start): Promise<ProcessId> {
   writeWorld(dir, start.world);
-  writeSysfs(paths.sys, start.world);
-  writeFileSync(join(paths.world, "install.json"), JSON.stringify(start.install, null, 1));
-  const sandbox = await boot(dir, start.world);
+  writeFileSync(join(layout(dir).world, "install.json"), JSON.stringify(start.install, null, 1));
+  const power = await powerOn(dir);
   if (start.world.faults.diskFull) await setDisk(dir, "fill");
-  return sandbox;
+  return power;
 }
 
 async function setDisk(dir: string, how: "fill" | "free"): Promise<void> {
@@ -156,21 +179,47 @@ function readWorld(dir: string): World {
   return JSON.parse(readFileSync(join(layout(dir).world, "world.json"), "utf8")) as World;
 }
 
-/** world.json, and which commands a session finds. What stays as it was is not touched: something may be running. */
+/** world.json, and which commands a session finds: not those that a fault takes away, and a wrapper where one waits for a command. What stays as it was is not touched: something may be running. */
 function writeWorld(dir: string, world: World): void {
   const folder = layout(dir).world;
   const file = join(folder, "world.json");
   writeFileSync(`${file}.new`, JSON.stringify(world, null, 1));
   renameSync(`${file}.new`, file);
-  const { saltMissing, noPython } = world.faults;
   const bin = join(folder, "bin");
-  for (const name of ["qubesctl", "salt-call"])
-    if (saltMissing) rmSync(join(bin, name), { force: true });
-    else if (!readdirSync(bin).includes(name)) symlinkSync(`/usr/lib/twin/salt/bin/${name}`, join(bin, name));
-  const python = join(bin, "python3");
-  if (noPython) writeFileSync(python, NO_PYTHON, { mode: 0o755 });
-  else rmSync(python, { force: true });
+  const wanted = commands(world);
+  for (const name of readdirSync(bin)) if (!wanted.has(name)) rmSync(join(bin, name));
+  for (const [name, { link, text = "" }] of wanted) {
+    const path = join(bin, name);
+    const there = lstatSync(path, { throwIfNoEntry: false });
+    if (there && (link ? there.isSymbolicLink() : there.isFile() && readFileSync(path, "utf8") === text))
+      continue;
+    rmSync(path, { force: true });
+    if (link) symlinkSync(link, path);
+    else writeFileSync(path, text, { mode: 0o755 });
+  }
 }
+
+/** Commands that a session finds before all others: Salt's, and those that a fault takes away or waits for. */
+function commands({ faults }: World): Map<string, { link?: string; text?: string }> {
+  const found = new Map<string, { link?: string; text?: string }>();
+  for (const name of ["qubesctl", "salt-call"])
+    if (!faults.saltMissing) found.set(name, { link: `/usr/lib/twin/salt/bin/${name}` });
+  for (const { at } of faults.triggers ?? []) {
+    const name = /^command (\S+)/.exec(at)?.[1];
+    if (name) found.set(name, { text: waitedFor(name, found.get(name)?.link ?? name) });
+  }
+  if (faults.noPython) found.set("python3", { text: NO_PYTHON });
+  return found;
+}
+
+/** Tells that the command begins and that it has ended; some fault waits for it. */
+const waitedFor = (name: string, program: string) => `#!/bin/sh
+/usr/lib/twin/bin/twin-fault trigger before ${name} "$@" || exit 1
+PATH=\${PATH#/run/twin/bin:} ${program} "$@"
+code=$?
+/usr/lib/twin/bin/twin-fault trigger after ${name} "$@"
+exit $code
+`;
 
 const NO_PYTHON = '#!/bin/sh\necho "sh: python3: command not found" >&2\nexit 127\n';
 
@@ -212,8 +261,8 @@ export class Twin {
     const before = readWorld(this.dir);
     const after = patched(before, patch);
     writeWorld(this.dir, after);
-    if (JSON.stringify(after.machine) !== JSON.stringify(before.machine))
-      writeSysfs(layout(this.dir).sys, after);
+    const shown = ({ machine, faults }: World) => JSON.stringify([machine, faults.noReset]);
+    if (shown(after) !== shown(before)) await this.#must("twin-replug");
     const full = Boolean(after.faults.diskFull);
     if (full !== Boolean(before.faults.diskFull)) await setDisk(this.dir, full ? "fill" : "free");
   }
@@ -243,20 +292,108 @@ export class Twin {
     };
   }
 
+  /** What the machine below dom0 is now. */
+  machine(): MachineState {
+    return machineState(this.dir);
+  }
+
+  /** Who drives the screen, which keyboards reach that, whether a person can work there. */
+  async screen(): Promise<Screen> {
+    const { state, why } = this.machine();
+    if (state !== "running")
+      return { drivenBy: null, keyboards: [], usable: false, why: why || state, wayIn: false };
+    return JSON.parse(await this.#must("twin-screen")) as Screen;
+  }
+
+  /** Off and on by hand. Resolves when dom0 is up again, or when the boot has stopped. */
+  async powerCycle(): Promise<MachineState> {
+    await ask(this.dir, { do: "power-cycle" });
+    return this.machine();
+  }
+
+  /** As `systemctl reboot` in dom0. Resolves when dom0 is up again, or when the boot has stopped. */
+  async reboot(): Promise<MachineState> {
+    const { number } = this.machine();
+    await this.#must("systemctl reboot");
+    return this.waitForBoot({ after: number });
+  }
+
+  /** The machine once no boot is under way and there was one after boot number `after` (default: none need be). */
+  async waitForBoot({
+    after = 0,
+    timeout = 20_000,
+  }: {
+    after?: number;
+    timeout?: number;
+  } = {}): Promise<MachineState> {
+    for (const limit = Date.now() + timeout; Date.now() < limit; await sleep(5)) {
+      const machine = this.machine();
+      if (machine.number > after && machine.state !== "booting") return machine;
+    }
+    throw new Error(
+      `The twin ${this.name} did not boot within ${timeout} ms: it is ${this.machine().state}.`,
+    );
+  }
+
+  /** Resolves when the machine is in that state. */
+  async until(state: MachineState["state"], timeout = 20_000): Promise<MachineState> {
+    for (const limit = Date.now() + timeout; Date.now() < limit; await sleep(5)) {
+      const machine = this.machine();
+      if (machine.state === state) return machine;
+    }
+    throw new Error(
+      `The twin ${this.name} was not ${state} within ${timeout} ms: it is ${this.machine().state}.`,
+    );
+  }
+
+  /** Makes the host hang, reset, lose power, or only cuts its line, now. */
+  async strike(what: Trigger["do"], why = "by hand"): Promise<void> {
+    await ask(this.dir, { do: what, why });
+  }
+
+  /** A fault by name (faults.ts), or one that waits for something. */
+  async fault(fault: string | Trigger): Promise<void> {
+    await applyFault(this, fault);
+  }
+
+  /** All faults go; the hardware and what is installed stay as they are. */
+  async clearFaults(): Promise<void> {
+    const { world } = JSON.parse(readFileSync(layout(this.dir).start, "utf8")) as Start;
+    const faults = Object.fromEntries(
+      Object.keys(this.surroundings().faults).map((name) => [name, undefined]),
+    );
+    const { iommu, watchdog, person } = world;
+    await this.world({ faults, iommu, watchdog, person, nextMachine: undefined });
+    rmSync(join(layout(this.dir).state, "fired.json"), { force: true });
+  }
+
+  /** The world as it is now. */
+  surroundings(): World {
+    return readWorld(this.dir);
+  }
+
+  async #must(command: string): Promise<string> {
+    const { code, stdout, stderr } = await this.exec(command);
+    if (code !== 0)
+      throw new Error(`${command} in the twin ${this.name} ended with ${code}: ${stderr.trim()}`);
+    return stdout;
+  }
+
   /** A fresh installation in its first world and a new boot; address and keys stay. */
   async reset(): Promise<void> {
     this.#running.snapshots = this.counters().snapshots;
-    await powerOff(this.#running.sandbox);
+    await end([this.#running.power]);
     const start = JSON.parse(readFileSync(layout(this.dir).start, "utf8")) as Start;
     installRoot(this.dir, start.install, start.world);
-    this.#running.sandbox = await powerOn(this.dir, start);
+    this.#running.power = await switchOn(this.dir, start);
+    await ask(this.dir, { do: "sshd" });
     this.record();
   }
 
   async stop(): Promise<void> {
     // Process 1 first: what came by SSH then ends by itself and is collected by its own parents.
-    await powerOff(this.#running.sandbox);
-    await end(tree(this.#running.sshd.process));
+    await end([this.#running.power], 4000);
+    await endSshd(this.dir);
     rmSync(layout(this.dir).record, { force: true });
   }
 
@@ -269,8 +406,8 @@ export class Twin {
 
   /** Ends it without waiting, for a process that is ending itself. */
   kill(): void {
-    for (const process of [this.#running.sandbox.init, ...tree(this.#running.sshd.process)])
-      signal(process, "SIGKILL");
+    const sshd = sshdProcess(this.dir);
+    for (const process of [this.#running.power, ...(sshd ? tree(sshd) : [])]) signal(process, "SIGKILL");
     rmSync(layout(this.dir).record, { force: true });
   }
 

@@ -31,9 +31,39 @@ export interface MachineFunction {
   driver?: string | null;
 }
 
+/** A profile. What it does not say follows from its kind, see dom0/machine/hardware.py. */
 export interface Machine {
   machine: string;
+  /** "notebook", "desktop", "mini-pc", "server" */
+  kind?: string;
   devices: MachineFunction[];
+  /** sbdf of the display that the firmware lights. */
+  bootDisplay?: string;
+  /** Connectors of displays, by sbdf. */
+  outputs?: Record<string, { name: string; connected: boolean }[]>;
+  inputs?: InputDevice[];
+  dmi?: { vendor: string; product: string; bios: string };
+  /** False: Xen finds none. */
+  iommu?: boolean;
+  /** Recorded over a stand-in hypervisor: its initramfs hides nothing, and pulling a display from its driver does no harm. */
+  standIn?: boolean;
+}
+
+export interface InputDevice {
+  name: string;
+  kind: "keyboard" | "mouse" | "tablet";
+  /** "ps2", or the sbdf of its USB controller. */
+  at: string;
+}
+
+/** Bites when something happens; dom0/machine/faults.py says what `at` may be. */
+export interface Trigger {
+  at: string;
+  do: "hang" | "reset" | "power" | "reboot" | "cut-line";
+  /** "before" unless given. */
+  when?: "before" | "after";
+  /** How many times it happens without harm first. */
+  skip?: number;
 }
 
 export interface Faults {
@@ -43,6 +73,11 @@ export interface Faults {
   saltMissing?: boolean;
   /** The SSH session finds no python3. */
   noPython?: boolean;
+  /** No display can be reset. */
+  noReset?: boolean;
+  /** The kernel of a qube has no driver for its display: for all, or for these sbdf. */
+  guestNoDrm?: boolean | string[];
+  triggers?: Trigger[];
   /** Faults of the Qubes model, read by qubesd. */
   [name: string]: unknown;
 }
@@ -62,8 +97,24 @@ export interface World {
   /** R-number: "R4.3". */
   release: string;
   kernel: string;
+  /** Kernels of a fresh installation. */
+  kernels: string[];
   xen: string;
-  cmdline: string;
+  /** A kernel line that somebody types in GRUB's editor at each boot, instead of the entry's. */
+  typed?: string;
+  /** Where /boot lies; GRUB clears a one-shot entry only on a plain partition with a simple file system. */
+  bootDisk: { fs: string; on: "partition" | "lvm" | "raid" | "crypt" };
+  /** dom0's disk asks for one at each boot. */
+  passphrase: boolean;
+  /** Somebody sits there and types the passphrase. */
+  person: boolean;
+  /** The host has xenwatchdogd: with it a hang becomes a reset after watchdogSeconds. */
+  watchdog: boolean;
+  watchdogSeconds: number;
+  /** Virtual seconds that a boot takes; the sandbox takes what it takes. */
+  bootSeconds: number;
+  /** What the machine is from its next boot on: a firmware update, or a card in another slot. */
+  nextMachine?: Machine;
   network: boolean;
   /** Somebody is logged in at dom0's desktop: its GUI daemon shows the qubes whose GUI domain it is. */
   dom0Session: boolean;
@@ -86,29 +137,17 @@ export interface Install {
 
 const HERE = import.meta.dirname;
 
-/** A fixture by name (`lab/twin/<folder>/<name>.json`) or by path. */
+/** A fixture by name (`lab/twin/<folder>/<name>.json`) or by path; `extends` names one that it adds to. */
 export function fixture<T>(folder: "machines" | "installs", name: string): T {
   const own = join(HERE, folder, `${name}.json`);
-  return JSON.parse(readFileSync(existsSync(own) ? own : name, "utf8")) as T;
+  const found = JSON.parse(readFileSync(existsSync(own) ? own : name, "utf8")) as T & { extends?: string };
+  return found.extends === undefined ? found : { ...fixture<T>(folder, found.extends), ...found };
 }
 
+/** world.json has it for the Python side too (dom0/machine/disk.py). */
 export function defaultWorld(machine: Machine): World {
-  return {
-    machine,
-    memory: 16384,
-    dom0Memory: 7595,
-    iommu: true,
-    release: "R4.3",
-    kernel: "6.12.59-1.qubes.fc41.x86_64",
-    xen: "4.19.4",
-    cmdline:
-      "placeholder root=/dev/mapper/qubes_dom0-root ro rd.lvm.lv=qubes_dom0/root plymouth.ignore-serial-consoles rhgb quiet",
-    network: true,
-    dom0Session: false,
-    repository: {},
-    templates: {},
-    faults: {},
-  };
+  const world = JSON.parse(readFileSync(join(HERE, "world.json"), "utf8")) as Omit<World, "machine">;
+  return { ...world, machine, iommu: machine.iommu ?? true };
 }
 
 /** Objects are merged, everything else (lists too) is replaced; `undefined` removes. */

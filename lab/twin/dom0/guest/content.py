@@ -37,22 +37,61 @@ OS_RELEASE = {
 VNC_PORT = 5900
 
 
-def content(qube, template, fault=None):
+def driver(device, faults):
+    """What the qube's kernel binds a device of its to. guestNoDrm: true, or sbdf of displays that it cannot light."""
+    without = faults.get("guestNoDrm")
+    if device["class"].startswith("03") and (without is True or device["sbdf"] in (without or [])):
+        return None
+    return device["module"]
+
+
+def connectors(displays):
+    """/sys/class/drm: connectors of the displays that have a driver."""
+    found = {}
+    for number, device in enumerate(displays):
+        for output in device["outputs"]:
+            folder = "/sys/class/drm/card%d-%s/" % (number, output["name"])
+            found[folder + "status"] = "connected\n" if output["connected"] else "disconnected\n"
+            found[folder + "enabled"] = "enabled\n" if output["connected"] else "disabled\n"
+            found[folder + "modes"] = "1920x1080\n" if output["connected"] else ""
+    return found
+
+
+def input_devices(inputs):
+    """/proc/bus/input/devices; what dom0's proxy brings is named after where it comes from."""
+    parts = []
+    for number, each in enumerate(inputs):
+        handlers, events = {"keyboard": ("sysrq kbd", "120013")}.get(each["kind"], ("mouse%d" % number, "17"))
+        parts.append(
+            'I: Bus=0006 Vendor=0001 Product=0001 Version=0001\nN: Name="%s"\nP: Phys=\n'
+            "S: Sysfs=/devices/virtual/input/input%d\nU: Uniq=\nH: Handlers=%s event%d \nB: PROP=0\nB: EV=%s\n\n"
+            % (each["name"], number, handlers, number, events)
+        )
+    return "".join(parts)
+
+
+def content(qube, template, fault=None, faults=None):
     """What room.py builds and the stand-ins answer from.
 
     `qube`: internal.GetQube of qubesd; `template`: its entry in world.json {"packages", "files"};
     `fault`: the same keys as the result, which then replace (units: add to) what follows from the
-    rest.
+    rest; `faults`: all of the world's, of which guestNoDrm is about this.
     """
     packages = template.get("packages", {})
     on = set(qube["services"])
-    login = "lightdm" in packages and "lightdm" in on
+    pci = [dict(each, driver=driver(each, faults or {})) for each in qube.get("devices", [])]
+    displays = [each for each in pci if each["class"].startswith("03")]
+    drm = [each for each in displays if each["driver"]]
+    # A login with a display of its own is one with a driver for it, else X finds no screen (qubes-host.md (e)).
+    login = "lightdm" in packages and "lightdm" in on and bool(drm or not displays)
     agent = "qubes-gui-agent" in packages and not login
     vnc = login and "guivm-vnc" in on and {"x11vnc", "qubes-vm-guivm"} <= set(packages)
     units = {"qubes-qrexec-agent.service": True, "systemd-journald.service": True}
     processes = {"systemd": 1, "qrexec-agent": 320}
     if "lightdm" in packages:
         units["lightdm.service"] = login
+    inputs = qube.get("inputs", []) if {"qubes-input-proxy-receiver", "qubes-vm-guivm"} & set(packages) else []
+    inputs = inputs + qube.get("ownInputs", [])
     if "qubes-gui-agent" in packages:
         units["qubes-gui-agent.service"] = agent
     if login:
@@ -68,6 +107,10 @@ def content(qube, template, fault=None):
         os=qube["os"], version=qube["osVersion"]
     )
     files["/etc/hostname"] = qube["name"] + "\n"
+    files["/proc/bus/input/devices"] = input_devices(inputs)
+    files.update(connectors(drm))
+    if login:
+        files["/var/run/lightdm/root/:0"] = files["/run/lightdm/root/:0"] = ""
     inside = {
         "name": qube["name"],
         "os": qube["os"],
@@ -77,6 +120,9 @@ def content(qube, template, fault=None):
         "units": units,
         "processes": processes,
         "listening": [VNC_PORT] if vnc else [],
+        "pci": pci,
+        "inputs": inputs,
+        "x": [output for each in drm for output in each["outputs"]] if login else None,
         "system": "running",
     }
     for key, value in (fault or {}).items():

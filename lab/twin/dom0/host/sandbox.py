@@ -1,28 +1,18 @@
-"""The twin's machine: namespaces, mounts and process 1.
+"""dom0's namespaces and file system, and its process 1 in them (init.py). power.py starts it, once for each boot.
 
-    python3 -I sandbox.py CONFIG.json
-
-Run outside, by the machine's own Python. It makes the namespaces (mount, pid, uts, ipc, net; a user namespace
-too unless `userNamespace` is false), builds dom0's file system in them and starts process 1 there, which keeps
-qubesd, reaps and ends cleanly on SIGTERM. It prints one line of JSON, {"pid": process 1 as seen from outside}, when
-qubesd answers, and then waits for that process, whose parent it is. Else it fails with one sentence on stderr: exit
-status 1 when the machine does not give what a sandbox needs, 2 when a daemon of dom0 does not start.
-
-CONFIG: {root, world, sys, tools, venv, interpreters: [path], log, hostname, userNamespace,
-daemons: [{argv, log, socket}]}; the paths are the machine's, those of the daemons dom0's. Standard library only.
+CONFIG (JSON): {root, world, tools, venv, interpreters: [path], python3, log, hostname, userNamespace,
+daemons: [{argv, log, socket}], sshd: path of sshd.json}; the paths are the machine's, those of the daemons dom0's.
 """
 import ctypes
-import errno
 import fcntl
-import json
 import os
 import signal
 import socket
-import stat
 import struct
-import subprocess
-import sys
-import time
+
+from machine import hardware
+
+from . import init
 
 # linux/sched.h, linux/mount.h
 CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC = 0x00020000, 0x04000000, 0x08000000
@@ -31,16 +21,11 @@ MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
 MS_NOATIME, MS_NODIRATIME, MS_BIND, MS_REC, MS_PRIVATE, MS_RELATIME = 1024, 2048, 4096, 16384, 1 << 18, 1 << 21
 ST_RELATIME = 4096
 MNT_DETACH = 2
+PR_SET_PDEATHSIG = 1
+# What dom0 has of its own in folders that the machine lends, kept on its disk.
+OWN = ("/usr/share/xsessions", "/usr/lib/systemd/system", "/usr/lib/dracut", "/usr/lib/modules")
 
 libc = ctypes.CDLL(None, use_errno=True)
-
-ENVIRONMENT = {
-    "PATH": "/run/twin/bin:/usr/lib/twin/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-    "HOME": "/root",
-    "USER": "root",
-    "LOGNAME": "root",
-    "LANG": "C.UTF-8",
-}
 
 # The parts of the machine's /usr that the twin lends; /usr/lib and /usr/share are lent entry by entry, because the
 # twin has folders of its own in them.
@@ -139,17 +124,19 @@ def file_system(config):
     if not os.path.exists("/usr/bin/python3"):  # a dom0 always has one; here it is the virtual environment's
         lend_entries("/usr/bin", root, {"python3"})
         os.symlink(config["python3"], root + "/usr/bin/python3")
-    lend_entries("/usr/lib", root, {"twin", "dom0-python", "os-release"})
+    own = {path: os.open(root + path, os.O_PATH) for path in OWN}  # before they are covered
+    lend_entries("/usr/lib", root, {"twin", "dom0-python", "os-release", "systemd", "dracut", "modules"})
+    if os.path.isdir("/usr/lib/systemd"):
+        lend_entries("/usr/lib/systemd", root, {"system"})
+    lend_entries("/usr/share", root, {"xsessions"})
+    for path, folder in own.items():
+        os.makedirs(root + path, exist_ok=True)
+        bind("/proc/self/fd/%d" % folder, root + path, writable=True)
+        os.close(folder)
     bind(config["tools"], root + "/usr/lib/twin")
     bind(config["venv"], root + "/usr/lib/dom0-python")
     for prefix in config["interpreters"]:  # of the virtual environment, where it lies outside the lent folders
         bind(prefix, root + prefix)
-    xsessions = root + "/usr/share/xsessions"
-    own = os.open(xsessions, os.O_PATH)  # before it is covered
-    lend_entries("/usr/share", root, {"xsessions"})
-    os.mkdir(xsessions)
-    bind("/proc/self/fd/%d" % own, xsessions, writable=True)
-    os.close(own)
 
     tmpfs(root + "/run")
     tmpfs(root + "/tmp", "mode=1777")
@@ -157,7 +144,8 @@ def file_system(config):
         os.makedirs(root + "/run/" + folder)
     open(root + "/run/qubes/qubes-dom0-update.lock", "w").close()
     bind(config["world"], root + "/run/twin")
-    bind(config["sys"], root + "/sys", writable=True)
+    bind(config["world"] + "/state", root + "/run/twin/state", writable=True)
+    tmpfs(root + "/sys")
     devices(root + "/dev")
 
     os.makedirs(root + "/proc", exist_ok=True)
@@ -169,6 +157,8 @@ def file_system(config):
         ("osrelease", "sys/kernel/osrelease"),
     ):
         bind(boot + name, root + "/proc/" + path)
+    if os.path.isdir(root + "/proc/bus"):
+        tmpfs(root + "/proc/bus")
 
     os.chdir(root)
     check(libc.pivot_root(b".", b"."), "enter the twin's file system")
@@ -203,69 +193,12 @@ def loopback_up():
         fcntl.ioctl(probe, SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", flags | IFF_UP))
 
 
-def serves(path):
-    with socket.socket(socket.AF_UNIX) as client:
-        try:
-            client.connect(path)
-        except OSError:
-            return False
-    return True
+def die_with_parent():
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
-class DaemonFailed(Exception):
-    pass
-
-
-class Supervisor:
-    """Process 1: keeps the daemons, reaps, ends everything on SIGTERM."""
-
-    def __init__(self, daemons):
-        self.daemons = daemons  # [{"argv": […], "log": path, "socket": path}]
-        self.running = {}
-
-    def start(self, daemon):
-        with open(daemon["log"], "ab") as log:
-            process = subprocess.Popen(
-                daemon["argv"], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=ENVIRONMENT, cwd="/"
-            )
-        self.running[process.pid] = daemon
-
-    def start_all(self):
-        for daemon in self.daemons:
-            self.start(daemon)
-            end = time.monotonic() + 10
-            while not serves(daemon["socket"]):
-                if os.waitpid(-1, os.WNOHANG)[0] or time.monotonic() > end:
-                    raise DaemonFailed("%s does not serve %s; see %s" % (daemon["argv"][0], daemon["socket"], daemon["log"]))
-                time.sleep(0.005)
-
-    def supervise(self):
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-        while True:
-            try:
-                pid, status = os.waitpid(-1, 0)
-            except ChildProcessError:
-                signal.pause()
-                continue
-            daemon = self.running.pop(pid, None)
-            if daemon:  # as systemd does with Restart=on-failure
-                print("%s ended with status %d, started again" % (daemon["argv"][0], status), flush=True)
-                time.sleep(0.1)
-                self.start(daemon)
-
-    def end(self):
-        for pid in self.running:
-            os.kill(pid, signal.SIGTERM)
-        end = time.monotonic() + 1
-        while self.running and time.monotonic() < end:
-            try:
-                self.running.pop(os.waitpid(-1, os.WNOHANG)[0], None)
-            except ChildProcessError:
-                break
-            time.sleep(0.005)
-
-
-def process_one(config, log, ready):
+def process_one(config, boot, world, log, ready):
+    """`boot`: what machine/boot.py found, as JSON. Writes "ready" when a person gets in; never returns."""
     os.setsid()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     null = os.open("/dev/null", os.O_RDONLY)
@@ -273,48 +206,76 @@ def process_one(config, log, ready):
     file_system(config)
     socket.sethostname(config["hostname"])
     loopback_up()
-    supervisor = Supervisor(config["daemons"])
-    supervisor.start_all()
+    hardware.kernel_shows(world, boot["drivers"])
+    one = init.Init(config["daemons"], boot["cmdline"])
+    one.start_daemons()
     os.dup2(null, 0)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    os.write(ready, b"ready")
-    os.close(ready)
+
+    def let_in():
+        os.write(ready, b"ready\n")
+        os.close(ready)
+
     try:
-        supervisor.supervise()
+        one.supervise(let_in)
     finally:
-        supervisor.end()
+        one.end()
 
 
-def main():
-    with open(sys.argv[1]) as file:
-        config = json.load(file)
-    log = os.open(config["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    namespaces(config)
+def start(config, boot, world, log):
+    """(pid of the process that holds the namespaces and ends with process 1, file to read from). What is read there: the pid of
+    process 1 as seen from here, then "ready", each on a line; or one sentence on why it fails, after a number: 1 the machine does not
+    give what a sandbox needs, 2 a daemon of dom0 does not start.
+    """
+    reader, writer = os.pipe()
+    holder = os.fork()
+    if holder:
+        os.close(writer)
+        return holder, reader
+    os.close(reader)
+    for number in (signal.SIGTERM, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
+    signal.set_wakeup_fd(-1)
+    die_with_parent()
+    for each in (int(name) for name in os.listdir("/proc/self/fd")):
+        if each > 2 and each not in (writer, log):
+            try:
+                os.close(each)  # sockets of power.py: who asked it something would never see their end
+            except OSError:
+                pass  # that of the list itself
+    try:
+        namespaces(config)
+        child = os.fork()
+        if child == 0:
+            die_with_parent()
+            try:
+                process_one(config, boot, world, log, writer)
+            except (OSError, init.DaemonFailed) as error:
+                os.write(writer, ("%d %s\n" % (2 if isinstance(error, init.DaemonFailed) else 1, error)).encode())
+            except SystemExit:
+                pass
+            os._exit(0)
+        os.write(writer, b"pid %d\n" % child)
+        os.close(writer)
+        os.waitpid(child, 0)
+    except OSError as error:
+        os.write(writer, ("1 %s\n" % error).encode())
+    os._exit(0)
+
+
+def possible(config):
+    """None, or why this machine gives no namespaces; tried before anything is booted, since a boot changes the disk."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
-        os.close(reader)
         try:
-            process_one(config, log, writer)
-        except (OSError, DaemonFailed) as error:
-            print(error, file=sys.stderr, flush=True)
-            os._exit(2 if isinstance(error, DaemonFailed) else 1)
-        except SystemExit:
-            pass
+            namespaces(config)
+        except OSError as error:
+            os.write(writer, str(error).encode())
         os._exit(0)
     os.close(writer)
-    if os.read(reader, 16) != b"ready":
-        sys.exit(os.WEXITSTATUS(os.waitpid(child, 0)[1]) or 1)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends with its child, which it has to collect
-    print(json.dumps({"pid": child}), flush=True)
-    for stream in (1, 2):  # nobody reads them from here on
-        os.dup2(log, stream)
+    said = os.read(reader, 4096).decode()
+    os.close(reader)
     os.waitpid(child, 0)
-
-
-if __name__ == "__main__":
-    try:
-        main()
-    except OSError as error:
-        sys.exit(str(error))
+    return said or None

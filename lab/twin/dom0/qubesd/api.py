@@ -266,6 +266,12 @@ def start(call):
     call.system.start(call.qube)
 
 
+@method("internal.vm.Autostart", writes=True)
+def autostart(call):
+    """What the unit qubes-vm@NAME asks for; nobody waits for the qube's agent."""
+    call.system.start(call.qube)
+
+
 @method("admin.vm.Shutdown", arg=True, writes=True)
 def shutdown(call):
     words = set(call.arg.split("+")) - {""}
@@ -474,26 +480,7 @@ def system_info(call):
 
 @method("internal.GetQube")
 def get_qube(call):
-    """What the inside of a qube follows from."""
-    qube = call.qube
-    template = qube.root or (qube.template or qube).name
-    while (
-        template in call.system.qubes and call.system.qubes[template].template
-    ):  # a disposable's template's template
-        template = call.system.qubes[template].template.name
-    services = [name[len("service.") :] for name in (qube.run or {}).get("services", [])]
-    return json.dumps(
-        {
-            "name": qube.name,
-            "state": qube.state(),
-            "template": template,
-            "services": services,
-            "qrexec": bool(qube.feature_with_template("qrexec")),
-            "user": qube.value("default_user") if qube.has("default_user") else "root",
-            "os": qube.feature_with_template("os-distribution") or "",
-            "osVersion": qube.feature_with_template("os-version") or "",
-        }
-    )
+    return json.dumps(call.system.inside(call.qube))
 
 
 def execute(system, method_name, arg, dest, payload):

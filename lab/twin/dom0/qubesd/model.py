@@ -18,6 +18,8 @@ What runs belongs to a boot: under another boot id nothing runs. Times are secon
 import time
 import uuid
 
+from machine import hardware
+
 from . import STUBDOM_MEMORY, pci
 from .errors import (
     DeviceAlreadyAssigned,
@@ -44,6 +46,27 @@ CLASSES = ("AdminVM", "AppVM", "DispVM", "RemoteVM", "StandaloneVM", "TemplateVM
 SEE_LOG = ", see /var/log/libvirt/libxl/libxl-driver.log for details"
 # Seconds from a shutdown request until the domain is gone, unless a fault says otherwise.
 SHUTDOWN_TIME = 0.15
+
+
+class Host:
+    """What the model asks of the machine below. This one knows of no drivers: every device is free."""
+
+    def driver(self, sbdf):
+        """The driver of dom0's that holds a function; None for none."""
+        return None
+
+    def detach(self, sbdf):
+        """Gives a function to pciback, as libvirt does before a start. It stays there: dom0 does not get it back."""
+
+    def hang(self, why):
+        """The machine stands still. Does not return."""
+
+    def input_target(self):
+        """The qube that dom0's input devices are passed on to (/etc/qubes/input-proxy-target); None for none."""
+        return None
+
+    def log(self, line):
+        """A line of /var/log/libvirt/libxl/libxl-driver.log."""
 
 
 class Holder:
@@ -398,8 +421,11 @@ class System(Holder):
 
     klass, name, subject = "Qubes", "system", ""
 
-    def __init__(self, stored, world, boot_id, now=time.time, emit=None, autostart=None):
+    def __init__(
+        self, stored, world, boot_id, now=time.time, emit=None, autostart=None, host=None
+    ):
         self.system = self
+        self.host = host or Host()
         self.world, self.now = world, now
         self.emit = emit or (lambda subject, event, fields: None)
         self.autostart = autostart or (lambda name, on: None)
@@ -438,7 +464,8 @@ class System(Holder):
         return runs
 
     def functions(self):
-        return pci.functions(self.world.get("machine"))
+        faults = self.world.get("faults") or {}
+        return pci.functions(self.world.get("machine"), faults.get("noReset"))
 
     def qube(self, name):
         try:
@@ -599,6 +626,10 @@ class System(Holder):
         run["services"] = [
             name for name, value in qube.features.items() if name.startswith("service.") and value
         ]
+        # qubes-input-trigger runs at the start (qubes-host.md (g)): what is set up later waits for the next one.
+        run["proxied"] = (
+            bool(qube.features.get("input-dom0-proxy")) and self.host.input_target() == qube.name
+        )
         self.boot["running"][qube.name] = run
         self.emit(qube.name, "domain-spawn", {"start_guid": True})
         if qube.feature_with_template("qrexec") and self.world.fault("agent", qube.name):
@@ -647,6 +678,13 @@ class System(Holder):
         def failed(text):
             raise QubesException("Start failed: " + text + SEE_LOG)
 
+        self._pull(devices)
+        text = self.world.fault("startPci", qube.name)
+        if text:
+            if "libxenlight failed to create" in text:  # the lines that go with it (§5, end)
+                self.host.log("libxl_device.c: Stubdom 6 for 5 startup: startup timed out")
+                self.host.log("libxl_create.c: Domain 5:unable to add pci devices")
+            raise QubesException(text.replace("{qube}", qube.name).replace("{sbdf}", devices[0].sbdf))
         if qube.value("virt_mode") == "pvh":
             failed("internal error: libxenlight failed to create new domain %r" % qube.name)
         for device in devices:
@@ -663,6 +701,61 @@ class System(Holder):
             )
             if reason and strict:
                 failed("internal error: Unable to reset PCI device %s: %s" % (device.sbdf, reason))
+
+    def _pull(self, devices):
+        """Before libvirt starts the domain, qubesd has every device detached from its driver in dom0. A display driver does
+        not survive that, nor does dom0 without its disk (qubes-host.md (e), "host hang").
+        """
+        if (self.world.get("machine") or {}).get("standIn"):
+            return
+        for device in devices:
+            driver = self.host.driver(device.sbdf)
+            if driver in (None, "pciback"):
+                continue
+            if device.is_display():
+                self.host.hang("the display %s was pulled from %s, which drove it" % (device.sbdf, driver))
+            if device.interface.startswith("p01"):
+                self.host.hang("the disk controller %s was pulled from dom0" % device.sbdf)
+            self.host.detach(device.sbdf)
+
+    def inside(self, qube):
+        """What the inside of a running qube follows from; internal.GetQube."""
+        template = qube.root or (qube.template or qube).name
+        while (
+            template in self.qubes and self.qubes[template].template
+        ):  # a disposable's template's template
+            template = self.qubes[template].template.name
+        run = qube.run or {}
+        machine = hardware.Hardware(self.world.read())
+        outputs, given = machine.outputs(), run.get("attached", [])
+        own = [each for each in machine.inputs() if each["at"] in given]
+        dom0 = {each.sbdf: self.host.driver(each.sbdf) for each in machine.functions}
+        passed = machine.in_dom0(dom0) if run.get("proxied") else []
+        return {
+            "name": qube.name,
+            "state": qube.state(),
+            "template": template,
+            "services": [name[len("service.") :] for name in run.get("services", [])],
+            "qrexec": bool(qube.feature_with_template("qrexec")),
+            "user": qube.value("default_user") if qube.has("default_user") else "root",
+            "os": qube.feature_with_template("os-distribution") or "",
+            "osVersion": qube.feature_with_template("os-version") or "",
+            "devices": [
+                {
+                    "sbdf": each.sbdf,
+                    "class": each.interface[1:],
+                    "vendor": each.raw["vendor"],
+                    "device": each.raw["device"] or "ffff",
+                    "name": "%s %s" % (each.vendor, each.product),
+                    "module": each.module,
+                    "outputs": outputs.get(each.sbdf, []),
+                }
+                for each in machine.functions
+                if each.sbdf in given
+            ],
+            "inputs": [dict(each, name="dom0: " + each["name"]) for each in passed],
+            "ownInputs": own,
+        }
 
     def _cannot_reset(self, device, given):
         if not device.resets:

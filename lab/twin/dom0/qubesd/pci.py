@@ -28,10 +28,11 @@ PATH = re.compile(
 
 class Function:
     """One PCI function: sbdf, port (Qubes' path id), interface ("p030000"), device_id, vendor,
-    product, resets.
+    product, resets, parent (the bridge above, its sbdf); `raw` is the profile's entry.
     """
 
-    def __init__(self, raw, machine):
+    def __init__(self, raw, machine, without_reset=False):
+        self.raw = raw
         self.sbdf = raw["sbdf"]
         self.bus = self.sbdf.rsplit(":", 1)[0]  # segment and bus: "0000:01"
         self.interface = "p" + class_code(raw)
@@ -42,7 +43,14 @@ class Function:
         )
         self.secondary = (raw.get("bridge") or {}).get("secondary")
         self.port = port_of(raw, machine)
+        above = bridge_above(raw, machine)
+        self.parent = above["sbdf"] if above else None
         self.resets = reset_methods(raw, machine)
+        if without_reset and self.is_display():
+            self.resets = []
+
+    def is_display(self):
+        return self.interface.startswith("p03")
 
 
 def class_code(raw):
@@ -99,12 +107,12 @@ def reset_methods(raw, machine):
     return methods + (["bus"] if bridge_above(raw, machine) and alone else [])
 
 
-def functions(machine):
+def functions(machine, without_reset=False, every=False):
     """Every function that libvirt lists: names of more than four segment digits (a VMD's) it does
-    not know.
+    not know; with `every` those too. `without_reset`: the fault noReset, displays cannot be reset.
     """
-    known = [raw for raw in machine["devices"] if len(raw["sbdf"].split(":")[0]) == 4]
-    return [Function(raw, machine) for raw in known]
+    known = [raw for raw in machine["devices"] if every or len(raw["sbdf"].split(":")[0]) == 4]
+    return [Function(raw, machine, without_reset) for raw in known]
 
 
 def sbdf_of_path(port, devices):

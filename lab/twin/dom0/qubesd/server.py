@@ -13,9 +13,12 @@ import sys
 import threading
 import time
 
+from host import control
+from machine import faults, hardware
+
 from . import api
 from .errors import QubesException, Refused
-from .model import System
+from .model import Host, System
 from .world import World
 
 SOCKET = "/run/qubesd.sock"
@@ -59,12 +62,37 @@ def link_autostart(name, on):
         raise QubesException("Failed to set autostart for VM in systemd")
 
 
+class Dom0(Host):
+    """The machine below, as the twin's /sys shows it."""
+
+    def __init__(self, world):
+        self.world = world
+
+    def driver(self, sbdf):
+        link = "/sys/bus/pci/devices/%s/driver" % sbdf
+        return os.path.basename(os.readlink(link)) if os.path.islink(link) else None
+
+    def detach(self, sbdf):
+        hardware.rebind(self.world.read(), sbdf, hardware.PCIBACK)
+
+    def hang(self, why):
+        control.power("hang", why)
+
+    def input_target(self):
+        return hardware.sender("")
+
+    def log(self, line):
+        with open("/var/log/libvirt/libxl/libxl-driver.log", "a") as file:
+            file.write(time.strftime("%Y-%m-%d %H:%M:%S ", time.gmtime()) + line + "\n")
+
+
 class Daemon:
     def __init__(self):
         self.world = World()
+        self.triggers = faults.Triggers(self.world, "/run/twin/state/fired.json")
         self.lock = threading.Lock()
         self.listeners = []  # [(destination, queue of (subject, event, fields))]
-        self.saved = None
+        self.saved, self.senders = None, ""
         os.makedirs(GUI_DAEMONS, exist_ok=True)
         self.shown = {name for name in os.listdir(GUI_DAEMONS) if name.startswith("guid-running.")}
         self.load()
@@ -74,12 +102,15 @@ class Daemon:
         stored = read_state()
         if stored is None:
             raise SystemExit("qubesd: neither %s nor %s is there" % (STATE, INSTALL))
+        if not os.path.exists(STATE):
+            stored = hardware.adapted(stored, self.world.read())
         self.system = System(
             stored,
             self.world,
             read_text(BOOT_ID).strip(),
             emit=self.emit,
             autostart=link_autostart,
+            host=Dom0(self.world),
         )
 
     def save(self):
@@ -91,24 +122,12 @@ class Daemon:
         os.rename(STATE + ".new", STATE)
         self.saved = text
 
-    def autostart(self):
-        """Once a boot, as the qubes-vm@ units do; without it nothing is started."""
-        fresh = "started" not in self.system.boot
-        self.system.boot["started"] = True
-        chosen = [
-            qube
-            for qube in self.system.qubes.values()
-            if qube.has("autostart") and qube.value("autostart")
-        ]
-        if not os.path.exists(STATE):  # a fresh installation
-            for qube in chosen:
-                link_autostart(qube.name, True)
-        if fresh and "qubes.skip_autostart" not in read_text("/proc/cmdline").split():
-            for qube in chosen:
-                try:
-                    self.system.start(qube)
-                except (QubesException, Refused) as error:
-                    print("autostart of %s: %s" % (qube.name, error), file=sys.stderr, flush=True)
+    def prepare(self):
+        """A fresh installation has the links that start its qubes at boot."""
+        if not os.path.exists(STATE):
+            for qube in self.system.qubes.values():
+                if qube.has("autostart") and qube.value("autostart"):
+                    link_autostart(qube.name, True)
         self.save()
 
     def show_windows(self):
@@ -123,6 +142,25 @@ class Daemon:
         for name in self.shown - shown:
             os.unlink(os.path.join(GUI_DAEMONS, name))
         self.shown = shown
+        self.show_senders()
+
+    def show_senders(self):
+        """The units that pass dom0's input devices on to a qube that runs (qubes-host.md (d) 4)."""
+        text = ""
+        if any(q.run and q.run.get("proxied") for q in self.system.qubes.values()):
+            machine = hardware.Hardware(self.world.read())
+            found = enumerate(machine.in_dom0(hardware.bound("/sys")))
+            text = "".join("qubes-input-sender-%s@event%d.service\n" % (e["kind"], n) for n, e in found)
+        if text != self.senders:
+            with open(os.path.join(GUI_DAEMONS, "input-senders"), "w") as file:
+                file.write(text)
+            self.senders = text
+
+    def trigger(self, what, when):
+        """A fault that waits for this call. Only after a cut line does anything go on."""
+        found = self.triggers.fires("call", what, when)
+        if found:
+            control.power(found["do"], "fault at %s" % found["at"])
 
     # --- events
 
@@ -155,8 +193,10 @@ class Daemon:
 
     def answer(self, method, arg, dest, payload):
         """The reply's bytes; none at all where the call is not valid or something broke."""
+        what = "%s%s %s" % (method, "+" + arg if arg else "", dest)
         with self.lock:
             self.calls.write("%.6f %s %s %s\n" % (time.time(), method, arg or "-", dest))
+            self.trigger(what, "before")
             try:
                 try:
                     text, _ = api.execute(self.system, method, arg, dest, payload)
@@ -177,6 +217,7 @@ class Daemon:
             self.wait(method, arg, dest)
         except QubesException as error:
             return ("2\0%s\0\0%s\0" % (type(error).__name__, error)).encode()
+        self.trigger(what, "after")
         return b"0\0" + text.encode()
 
     def keep(self):
@@ -251,5 +292,5 @@ def main():
     os.makedirs(os.path.dirname(STATE), exist_ok=True)
     os.makedirs(os.path.dirname(CALLS), exist_ok=True)
     daemon = Daemon()
-    daemon.autostart()
+    daemon.prepare()
     daemon.listen()

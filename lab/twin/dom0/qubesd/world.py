@@ -5,6 +5,7 @@ Faults of the model, each {qube: value} under its name in "faults":
     start         text of the error that its start ends in, as the client prints it after "Error: "
     startSeconds  how long it is Transient before its agent answers
     agent         true: the agent never answers, so the start fails after all
+    startPci      text, as `start`, for starts with PCI devices; {qube} and {sbdf} stand for what is started
     shutdown      seconds until it is gone, or "never"
     refuse        calls that fail with a QubesValueError: {"admin.vm.property.Set+maxmem": "text"}
     guest         what is different inside, see guest/content.py: {"units": {"lightdm.service": false}}
@@ -14,7 +15,27 @@ import json
 import os
 
 
-class World:
+class Fixed:
+    """The world of a machine that is simulated in this process: a dict, which its owner changes."""
+
+    def __init__(self, data):
+        self.data = data
+
+    def read(self):
+        return self.data
+
+    def get(self, name, default=None):
+        return self.read().get(name, default)
+
+    def fault(self, name, qube):
+        """The fault of that name for one qube: {"faults": {name: {qube: value}}}, where "*" is every
+        other qube; None when there is none.
+        """
+        found = (self.get("faults") or {}).get(name) or {}
+        return found.get(qube, found.get("*"))
+
+
+class World(Fixed):
     def __init__(self, path="/run/twin/world.json"):
         self._path = path
         self._seen = None
@@ -28,13 +49,3 @@ class World:
                 self._data = json.load(file)
             self._seen = seen
         return self._data
-
-    def get(self, name, default=None):
-        return self.read().get(name, default)
-
-    def fault(self, name, qube):
-        """The fault of that name for one qube: {"faults": {name: {qube: value}}}; None when there
-        is none.
-        """
-        faults = self.get("faults") or {}
-        return (faults.get(name) or {}).get(qube)

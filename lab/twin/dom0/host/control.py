@@ -1,0 +1,29 @@
+"""How programs in dom0 reach process 1 (units) and the machine below (power). One JSON line there, one back."""
+import json
+import socket
+import time
+
+INIT, POWER = "/run/systemd/twin", "/run/twin/power"
+
+
+def ask(path, request):
+    """The answer; raises OSError where nobody is there."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(path)
+        client.sendall(json.dumps(request).encode() + b"\n")
+        data = b""
+        while not data.endswith(b"\n"):
+            part = client.recv(65536)
+            if not part:
+                break
+            data += part
+    return json.loads(data.decode() or "null")
+
+
+def power(what, why=""):
+    """What happens to the host: hang, reset, power, reboot, poweroff, or only to its line: cut-line. After the others this does
+    not return: the host is stopped or gone.
+    """
+    ask(POWER, {"do": what, "why": why})
+    while what != "cut-line":
+        time.sleep(60)
