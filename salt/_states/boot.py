@@ -87,30 +87,42 @@ def _environment():
 
 
 def _write(default, config, wanted):
-    """Writes and makes grub.cfg anew; what went wrong, or None. Both files are then as before."""
+    """Writes and makes grub.cfg anew; what went wrong, or None. Both files are then as before.
+
+    grub2-mkconfig writes into the file that it is told, not beside it: a power loss would leave half
+    of it, and no boot at all. So it is told another one, which is read back and then takes its place.
+    """
     add = [token for token, new in wanted.items() if new]
     remove = [token for token, new in wanted.items() if not new]
+    beside = CONFIG + ".guidomain-new"
     try:
         _replace(DEFAULT, _grub("edit_default", default, add, remove))
         made = __salt__["cmd.run_all"](  # noqa: F821, as above
-            [MKCONFIG, "-o", ROOT + CONFIG], python_shell=False
+            [MKCONFIG, "-o", ROOT + beside], python_shell=False
         )
         if made["retcode"]:
             said = (made.get("stderr") or made.get("stdout") or "").strip()
             error = "%s ended with %s: %s" % (MKCONFIG, made["retcode"], said[-500:])
         else:
-            error = _odd(wanted)
+            made = _read(beside)
+            error = _odd(wanted, made)
+            if not error:
+                _replace(CONFIG, made)
+                error = _odd(wanted, _read(CONFIG))
     except (OSError, ValueError) as problem:
         error = str(problem)
     if error:
         _replace(CONFIG, config)
         _replace(DEFAULT, default)
+    for name in (beside, beside + ".new"):
+        if os.path.exists(ROOT + name):
+            os.unlink(ROOT + name)
     return error
 
 
-def _odd(wanted):
+def _odd(wanted, config):
     """What does not read back as it was wanted; None where all does."""
-    state = _now(_read(DEFAULT), _read(CONFIG))
+    state = _now(_read(DEFAULT), config)
     for token, new in wanted.items():
         now = state(token)
         if now != new:

@@ -17,10 +17,10 @@ HIDES = "/usr/lib/dracut/modules.d/90qubes-pciback/qubes-pciback.sh"
 PLAIN = ("ext2", "ext3", "ext4", "vfat", "xfs")
 
 
-def collect(findmnt, lsblk):
-    """`findmnt`: "FSTYPE SOURCE" of the folder of grub.cfg; `lsblk`: types from there to the disk."""
+def collect(findmnt):
+    """`findmnt`: "FSTYPE SOURCE" of the folder of grub.cfg."""
     config, cmdline = common.read_text(CONFIG), common.read_text("/proc/cmdline")
-    one_shot, one_shot_why = _one_shot(config, findmnt, lsblk)
+    one_shot, one_shot_why = _one_shot(config, findmnt)
     unattended, unattended_why = _unattended(cmdline, common.read_text("/etc/crypttab"))
     hides = common.read_text(HIDES)
     return {
@@ -35,13 +35,25 @@ def collect(findmnt, lsblk):
     }
 
 
-def source_of(findmnt):
-    """The device in findmnt's answer; btrfs adds the folder in it, "/dev/sda2[/root]"."""
-    words = (findmnt or "").split()
-    return re.sub(r"\[.*\]$", "", words[1]) if len(words) == 2 else None
+def _kinds(source):
+    """What a device is made of down to the disk, as `lsblk -s` names it: {"part", "disk"}, {"lvm",
+    …}. Empty where it cannot be told."""
+    name = os.path.basename(os.path.realpath(common.path(source)))
+    folder = os.path.realpath(common.path("/sys/class/block/" + name))
+    if not os.path.isdir(folder):
+        return set()
+    inside = folder[len(common.ROOT) :]
+    if os.path.exists(folder + "/partition"):
+        return {"part"} | _kinds("/dev/" + os.path.basename(os.path.dirname(folder)))
+    slaves = os.listdir(folder + "/slaves") if os.path.isdir(folder + "/slaves") else []
+    if not slaves:
+        return {"disk"}
+    uuid = common.read_text(inside + "/dm/uuid", 256)
+    kind = "raid" if name.startswith("md") else (uuid or "").split("-")[0].lower() or "dm"
+    return {kind}.union(*(_kinds("/dev/" + slave) for slave in slaves))
 
 
-def _one_shot(config, findmnt, lsblk):
+def _one_shot(config, findmnt):
     if config is None:
         return None, "%s cannot be read" % CONFIG
     if "custom.cfg" not in config:
@@ -65,12 +77,13 @@ def _one_shot(config, findmnt, lsblk):
         return None, "findmnt does not say where %s is" % common.GRUB
     if words[0] not in PLAIN:
         return False, "%s is on %s, where GRUB cannot clear a choice" % (common.GRUB, words[0])
-    types = (lsblk or "").split()
-    if not types:
-        return None, "lsblk does not say what %s is" % source_of(findmnt)
-    odd = [kind for kind in types if kind not in ("part", "disk")]
+    kinds = _kinds(re.sub(r"\[.*\]$", "", words[1]))
+    if not kinds:
+        return None, "sysfs does not say what %s is" % words[1]
+    odd = sorted(kinds - {"part", "disk"})
     if odd:
-        return False, "%s is below %s, where GRUB cannot clear a choice" % (common.GRUB, odd[0])
+        text = "%s is on a device made by %s, where GRUB cannot clear a choice"
+        return False, text % (common.GRUB, odd[-1])
     return True, "%s is %s on a plain partition" % (common.GRUB, words[0])
 
 

@@ -14,8 +14,9 @@ ASKED = {
     "info": ["xl", "info"],
     "dmesg": ["xl", "dmesg"],
     "findmnt": ["findmnt", "-n", "-o", "FSTYPE,SOURCE", "--target", common.GRUB],
-    "lightdm": ["systemctl", "is-active", "lightdm.service"],
 }
+LIGHTDM = "lightdm.service"
+GROUPS = "/sys/fs/cgroup/system.slice"  # a folder for each service that has processes
 
 
 class Commands:
@@ -25,6 +26,8 @@ class Commands:
         self.running = {}
         for what, argv in ASKED.items():
             self.start(what, argv)
+        if not os.path.isdir(common.path(GROUPS)):
+            self.start("lightdm", ["systemctl", "is-active", LIGHTDM])
 
     def start(self, what, argv):
         try:
@@ -54,10 +57,6 @@ class Commands:
 def collect(commands, available):
     """`available`: what admin.vm.device.pci.Available lists; it alone knows how ports are
     called."""
-    findmnt = commands.text("findmnt")
-    source = boot.source_of(findmnt)
-    if source:
-        commands.start("lsblk", ["lsblk", "-n", "-s", "-o", "TYPE", source])
     release = common.read_text(common.RELEASE)
     space = os.statvfs(common.path("/var/lib"))
     inputs = pci.read_inputs()
@@ -71,7 +70,7 @@ def collect(commands, available):
         "freeBytes": space.f_bavail * space.f_frsize,
         "xen": xen(commands.text("info"), commands.text("dmesg")),
         "pci": functions,
-        "boot": boot.collect(findmnt, commands.text("lsblk")),
+        "boot": boot.collect(commands.text("findmnt")),
         "firmware": {
             "vendor": _dmi("sys_vendor"),
             "product": _dmi("product_name"),
@@ -79,7 +78,7 @@ def collect(commands, available):
         },
         "cpu": _cpu(common.read_text("/proc/cpuinfo", 4096)),
         "keyboards": pci.keyboards(inputs),
-        "lightdm": _active(commands.text("lightdm")),
+        "lightdm": _lightdm(commands.text("lightdm")),
     }
 
 
@@ -93,7 +92,11 @@ def _cpu(text):
     return found and found.group(1)
 
 
-def _active(answer):
+def _lightdm(answer):
+    """Whether dom0's display manager runs; `answer`: what systemctl says where it had to be
+    asked."""
+    if os.path.isdir(common.path(GROUPS)):
+        return os.path.isdir(common.path(GROUPS + "/" + LIGHTDM))
     word = answer.strip()
     return word in ("active", "activating", "reloading") if word else None
 

@@ -211,6 +211,9 @@ def put_back(record, emit, run):
         common.remove_file(name + common.BEGUN)  # of an agent that was killed while it wrote
     for name in files:
         _remove_begun_by_salt(name, record["since"])
+    if any(key.startswith("bootarg:") for key in before):
+        for name in (menu.CONFIG, menu.CONFIG + common.BEGUN + ".new", common.DEFAULT_GRUB):
+            _attempt({}, "", common.remove_file, name if name.endswith(".new") else name + common.BEGUN)
     for name, value in record["staged"].items():
         if keys.read("file:" + name) != value:
             _attempt(

@@ -124,24 +124,41 @@ def _links(folder, below=""):
 
 
 def _modules(driven):
-    """{sbdf: module that the modalias would load}: of those that match, one made for the very
-    device before one for the whole class, then in the order of modules.alias."""
-    text = common.read_text("/lib/modules/%s/modules.alias" % os.uname().release, 16 << 20)
-    if not text or not driven:
-        return {}
-    # One scan over some 40 000 lines; only lines that can match go on to the slow comparison.
-    ids = {"v0000%sd0000%s" % (fn["vendor"].upper(), fn["device"].upper()) for fn in driven}
-    ids |= {"v0000%sd\\*" % fn["vendor"].upper() for fn in driven} | {"v\\*d\\*"}
-    lines = re.findall(r"^alias (pci:(?:%s)\S+) (\S+)$" % "|".join(sorted(ids)), text, re.MULTILINE)
-    lines.sort(key=lambda line: "d*" in line[0])
-    banned, found = _blacklist(), {}
+    """{sbdf: module that the modalias would load}: that of the driver that is bound, as it did so;
+    else, of those in modules.alias that match, one made for the very device before one for a whole
+    class, then the first."""
+    found, hidden = {}, []
     for fn in driven:
+        link = common.path("%s/%s/driver/module" % (PCI, fn["sbdf"]))
+        if fn["driver"] not in (None, "pciback") and os.path.exists(link):
+            found[fn["sbdf"]] = os.path.basename(os.path.realpath(link))
+        else:
+            hidden.append(fn)
+    try:
+        with open(common.path("/lib/modules/%s/modules.alias" % os.uname().release), "rb") as file:
+            text = file.read() if hidden else b""
+    except OSError:
+        return found
+    banned = _blacklist() if hidden else set()
+    for fn in hidden:
         alias = (common.read_text("%s/%s/modalias" % (PCI, fn["sbdf"]), 256) or "").strip()
-        for pattern, module in lines:
-            if module not in banned and fnmatch.fnmatchcase(alias, pattern):
-                found[fn["sbdf"]] = module
-                break
+        vendor, device = fn["vendor"].upper(), fn["device"].upper()
+        # Some 40 000 lines of which a handful can match: found by what they begin with.
+        for start in ("v0000%sd0000%s" % (vendor, device), "v0000%sd*" % vendor, "v*d*"):
+            for pattern, module in _aliases(text, b"alias pci:" + start.encode()):
+                if module not in banned and fnmatch.fnmatchcase(alias, pattern):
+                    found.setdefault(fn["sbdf"], module)
     return found
+
+
+def _aliases(text, start):
+    """[(pattern, module)] of the lines that begin so."""
+    at = text.find(start)
+    while at >= 0:
+        end = text.find(b"\n", at)
+        _, pattern, module = text[at:end].decode("utf-8", "replace").split(" ", 2)
+        yield pattern, module
+        at = text.find(start, end)
 
 
 def _blacklist():

@@ -12,7 +12,6 @@ import keys
 import ledger
 import lock
 import qubes_admin as admin
-import trial as trials
 
 FOLDERS = ["/etc/qubes/policy.d", "/usr/share/xsessions", "/etc/lightdm/lightdm.conf.d"]
 INPUT_TARGET = "/etc/qubes/input-proxy-target"
@@ -30,8 +29,8 @@ def snapshot(args):
     rpm = keys.start_rpm(names)
     host = _qubes() if common.read_text(common.RELEASE) is not None else _nothing()
     available = host.pop("available")
-    record, holder, trial = journal.load(), lock.current(), trials.load()
-    kept = trials.watch()
+    record, holder, trial = journal.load(), lock.current(), common.read_json(common.TRIAL)
+    kept = common.read_json(common.WATCH)
     unfinished = (
         record
         and not holder
@@ -58,6 +57,8 @@ def snapshot(args):
 
 
 def _trial(trial):
+    import trial as trials  # only here: mostly there is none
+
     seconds = trials.left(trial)
     told = {part: trial[part] for part in ("id", "phase", "owner", "since")}
     return dict(

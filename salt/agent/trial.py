@@ -165,6 +165,17 @@ def undo(trial, emit, run, told):
     return outcome
 
 
+def give_up(trial):
+    """What is left cannot be put back, as often as it was tried: that is told already. The trial
+    ends, so that another change can mend it."""
+    record = common.read_json(common.JOURNAL)
+    if record and record["id"] == trial["id"]:
+        _restore_watch(record)
+        journal.end()
+    menu.sync(None, watch())
+    common.remove_file(common.TRIAL)
+
+
 def _restore_watch(record):
     """watch.json as it was: a confirmation that was cut off has written it already."""
     if record["watchBefore"] != watch():

@@ -137,17 +137,21 @@ class Guard:
         if trials.is_wrong_boot(trial):
             say("leaving a boot that only the trial made")
             machine.here.reboot()
-        return self._again(outcome["left"])
+        waits = self._again(outcome["left"])
+        if waits is None:
+            self._alone(lambda: trials.give_up(trial))
+            return 0
+        return waits
 
     def _again(self, left):
+        """Seconds to the next try; None where there is to be none."""
         if not left:
             self.tries = 0
             return 0
         say("could not put back:", left)
-        if self.tries == len(RETRIES):
-            return None  # the next boot, or the next apply, tries again
-        self.tries += 1
-        return RETRIES[self.tries - 1]
+        if "qube:dom0" not in left:  # else qubesd does not answer: nothing is known yet
+            self.tries += 1
+        return RETRIES[max(0, self.tries - 1)] if self.tries <= len(RETRIES) else None
 
     def _leftover(self):
         """A journal without a trial."""

@@ -28,11 +28,13 @@ class Args(HostCase):
 
     def mkconfig(self, argv, python_shell):
         """grub2-mkconfig: the words of GRUB_CMDLINE_LINUX on every kernel line of Qubes."""
-        self.assertEqual(argv, ["grub2-mkconfig", "-o", self.root + "/boot/grub2/grub.cfg"])
+        beside = "/boot/grub2/grub.cfg.guidomain-new"
+        self.assertEqual(argv, ["grub2-mkconfig", "-o", self.root + beside])
         self.assertFalse(python_shell)
         self.runs += 1
         words = grub.default_words(self.text("/etc/default/grub"))
         if self.fails == "exit":
+            self.put(beside + ".new", "half")
             return {"retcode": 1, "stderr": "grub2-probe: error: no", "stdout": ""}
         lines = []
         for line in self.text("/boot/grub2/grub.cfg").split("\n"):
@@ -40,7 +42,7 @@ class Args(HostCase):
             if root and self.fails != "ignores":
                 line = head + root + " ".join(words)
             lines.append(line)
-        self.put("/boot/grub2/grub.cfg", "\n".join(lines), 0o600)
+        self.put(beside, "\n".join(lines), 0o600)
         return {"retcode": 0, "stderr": "", "stdout": ""}
 
     def both(self):
@@ -83,6 +85,7 @@ class Args(HostCase):
             self.assertEqual((made["result"], made["changes"]), (False, {}))
             self.assertIn(text, made["comment"])
             self.assertEqual(self.both(), before)
+            self.assertEqual(sorted(os.listdir(self.root + "/boot/grub2")), ["grub.cfg", "grubenv"])
 
     def test_refusals(self):
         before = self.both()

@@ -186,7 +186,7 @@ class Trials(HostCase):
                 code = 2
             finally:
                 os._exit(code)
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
+        return os.WEXITSTATUS(os.waitpid(pid, 0)[1]) == 9
 
 
 class Rules(Trials):
@@ -482,6 +482,19 @@ class Rules(Trials):
         self.alone()
         self.assertEqual((self.screen(), trials.watch()), ("dom0", None))
         self.assertEqual(self.outcome()["what"], "rescued")
+
+    def test_what_can_never_be_put_back_does_not_stay_in_the_way(self):
+        self.begin(self.args([["package", "old-package", "2"]], ["package:old-package"]))
+        self.machine.sleep(100)
+        one = guard.Guard()
+        waits = [one.step() for _ in range(len(guard.RETRIES) + 1)]
+        self.assertEqual(waits, [*guard.RETRIES, 0])
+        outcome = self.outcome()
+        self.assertEqual(outcome["what"], "left")
+        self.assertIn("install it again by hand", outcome["left"]["package:old-package"])
+        self.quiet()
+        self.apply(self.live())
+        self.assertIsNone(self.outcome())
 
     def test_full_disk(self):
         """Every write fails but in the space that was held."""

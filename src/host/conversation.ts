@@ -204,7 +204,9 @@ export async function converse(
     const now = await persist(async (agent) => {
       const seen = await agent.request("snapshot", talk.snapshot, Snapshot);
       const inTrial = seen.facts.cmdline.split(/\s+/).includes(`guidomain.trial=${id}`);
-      return seen.trial || inTrial ? undefined : seen;
+      // What could not be put back is told at once; the host goes on trying.
+      const told = seen.outcome?.id === id && seen.outcome.what === "left";
+      return inTrial || (seen.trial && !told) ? undefined : seen;
     });
     const outcome = now.outcome?.id === id ? now.outcome : (failure.body.outcome ?? null);
     throw new AgentFailure(host, { ...failure.body, outcome });
