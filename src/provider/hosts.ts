@@ -17,7 +17,14 @@ import {
   publicConnection,
 } from "../host/inventory.ts";
 import { HostPool } from "../host/pool.ts";
-import type { ApplyArgs, ApplyResult, Snapshot, Verification } from "../host/protocol.ts";
+import type {
+  ApplyArgs,
+  ApplyResult,
+  KeepArgs,
+  Snapshot,
+  TrialArgs,
+  Verification,
+} from "../host/protocol.ts";
 import type { Scrubber } from "../host/scrub.ts";
 import type { HostSession } from "../host/session.ts";
 import { Claims } from "./claims.ts";
@@ -32,14 +39,11 @@ const USUAL_PACKAGES = ["dummy-backlight-dom0", "dummy-psu-sender", "qubes-input
 /** Milliseconds more that a boot may take where somebody has to come and type a passphrase. */
 const PASSPHRASE_WAIT = 30 * 60_000;
 
-/** How it is proved (see `TrialArgs` in host/protocol.ts); a live trial of the usual length unless given. */
+/** How it is proved; a live trial of the usual length unless given. */
 export interface TrialRequest {
-  trial?: {
-    seconds: number;
-    boot: { add: string[]; remove: string[] } | null;
-    watch: { qube: string; ports: string[]; seconds: number; checks: Verification[] } | null;
-  };
-  keep?: { formula: Record<string, string>; sls: string; touch: string[] } | null;
+  trial?: TrialArgs;
+  keep?: KeepArgs | null;
+  /** The checks of the trial's own boot; those of `verify` come before it. */
   verifyBoot?: Verification[];
 }
 
@@ -112,8 +116,7 @@ export class Hosts {
 
   async apply(name: string, request: ApplyRequest, context: Context, stored?: Value): Promise<ApplyResult> {
     const session = this.#session(name, stored);
-    const { boot } = (await session.snapshot(context.signal)).facts;
-    const seconds = request.trial?.boot ? request.trial.seconds : 0;
+    const bootTimeout = await this.#bootTimeout(session, request, context);
     return session.apply(
       {
         ...request,
@@ -123,12 +126,17 @@ export class Hosts {
       },
       {
         signal: context.signal,
-        ...(seconds && {
-          bootTimeout: seconds * 1000 + (boot.unattended === true ? 0 : PASSPHRASE_WAIT),
-        }),
+        ...(bootTimeout && { bootTimeout }),
         onProgress: ({ stage, text }) => context.log(text ? `${stage}: ${text}` : stage, { ephemeral: true }),
       },
     );
+  }
+
+  /** Milliseconds that the host may take to come back; 0 where it does not restart. */
+  async #bootTimeout(session: HostSession, { trial }: ApplyRequest, { signal }: Context): Promise<number> {
+    if (!trial?.boot) return 0;
+    const { boot } = (await session.snapshot(signal)).facts;
+    return trial.seconds * 1000 + (boot.unattended === true ? 0 : PASSPHRASE_WAIT);
   }
 
   /** The non-secret copy of how a host is reached, for the state. */

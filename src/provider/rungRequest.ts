@@ -14,6 +14,9 @@ import type { ApplyRequest } from "./hosts.ts";
 
 type Request = Omit<ApplyRequest, "owner">;
 
+/** Seconds that a change without a boot may wait for its confirmation. */
+const LIVE = 180;
+
 /** What brings the host to `decision`'s target. `lit`: the connectors that mode "gpu" is known to light. */
 export function rungRequest(
   gui: GuiDomain,
@@ -47,7 +50,7 @@ export function rungRequest(
       formula: formula.files,
       sls: formula.sls,
       verify: checks,
-      trial: { seconds: gui.limits.boot, boot: null, watch },
+      trial: { seconds: LIVE, boot: null, watch },
     };
   }
   const { now, later } = parted(plan.restores);
