@@ -11,6 +11,8 @@ export interface Relay {
   cut(): void;
   /** Connections are passed on again. */
   thaw(): void;
+  /** No new connections; those that are open stay. */
+  refuse(): void;
   stop(): Promise<void>;
 }
 
@@ -51,6 +53,9 @@ export function startRelay(target: number): Promise<Relay> {
         },
         thaw() {
           frozen = false;
+        },
+        refuse() {
+          server.close();
         },
         cut,
         stop() {
