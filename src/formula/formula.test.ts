@@ -4,9 +4,12 @@ import fc from "fast-check";
 import { test } from "uvu";
 import * as assert from "uvu/assert";
 import { parse } from "yaml";
+import { NOT_THIS_BOOT } from "../model/gpu.ts";
+import type { Restore } from "../plan/changes.ts";
+import { inTwoParts } from "../plan/rungs.ts";
 import { guiOf } from "../plan/testing/cases.ts";
 import { rulesOf } from "../policy/rules.ts";
-import { formulaOf } from "./formula.ts";
+import { devicesFormulaOf, formulaOf, keepFormulaOf } from "./formula.ts";
 import { slsName } from "./names.ts";
 import { settingsOf } from "./settings.ts";
 import { render, Unquotable, yaml } from "./templates.ts";
@@ -151,6 +154,135 @@ test("VNC by default: no session file, the default GUI domain last", () => {
       { require: [{ qube: "sys-gui services" }] },
     ],
   });
+});
+
+const DEVICE = "0x8086:0x9a49::p030000";
+const GRANT = {
+  devices: { [DEVICE]: { port: "00_02.0", options: { permissive: "True" } } },
+  inputs: [{ qube: "sys-usb", services: ["qubes.InputMouse"] }],
+};
+const gpu = () => settingsOf(described({ display: ["gpu"] }), "gpu", GRANT);
+
+test("a GPU domain: hvm before its devices, and nothing starts it before the guard lets it", () => {
+  const { files } = formulaOf({ qube: "sys-gui", mode: "gpu", settings: gpu(), restores: [] });
+  const parsed = states(files["guidomain/sys-gui/init.sls"] ?? "");
+  assert.equal(Object.keys(parsed), [
+    "sys-gui packages dummy-psu-sender,qubes-input-proxy-sender",
+    "sys-gui qube",
+    "sys-gui properties",
+    "sys-gui devices",
+    "sys-gui features",
+    "sys-gui services",
+    "/etc/qubes/policy.d/50-gui-sys-gui.policy",
+    "/etc/qubes/policy.d/51-gui-sys-gui.policy",
+    "/etc/qubes/input-proxy-target",
+    "/etc/systemd/system/qubes-vm@sys-gui.service.d/50-guidomain.conf",
+    "/etc/qubes/policy.d/45-gui-sys-gui.policy",
+    "sys-gui client work",
+    "sys-gui boot",
+  ]);
+  assert.equal(parsed["sys-gui devices"], {
+    "qube.devices": [
+      { name: "sys-gui" },
+      { assign: { [`00_02.0:${DEVICE}`]: { permissive: "True" } } },
+      { unassign: ["00_02.0:*"] },
+      { require: [{ qube: "sys-gui properties" }] },
+    ],
+  });
+  assert.equal(parsed["sys-gui features"]?.["qube.features"], [
+    { name: "sys-gui" },
+    { set: { "video-model": "none", "input-dom0-proxy": "true", "prohibit-start": NOT_THIS_BOOT } },
+    { require: [{ qube: "sys-gui qube" }] },
+  ]);
+  assert.equal(parsed["sys-gui boot"]?.["boot.args"], [
+    { name: "sys-gui" },
+    { add: ["rd.qubes.hide_pci=00_02.0", "systemd.mask=lightdm.service", "guidomain.gpu=sys-gui"] },
+  ]);
+  assert.equal(rulesOf(files["guidomain/sys-gui/files/45-gui-sys-gui.policy"] ?? ""), [
+    "qubes.InputMouse * sys-usb dom0 allow user=root target=sys-gui",
+    "qubes.InputMouse * sys-usb sys-gui allow user=root",
+  ]);
+});
+
+test("what a confirmed boot adds is a formula of its own", () => {
+  const { kept, staged } = inTwoParts(gpu());
+  assert.equal([staged.properties["autostart"], staged.bootArguments], ["False", {}]);
+  const later: Restore[] = [
+    { key: "bootarg:rd.qubes.hide_pci=00_03.0", to: null },
+    { key: "qube:old", to: null },
+  ];
+  const { sls, files } = keepFormulaOf({ qube: "sys-gui", settings: kept, restores: later });
+  assert.is(sls, "guidomain.sys-gui.keep");
+  assert.equal(Object.keys(files), ["guidomain/sys-gui/keep/init.sls"]);
+  const parsed = states(Object.values(files)[0] ?? "");
+  assert.equal(Object.keys(parsed), [
+    "sys-gui boot",
+    "sys-gui start",
+    "sys-gui back qube old",
+    "sys-gui back boot",
+  ]);
+  assert.equal(parsed["sys-gui start"]?.["qube.properties"], [
+    { name: "sys-gui" },
+    { set: { autostart: "True" } },
+  ]);
+  assert.equal(parsed["sys-gui back boot"]?.["boot.args"], [
+    { name: "sys-gui" },
+    { add: [] },
+    { remove: ["rd.qubes.hide_pci=00_03.0"] },
+  ]);
+});
+
+test("a display goes back before its qube can be pvh again; what others had assigned comes back last", () => {
+  const restores: Restore[] = [
+    { key: `device:sys-gui:00_02.0:${DEVICE}`, to: null },
+    { key: "device:sys-gui:00_02.0:*", to: { mode: "required", options: { permissive: "True" } } },
+  ];
+  const settings = settingsOf(described(), "xephyr");
+  const { files } = formulaOf({ qube: "sys-gui", mode: "xephyr", settings, restores });
+  const ids = Object.keys(states(files["guidomain/sys-gui/init.sls"] ?? ""));
+  const at = (id: string) => ids.indexOf(`sys-gui ${id}`);
+  assert.ok(at("qube") < at("back devices sys-gui"));
+  assert.ok(at("back devices sys-gui") < at("properties"));
+  assert.is(at("back device sys-gui 00_02.0:*"), ids.length - 1);
+});
+
+test("a qube that is to go waits quietly for the boot without it", () => {
+  const { files } = formulaOf({
+    qube: "sys-gui",
+    mode: "gpu",
+    settings: null,
+    restores: [{ key: "file:/etc/qubes/input-proxy-target", to: null }],
+    quiet: [`00_02.0:${DEVICE}`],
+  });
+  const parsed = states(files["guidomain/sys-gui/init.sls"] ?? "");
+  assert.equal(Object.keys(parsed), [
+    "sys-gui quiet",
+    "sys-gui quiet start",
+    "sys-gui quiet devices",
+    "/etc/qubes/input-proxy-target",
+  ]);
+  assert.equal(parsed["sys-gui quiet devices"]?.["qube.devices"], [
+    { name: "sys-gui" },
+    { unassign: [`00_02.0:${DEVICE}`] },
+  ]);
+});
+
+test("devices of a qube, apart from any GUI domain", () => {
+  const { sls, files } = devicesFormulaOf({
+    qube: "sys_usb",
+    name: "ab12",
+    assign: { "00_14.0:0x8086:0xa0ed::p0c0330": {} },
+    unassign: ["00_14.0:*"],
+  });
+  assert.equal(
+    [sls, Object.keys(files)],
+    ["guidomain.sys__usb.pci-ab12", ["guidomain/sys__usb/pci-ab12/init.sls"]],
+  );
+  assert.equal(states(Object.values(files)[0] ?? "")["sys_usb devices"]?.["qube.devices"], [
+    { name: "sys_usb" },
+    { assign: { "00_14.0:0x8086:0xa0ed::p0c0330": {} } },
+    { unassign: ["00_14.0:*"] },
+  ]);
 });
 
 test("what goes back: clients and defaults first, the qube after them, packages last", () => {
