@@ -17,6 +17,7 @@ import {
   Reply,
   Snapshot,
   type Verification,
+  Waiting,
 } from "../src/host/protocol.ts";
 
 const agents = suite("agent on the twin");
@@ -30,7 +31,9 @@ await twin.exec("qvm-start sys-firewall");
 const bundle = await readBundle();
 const salt = (name: string) => readFileSync(new URL(`../salt/${name}`, import.meta.url), "utf8");
 const modules = {
+  "_states/boot.py": salt("_states/boot.py"),
   "_states/qube.py": salt("_states/qube.py"),
+  "_utils/grub.py": salt("_utils/grub.py"),
   "_utils/qubes_admin.py": salt("_utils/qubes_admin.py"),
 };
 
@@ -88,9 +91,23 @@ class Session {
     return Snapshot.parse(ok(await this.next()));
   }
 
-  async apply(args: ApplyArgs): Promise<z.infer<typeof ApplyResult>> {
+  /** A change up to where it waits. */
+  async begin(args: ApplyArgs): Promise<z.infer<typeof Waiting>> {
     this.send("apply", args);
-    return ApplyResult.parse(ok(await this.next()));
+    return Waiting.parse(ok(await this.next()));
+  }
+
+  /** The whole of a live change: this session makes it, another one confirms it. */
+  async apply(args: ApplyArgs): Promise<z.infer<typeof ApplyResult>> {
+    const { id, states, evidence, restarted } = await this.begin(args);
+    const other = await Session.open();
+    try {
+      other.send("confirm", { id, holder: args.holder, snapshot: { packages: [] } });
+      const result = ApplyResult.parse(ok(await other.next()));
+      return { ...result, states: [...states, ...result.states], evidence, restarted };
+    } finally {
+      await other.end();
+    }
   }
 
   async failing(args: ApplyArgs): Promise<z.infer<typeof AgentError>> {
@@ -180,7 +197,8 @@ function args(formula: string, more: Partial<ApplyArgs> = {}): ApplyArgs {
     modules,
     verify: [],
     restart: [],
-    snapshot: { packages: [] },
+    trial: { seconds: 60, boot: null, watch: null },
+    keep: null,
     ...more,
   };
 }
@@ -313,6 +331,31 @@ check("a killed agent: Salt ends with it, the next apply undoes first", async (s
   assert.is((await other.failing(args("x: [", { holder: "bob" }))).code, "salt-compile");
   assert.ok(other.events.includes("recover: undoing what alice@desk left unfinished"), String(other.events));
   await other.end();
+  await unchanged();
+});
+
+check("nobody confirms: the guard undoes it", async (session, unchanged) => {
+  const trial = { seconds: 3, boot: null, watch: null };
+  const { id } = await session.begin(args(FORMULA, { trial }));
+  session.send("release", { id });
+  assert.equal(ok(await session.next()), {});
+  assert.is((await session.snapshot()).trial?.phase, "verified");
+  await until(async () => (await session.snapshot()).trial === null, "the guard has undone it");
+  const { outcome } = await session.snapshot();
+  assert.is(outcome?.id, id);
+  assert.is(outcome?.what, "undone");
+  assert.match(outcome?.why ?? "", /not confirmed in time/);
+  await until(
+    async () => (await twin.exec("systemctl is-active guidomain-guard.service")).stdout.trim() !== "active",
+    "the guard has ended",
+  );
+  await twin.exec("rm -r /var/lib/guidomain");
+  await unchanged();
+});
+
+check("an unconfirmed change ends with its controller", async (session, unchanged) => {
+  await session.begin(args(FORMULA));
+  await session.end();
   await unchanged();
 });
 

@@ -11,7 +11,7 @@ import { bundleOf, readBundle } from "../src/host/bundle.ts";
 import { AgentFailure } from "../src/host/errors.ts";
 import { parseHosts } from "../src/host/inventory.ts";
 import { HostPool } from "../src/host/pool.ts";
-import type { ApplyArgs } from "../src/host/protocol.ts";
+import type { Applied } from "../src/host/session.ts";
 import { startRelay } from "../src/host/testing/relay.ts";
 import { hostOf, scratch } from "./harness.ts";
 import { Hold, until } from "./hold.ts";
@@ -401,7 +401,7 @@ test("after all that, destroy puts back what was there at first", async () => {
 
 // -------------------------------------------------------------------------------------------- negative control
 
-const APPLY: Omit<ApplyArgs, "snapshot"> = {
+const APPLY: Applied = {
   holder: "control",
   wait: 0,
   owner: "urn:control",
@@ -425,7 +425,8 @@ test("control: with the undo switched off the comparison sees the harm; with it 
   const real = await readBundle();
   const modules = JSON.parse(real.text) as Record<string, string>;
   modules["journal"] +=
-    '\ndef undo(record, emit, run):\n    end()\n    return {"changed": [], "undone": [], "left": {}}\n';
+    '\ndef undo(record, emit, run, done=lambda outcome: None):\n    outcome = {"changed": [], "undone": [], "left": {}}\n' +
+    "    done(outcome)\n    end()\n    return outcome\n";
   const failing = async (bundle: typeof real) => {
     const pool = new HostPool({
       hosts: parseHosts({ lab: hostOf(twin) }, "this test"),

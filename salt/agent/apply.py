@@ -50,6 +50,7 @@ SHAPE = {
     "restart": list,
     "trial": dict,
 }
+WORK = 60  # seconds that somebody at work has at least, and is heard of more often
 IDLE = ("staged", "verified", "rebooting", "trial")  # phases in which no agent is at work
 
 
@@ -208,7 +209,7 @@ def _forward(args, emit, stop, run, bundle):
                 "owner": args["owner"],
                 "since": record["since"],
                 "seconds": seconds,
-                "deadline": trials.due(seconds),
+                "deadline": trials.due(max(seconds, WORK)),
                 "boot": boot,
                 "watch": args["trial"]["watch"],
             }
@@ -223,7 +224,7 @@ def _forward(args, emit, stop, run, bundle):
 
         def beat(stage, text):
             """Who is heard of gets more time."""
-            trials.extend(trial_id, "applying", seconds / 2, seconds)
+            trials.extend(trial_id, "applying", WORK / 2, max(seconds, WORK))
             emit(stage, text)
 
         _stage(files, beat)
@@ -247,7 +248,7 @@ def _forward(args, emit, stop, run, bundle):
         beat("read-back", "%d keys" % len(args["touch"]))
         keys.read_all(args["touch"])
         reach("apply.read-back")
-        longest = seconds + sum(check["timeout"] for check in args["verify"])
+        longest = WORK + seconds + sum(check["timeout"] for check in args["verify"])
         trials.extend(trial_id, "applying", longest, longest)
         evidence = verify.verify(args["verify"], run, emit, stop)
         reach("apply.checked")
@@ -404,7 +405,7 @@ def confirm(args, emit, stop, since, digest, bundle):
         reach("confirm.locked")
         if since <= trial["verifiedAt"]:
             raise Failure("bad-request", "confirm: this connection is older than what it confirms")
-        record, seconds = journal.load(), trial["seconds"]
+        record, seconds = journal.load(), max(trial["seconds"], WORK)
         try:
             if not trials.move(
                 trial["id"], ["verified"], "confirmed", deadline=trials.due(seconds)
@@ -413,7 +414,7 @@ def confirm(args, emit, stop, since, digest, bundle):
             reach("confirm.confirmed")
 
             def beat(stage, text):
-                trials.extend(trial["id"], "confirmed", seconds / 2, seconds)
+                trials.extend(trial["id"], "confirmed", WORK / 2, seconds)
                 emit(stage, text)
 
             states = _salt(record["keep"], 30, beat, stop, run) if record["keep"] else []
