@@ -226,6 +226,19 @@ test("faults that wait for a call, a command or a file", async () => {
   assert.is(await sshd(), "SSH-2.0");
 });
 
+test("the wall clock jumps under a program, the time since boot does not", async () => {
+  const program =
+    "import time; a = time.time(); b = time.clock_gettime(time.CLOCK_BOOTTIME); time.sleep(1); print(round(time.time() - a), round(time.clock_gettime(time.CLOCK_BOOTTIME) - b))";
+  await twin.fault("clock-right");
+  const running = twin.exec(`python3 -I -c '${program}'`);
+  await sleep(400);
+  await twin.fault("clock-ahead");
+  assert.is((await running).stdout, "86401 1\n");
+  assert.is((await twin.exec("echo $(($(date +%s) - $(/usr/bin/date +%s))) | cut -c1-3")).stdout, "864\n");
+  await twin.clearFaults();
+  assert.is((await twin.exec("which python3")).stdout, "/usr/bin/python3\n");
+});
+
 test("updates after the fact: kernel, firmware", async () => {
   await twin.fault("kernel-update");
   await twin.fault("firmware-renumber");

@@ -7,13 +7,19 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, writeFile
 import { join, relative, resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { stringify } from "yaml";
+import { faults } from "./faults.ts";
 import { layout } from "./sandbox.ts";
-import { attachTwin, startTwin, type Twin } from "./twin.ts";
+import { attachTwin, startTwin, type Trigger, type Twin } from "./twin.ts";
 import type { Patch, World } from "./world.ts";
 
 const LAB = resolve(import.meta.dirname, "../../.lab");
 const USAGE = `npm run lab -- start [NAME] [--machine PROFILE] [--install FIXTURE]
-               stop|reset|status [NAME]
+               stop|reset [NAME]
+               status [NAME]                who drives the screen, what was booted, what is under way
+               power-cycle [NAME]           off and on by hand
+               reboot [NAME]
+               fault [--name NAME] list|clear|set FAULT…
+                                            FAULT: a name of the list, or '{"at": "admin.vm.Start sys-gui", "do": "hang"}'
                shell [NAME]                 a shell in dom0
                exec [--name NAME] COMMAND   runs COMMAND in dom0, exits with its status
                log [NAME]                   what sshd, the sandbox and qubesd wrote, and the commands that came by SSH
@@ -21,6 +27,7 @@ const USAGE = `npm run lab -- start [NAME] [--machine PROFILE] [--install FIXTUR
 
 async function main(words: string[]): Promise<number> {
   if (words[0] === "exec") return exec(words.slice(1));
+  if (words[0] === "fault") return fault(words.slice(1));
   const { values, positionals } = parseArgs({
     args: words,
     allowPositionals: true,
@@ -59,12 +66,15 @@ async function main(words: string[]): Promise<number> {
     }
     case "status": {
       const twin = await attachTwin(dir);
-      console.log(
-        twin
-          ? `running: ${address(twin)}\ncounted: ${JSON.stringify(twin.counters())}`
-          : `not running: ${name}`,
-      );
+      console.log(twin ? await status(twin) : `not running: ${name}`);
       return twin ? 0 : 3;
+    }
+    case "power-cycle":
+    case "reboot": {
+      const twin = await running(dir);
+      const { state, why } = await (command === "reboot" ? twin.reboot() : twin.powerCycle());
+      console.log(`${name} is ${state}${why ? `: ${why}` : ""}`);
+      return 0;
     }
     case "shell":
       return spawnSync(layout((await running(dir)).dir).enter, [""], { stdio: "inherit" }).status ?? 1;
@@ -82,6 +92,59 @@ async function main(words: string[]): Promise<number> {
       console.error(USAGE);
       return 2;
   }
+}
+
+/** One fact a line: what a person at the machine would see, and what the guard has written down. */
+async function status(twin: Twin): Promise<string> {
+  const { state, why, boot, number } = twin.machine();
+  const screen = await twin.screen();
+  const lines = [
+    `running: ${address(twin)}`,
+    `machine: ${twin.surroundings().machine.machine}, ${state}${why ? `: ${why}` : ""}`,
+    `screen: ${screen.usable ? "usable" : "not usable"}, driven by ${screen.drivenBy ?? "nobody"} (${screen.why})`,
+    `keyboards that reach it: ${screen.keyboards.join(", ") || "none"}`,
+    `way in by SSH: ${screen.wayIn ? "yes" : "no"}`,
+  ];
+  if (boot) {
+    lines.push(`boot ${number}: ${boot.entry ?? "no entry"}${boot.oneShot ? ", once" : ""}, ${boot.id}`);
+    lines.push(`kernel line: ${boot.cmdline || "none"}`);
+  }
+  for (const file of ["trial", "watch", "outcome"]) {
+    const path = join(layout(twin.dir).root, `var/lib/guidomain/${file}.json`);
+    if (existsSync(path))
+      lines.push(`${file}: ${JSON.stringify(brief(JSON.parse(readFileSync(path, "utf8"))))}`);
+  }
+  const faults = twin.surroundings().faults;
+  if (Object.keys(faults).length > 0) lines.push(`faults: ${JSON.stringify(faults)}`);
+  lines.push(`counted: ${JSON.stringify(twin.counters())}`);
+  return lines.join("\n");
+}
+
+/** The plain values of a file of the guard's: its records are long. */
+function brief(value: unknown): unknown {
+  if (typeof value !== "object" || value === null) return value;
+  return Object.fromEntries(
+    Object.entries(value).filter(([, part]) => typeof part !== "object" || part === null),
+  );
+}
+
+/** `fault [--name NAME] list | clear | set FAULT…` */
+async function fault(words: string[]): Promise<number> {
+  const name = words[0] === "--name" ? (words.splice(0, 2)[1] ?? "") : "lab";
+  const [what, ...given] = words;
+  if (what === "list") {
+    for (const [fault, { what, patch }] of Object.entries(faults()))
+      console.log(`${fault.padEnd(22)} ${patch ? "" : "(once) "}${what}`);
+    return 0;
+  }
+  if (what !== "clear" && (what !== "set" || given.length === 0)) {
+    console.error(USAGE);
+    return 2;
+  }
+  const twin = await running(join(LAB, name));
+  if (what === "clear") await twin.clearFaults();
+  for (const each of given) await twin.fault(each.startsWith("{") ? (JSON.parse(each) as Trigger) : each);
+  return 0;
 }
 
 /** `exec [--name NAME] [--] COMMAND…`: what follows is dom0's, options too. */

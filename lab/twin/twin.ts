@@ -200,13 +200,17 @@ function writeWorld(dir: string, world: World): void {
 }
 
 /** Commands that a session finds before all others: Salt's, and those that a fault takes away or waits for. */
-function commands({ faults }: World): Map<string, { link?: string; text?: string }> {
+function commands({ faults, clockOffset }: World): Map<string, { link?: string; text?: string }> {
   const found = new Map<string, { link?: string; text?: string }>();
   for (const name of ["qubesctl", "salt-call"])
     if (!faults.saltMissing) found.set(name, { link: `/usr/lib/twin/salt/bin/${name}` });
   for (const { at } of faults.triggers ?? []) {
     const name = /^command (\S+)/.exec(at)?.[1];
     if (name) found.set(name, { text: waitedFor(name, found.get(name)?.link ?? name) });
+  }
+  if (clockOffset !== undefined) {
+    found.set("python3", { text: '#!/bin/sh\nexec /usr/bin/python3 -I /usr/lib/twin/bin/twin-clock "$@"\n' });
+    found.set("date", { text: DATE });
   }
   if (faults.noPython) found.set("python3", { text: NO_PYTHON });
   return found;
@@ -219,6 +223,11 @@ PATH=\${PATH#/run/twin/bin:} ${program} "$@"
 code=$?
 /usr/lib/twin/bin/twin-fault trigger after ${name} "$@"
 exit $code
+`;
+
+const DATE = `#!/bin/sh
+offset=$(/usr/bin/python3 -I -c 'import json; print(json.load(open("/run/twin/world.json")).get("clockOffset", 0))')
+exec /usr/bin/date -d "@$(($(/usr/bin/date +%s) + offset))" "$@"
 `;
 
 const NO_PYTHON = '#!/bin/sh\necho "sh: python3: command not found" >&2\nexit 127\n';
@@ -314,7 +323,7 @@ export class Twin {
   /** As `systemctl reboot` in dom0. Resolves when dom0 is up again, or when the boot has stopped. */
   async reboot(): Promise<MachineState> {
     const { number } = this.machine();
-    await this.#must("systemctl reboot");
+    await this.exec("systemctl reboot"); // it may be ended by what it asks for
     return this.waitForBoot({ after: number });
   }
 
@@ -363,7 +372,7 @@ export class Twin {
       Object.keys(this.surroundings().faults).map((name) => [name, undefined]),
     );
     const { iommu, watchdog, person } = world;
-    await this.world({ faults, iommu, watchdog, person, nextMachine: undefined });
+    await this.world({ faults, iommu, watchdog, person, nextMachine: undefined, clockOffset: undefined });
     rmSync(join(layout(this.dir).state, "fired.json"), { force: true });
   }
 

@@ -115,6 +115,8 @@ export interface World {
   bootSeconds: number;
   /** What the machine is from its next boot on: a firmware update, or a card in another slot. */
   nextMachine?: Machine;
+  /** Seconds by which dom0's wall clock is wrong; CLOCK_BOOTTIME is not. Python and date of a session see it. */
+  clockOffset?: number;
   network: boolean;
   /** Somebody is logged in at dom0's desktop: its GUI daemon shows the qubes whose GUI domain it is. */
   dom0Session: boolean;

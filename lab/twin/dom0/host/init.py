@@ -246,7 +246,7 @@ class Init:
 
     def go_down(self, what, force):
         """Stops what runs, tells the machine below. The one who asked gets an answer first."""
-        time.sleep(0.05)
+        time.sleep(0.1)
         if force < 2:
             for name, state in list(self.manager.states.items()):
                 if state.get("handle") is not None:

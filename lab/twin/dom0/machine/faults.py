@@ -37,6 +37,9 @@ NAMED = {
     "guest-no-drm": ("a qube's kernel has no driver for its display", {"faults": {"guestNoDrm": True}}),
     "disk-full": ("dom0's disk is full", {"faults": {"diskFull": True}}),
     "no-watchdog": ("the host has no xenwatchdogd", {"watchdog": False}),
+    "clock-right": ("dom0's clock is right, and programs that begin now see it jump later", {"clockOffset": 0}),
+    "clock-ahead": ("dom0's wall clock jumps a day ahead", {"clockOffset": 86400}),
+    "clock-behind": ("dom0's wall clock jumps ten years back", {"clockOffset": -315360000}),
     "no-person": ("nobody is there to type a passphrase", {"person": False}),
 }
 NAMED.update({name: ("a start with PCI devices ends in: " + text, {"faults": {"startPci": {"*": text}}}) for name, text in TEXTS.items()})

@@ -170,6 +170,26 @@ class Grub(Case):
         self.assertNotIn("6.12.54", self.read("/boot/grub2/grub.cfg"))
 
 
+class Profiles(Case):
+    def test_every_machine_of_the_twin_comes_up_with_a_screen(self):
+        folder = os.path.join(disk.TWIN, "machines")
+        for name in sorted(os.listdir(folder)):
+            machine = self.machine(os.path.join(folder, name))
+            machine.power_on()
+            machine.units.boot()
+            seen = machine.screen()
+            self.assertEqual((machine.state, seen["usable"], bool(seen["keyboards"])), ("running", True, True), name)
+            network = [each.sbdf for each in machine.system.functions() if each.interface.startswith("p02")]
+            if not machine.world["iommu"]:
+                with self.assertRaisesRegex(QubesException, "does not support IOMMU"):
+                    machine.call("admin.vm.Start", "", "sys-net")
+                continue
+            machine.call("admin.vm.Start", "", "sys-net")
+            if name != "recorded-laptop.json":
+                self.assertTrue(all(machine.drivers()[sbdf] == "pciback" for sbdf in network), name)
+                self.assertEqual(bool(machine.system.qube("sys-net").run["attached"]), bool(network), name)
+
+
 class Initramfs(Case):
     def test_networks_are_always_hidden_usb_on_demand(self):
         machine = self.machine()
