@@ -1,5 +1,6 @@
 // A GUI domain that drives the screen, on real parts: engine, plugin, OpenSSH, agent and guard, Salt, a twin that boots. Issue 4 "Must show".
 
+import { setTimeout } from "node:timers/promises";
 import { GuiDomain, type GuiDomainArgs, Host } from "guidomain";
 import { test } from "uvu";
 import * as assert from "uvu/assert";
@@ -9,6 +10,8 @@ import { hostOf, scratch, testStack } from "./harness.ts";
 const folder = scratch("gpu");
 const twin = await startTwin({ dir: `${folder}/twin`, machine: "laptop" });
 const pristine = await twin.dump();
+/** GRUB itself leaves the empty word of an entry that it has booted once; what runs is the boot's doing. */
+const BOOTED = { ignore: ["files./boot/grub2/grubenv", "qubes.qubes.sys-net", "qubes.qubes.sys-firewall"] };
 let args: Partial<GuiDomainArgs> = {};
 const stack = await testStack("gpu", folder, { lab: hostOf(twin) }, async () => {
   const host = new Host("lab");
@@ -57,10 +60,13 @@ test("with a reboot allowed: mode gpu, verified and confirmed", async () => {
 
 test("each boot brings it up again", async () => {
   await twin.reboot();
+  // The GUI domain takes its time.
+  for (let i = 0; i < 60 && !(await twin.screen()).usable; i++) await setTimeout(1000);
   const { drivenBy, usable, why } = await twin.screen();
   assert.equal([drivenBy, usable], ["sys-gui", true], why);
   const preview = await stack.preview();
   assert.equal(preview.changes, { same: 3 }, preview.output);
+  assert.equal(await twin.exec("cat /var/lib/guidomain/outcome.json").then((r) => r.stdout), "");
 });
 
 test("to xephyr and all the way back", async () => {
@@ -70,7 +76,7 @@ test("to xephyr and all the way back", async () => {
   assert.equal([drivenBy, usable], ["dom0 (lightdm)", true], why);
   const destroy = await stack.destroy();
   assert.ok(destroy.ok, destroy.output);
-  assert.equal(twin.compare(pristine, await twin.dump()), []);
+  assert.equal(twin.compare(pristine, await twin.dump(), BOOTED), []);
 });
 
 test("it fails only when tried: put back, then xephyr, with what was seen", async () => {
@@ -83,7 +89,7 @@ test("it fails only when tried: put back, then xephyr, with what was seen", asyn
   assert.equal([drivenBy, usable], ["dom0 (lightdm)", true], why);
   const destroy = await stack.destroy();
   assert.ok(destroy.ok, destroy.output);
-  assert.equal(twin.compare(pristine, await twin.dump()), []);
+  assert.equal(twin.compare(pristine, await twin.dump(), BOOTED), []);
 });
 
 test.run();
