@@ -1,0 +1,52 @@
+"""What runs inside a qube, answered from lab/twin's model of its content (dom0/guest/content.py). Formats: lab/twin/dom0/guest/guest-tool."""
+from guest.content import content
+
+import shell
+
+
+def run(machine, qube, command):
+    """(status, output) of a command that root runs in the running qube."""
+    world = machine.world
+    view = machine.system.inside(machine.system.qube(qube))
+    template = (world.get("templates") or {}).get(view["template"]) or {"packages": {}}
+    inside = content(view, template, machine.system.world.fault("guest", qube), world.get("faults"))
+    return shell.run(command, lambda argv, env, _: tool(inside, argv, env), shell.Tree(inside["files"]))
+
+
+def tool(inside, argv, env):
+    name, words = argv[0], argv[1:]
+    if name == "rpm" and words[:1] == ["-q"]:
+        if inside["os"] != "fedora":
+            return 127, "sh: rpm: command not found\n"
+        return packages(words[1:], inside, "%s-%s-1.x86_64", "package %s is not installed")
+    if name == "dpkg-query" and words[:1] == ["-W"]:
+        if inside["os"] != "debian":
+            return 127, "sh: dpkg-query: command not found\n"
+        return packages(words[1:], inside, "%s\t%s", "dpkg-query: no packages found matching %s")
+    if name == "systemctl" and words[:1] == ["is-active"]:
+        unit = words[-1] if "." in words[-1] else words[-1] + ".service"
+        active = bool(inside["units"].get(unit))
+        return (0 if active else 3), "active\n" if active else "inactive\n"
+    if name == "ss":
+        return 0, "".join("LISTEN 0      32           0.0.0.0:%-5d      0.0.0.0:*    \n" % port for port in inside["listening"])
+    if name == "lspci" and words == ["-k", "-d", "::03xx"]:
+        return 0, "".join(device(each) for each in inside["pci"] if each["class"].startswith("03"))
+    if name == "xrandr":
+        if inside["x"] is None or env.get("DISPLAY") != ":0" or not env.get("XAUTHORITY", "").endswith("/run/lightdm/root/:0"):
+            return 1, "Can't open display %s\n" % env.get("DISPLAY", "")
+        lines = ["Screen 0: minimum 320 x 200, current 1920 x 1080, maximum 16384 x 16384"]
+        for output in inside["x"]:
+            lines += ["%s connected primary 1920x1080+0+0" % output["name"], "   1920x1080     60.01*+  59.93  "] if output["connected"] else []
+        return 0, "".join(line + "\n" for line in lines)
+    raise shell.Unknown("in a qube: %s" % argv)
+
+
+def packages(names, inside, there, missing):
+    known = inside["packages"]
+    text = "".join((there % (name, known[name]) if name in known else missing % name) + "\n" for name in names)
+    return sum(name not in known for name in names), text
+
+
+def device(each):
+    used = "\tKernel driver in use: %s\n" % each["driver"] if each["driver"] else ""
+    return "00:06.0 VGA compatible controller: %s\n%s" % (each["name"], used)

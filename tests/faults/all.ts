@@ -1,0 +1,176 @@
+/** All cases, or a sample of them, on several light hosts at once; and the negative controls. */
+import { LightHost, type World } from "../../lab/light/host.ts";
+import { type Case, casesOf, sampleOf, standingCases, TRANSITIONS } from "./cases.ts";
+import { type Goldens, makeGoldens, type Outcome, record, runCase } from "./runner.ts";
+
+export interface Options {
+  sample?: number;
+  seed: number;
+  only?: (id: string) => boolean;
+  hosts: number;
+  /** The negative controls, too. */
+  controls: boolean;
+  verbose?: boolean;
+  list?: boolean;
+  say: (text: string) => void;
+}
+
+export interface Row {
+  cases: number;
+  usable: number;
+  converged: number;
+  /** Cases that took a hand on the power button. */
+  hands: number;
+  /** Virtual seconds from the fault to a usable screen. */
+  seconds: { min: number; median: number; max: number };
+}
+
+export interface Summary {
+  cases: number;
+  usable: number;
+  converged: number;
+  /** Cases that exist; a sample runs fewer. */
+  known: number;
+  byFault: Record<string, Row>;
+  byTransition: Record<string, Row>;
+  controls: Record<string, { cases: number; lockedOut: number; what: string }>;
+  failed: Outcome[];
+  seconds: number;
+  good: boolean;
+}
+
+export async function runFaults(options: Options): Promise<Summary> {
+  const begun = performance.now();
+  const hosts = [new LightHost()];
+  const [first] = hosts as [LightHost];
+  try {
+    const goldens = await makeGoldens(first);
+    const known = await allCases(first, goldens);
+    const chosen = options.only ? known.filter((one) => options.only?.(one.id)) : known;
+    const cases = options.sample === undefined ? chosen : sampleOf(chosen, options.sample, options.seed);
+    if (options.list) {
+      for (const { id } of cases) options.say(id);
+      return summaryOf([], known.length, {}, begun);
+    }
+    for (let n = 1; n < options.hosts; n++) {
+      const host = new LightHost();
+      hosts.push(host);
+      for (const [name, made] of Object.entries(goldens)) await host.keep(name, made.golden);
+    }
+    const outcomes = await runAll(hosts, goldens, cases, options);
+    const controls = options.controls ? await runControls(hosts, goldens, known) : {};
+    const summary = summaryOf(outcomes, known.length, controls, begun);
+    print(summary, options.say);
+    return summary;
+  } catch (error) {
+    for (const { stderr } of hosts) options.say(stderr.slice(-5000));
+    throw error;
+  } finally {
+    for (const host of hosts) host.close();
+  }
+}
+
+async function allCases(host: LightHost, goldens: Goldens): Promise<Case[]> {
+  const cases: Case[] = [];
+  for (const transition of TRANSITIONS)
+    cases.push(...casesOf(transition, await record(host, goldens, transition)));
+  return [...standingCases(await host.named()), ...cases];
+}
+
+async function runAll(
+  hosts: LightHost[],
+  goldens: Goldens,
+  cases: Case[],
+  { say, verbose }: Pick<Options, "say" | "verbose">,
+): Promise<Outcome[]> {
+  const outcomes: Outcome[] = [];
+  const queue = [...cases];
+  await Promise.all(
+    hosts.map(async (host) => {
+      for (let one = queue.shift(); one; one = queue.shift()) {
+        const outcome = await runCase(host, goldens, one);
+        outcomes.push(outcome);
+        const { id, problems, end, seconds, cycles, milliseconds } = outcome;
+        const bad = problems.length > 0;
+        if (bad || verbose)
+          say(
+            `${bad ? "FAILED " : "ok     "} ${id}: end ${end}, ${Math.round(seconds)} s, hands ${cycles}, took ${Math.round(milliseconds)} ms${problems.map((p) => `\n         ${p}`).join("")}`,
+          );
+        if (verbose && host.stderr) say(host.stderr.trimEnd().replace(/^/gm, "       | "));
+        host.stderr = "";
+      }
+    }),
+  );
+  return outcomes;
+}
+
+/** What must go wrong where a part is missing; else the cases above would prove nothing. */
+async function runControls(
+  _hosts: LightHost[],
+  _goldens: Goldens,
+  _known: Case[],
+): Promise<Summary["controls"]> {
+  return {};
+}
+
+function rowOf(outcomes: Outcome[]): Row {
+  const seconds = outcomes.map((o) => o.seconds).sort((a, b) => a - b);
+  const at = (share: number) =>
+    Math.round(seconds[Math.min(seconds.length - 1, Math.floor(seconds.length * share))] ?? 0);
+  return {
+    cases: outcomes.length,
+    usable: outcomes.filter((o) => o.usable).length,
+    converged: outcomes.filter((o) => o.converged && o.problems.length === 0).length,
+    hands: outcomes.filter((o) => o.cycles > 0).length,
+    seconds: { min: at(0), median: at(0.5), max: at(1) },
+  };
+}
+
+function grouped(outcomes: Outcome[], keyOf: (outcome: Outcome) => string): Record<string, Row> {
+  const groups = new Map<string, Outcome[]>();
+  for (const outcome of outcomes)
+    groups.set(keyOf(outcome), [...(groups.get(keyOf(outcome)) ?? []), outcome]);
+  return Object.fromEntries(
+    [...groups].sort(([a], [b]) => (a < b ? -1 : 1)).map(([key, all]) => [key, rowOf(all)]),
+  );
+}
+
+function summaryOf(
+  outcomes: Outcome[],
+  known: number,
+  controls: Summary["controls"],
+  begun: number,
+): Summary {
+  const { cases, usable, converged } = rowOf(outcomes);
+  const silent = Object.values(controls).some((control) => control.lockedOut === 0);
+  return {
+    cases,
+    usable,
+    converged,
+    known,
+    byFault: grouped(outcomes, (o) => o.kind),
+    byTransition: grouped(outcomes, (o) => o.id.split("/")[0] ?? ""),
+    controls,
+    failed: outcomes.filter((o) => o.problems.length > 0),
+    seconds: Math.round((performance.now() - begun) / 1000),
+    good: usable === cases && converged === cases && !silent,
+  };
+}
+
+function print(summary: Summary, say: (text: string) => void): void {
+  const table = (title: string, rows: Record<string, Row>) => {
+    say(`\n${title.padEnd(22)} cases usable converged hands   seconds to a usable screen: min median max`);
+    for (const [name, { cases, usable, converged, hands, seconds }] of Object.entries(rows))
+      say(
+        `${name.padEnd(22)} ${String(cases).padStart(5)} ${String(usable).padStart(6)} ${String(converged).padStart(9)} ${String(hands).padStart(5)} ${" ".repeat(25)}${[seconds.min, seconds.median, seconds.max].map((s) => String(s).padStart(7)).join("")}`,
+      );
+  };
+  table("fault", summary.byFault);
+  table("transition", summary.byTransition);
+  for (const [name, { cases, lockedOut, what }] of Object.entries(summary.controls))
+    say(`negative control: ${name}: ${lockedOut} of ${cases} cases ${what}`);
+  say(`\n${summary.seconds} s for ${summary.cases} of ${summary.known} cases`);
+  say(`cases ${summary.cases}, usable ${summary.usable}, converged ${summary.converged}`);
+}
+
+export type { World };

@@ -1,0 +1,224 @@
+/** The cases: every fault at every step and message of every transition, as a run without a fault has passed them. */
+import type { Fault, Passed, World } from "../../lab/light/host.ts";
+import type { Properties } from "../../src/provider/handler.ts";
+
+export type Operation = "up" | "destroy" | "reboot";
+
+/** A golden state is made from another one by a run without a fault. */
+export interface Making {
+  name: string;
+  /** null: a fresh installation. */
+  from: string | null;
+  args: Properties | null;
+  world?: World;
+  machine?: string;
+}
+
+export interface Transition {
+  id: string;
+  from: string;
+  operation: Operation;
+  /** What the program says; for "reboot", what the next `up` says. */
+  args: Properties;
+  /** What is wrong with the machine all along. */
+  world?: World;
+  /** What happens to it before, while nobody looks. */
+  happens?: string[];
+  /** Golden states that the host may end in. */
+  ends: string[];
+  /** Only these steps get faults: the rest is another transition's. */
+  only?: RegExp;
+}
+
+export interface Case {
+  id: string;
+  transition: Transition;
+  fault: Fault | null;
+  /** How it is counted in the summary. */
+  kind: string;
+}
+
+const CLIENTS = { clients: ["personal"], reboot: "allowed" };
+export const GPU: Properties = { display: ["gpu", "xephyr"], ...CLIENTS };
+export const XEPHYR: Properties = { display: ["xephyr"], ...CLIENTS };
+const MORE: Properties = { ...GPU, clients: ["personal", "vault"] };
+const MORE_XEPHYR: Properties = { ...XEPHYR, clients: ["personal", "vault"] };
+
+const fails = (faults: World): World => ({ faults });
+const NO_DRM = fails({ guestNoDrm: true });
+/** Texts that a start with devices ends in: qubes-cli-formats.md §5, as lab/twin/dom0/machine/faults.py has them. */
+export const BROKEN = [
+  "no-iommu",
+  "no-reset",
+  "stubdom-timeout",
+  "guest-no-drm",
+  "no-watchdog",
+  "start-in-use",
+  "start-not-assignable",
+  "start-no-reset",
+  "start-reset-failed",
+  "start-libxl",
+  "start-node-device",
+  "start-no-iommu",
+  "start-not-available",
+  "start-memory",
+  "start-agent",
+  "start-prohibited",
+];
+
+export const MAKINGS: Making[] = [
+  { name: "fresh", from: null, args: null },
+  { name: "xephyr", from: "fresh", args: XEPHYR },
+  { name: "gpu", from: "fresh", args: GPU },
+  // What the ladder falls back to, from each start.
+  { name: "fallback", from: "fresh", args: GPU, world: { iommu: false } },
+  { name: "gpu-from-xephyr", from: "xephyr", args: GPU },
+  { name: "xephyr-from-gpu", from: "gpu", args: XEPHYR },
+  { name: "gpu-more", from: "gpu", args: MORE },
+  { name: "xephyr-more", from: "xephyr", args: MORE_XEPHYR },
+];
+
+export const TRANSITIONS: Transition[] = [
+  { id: "first", from: "fresh", operation: "up", args: GPU, ends: ["fresh", "gpu", "fallback"] },
+  { id: "first-xephyr", from: "fresh", operation: "up", args: XEPHYR, ends: ["fresh", "xephyr"] },
+  {
+    id: "xephyr-gpu",
+    from: "xephyr",
+    operation: "up",
+    args: GPU,
+    ends: ["xephyr", "gpu-from-xephyr", "fallback"],
+  },
+  { id: "gpu-xephyr", from: "gpu", operation: "up", args: XEPHYR, ends: ["gpu", "xephyr-from-gpu"] },
+  { id: "update", from: "gpu", operation: "up", args: MORE, ends: ["gpu", "gpu-more"] },
+  {
+    id: "update-xephyr",
+    from: "xephyr",
+    operation: "up",
+    args: MORE_XEPHYR,
+    ends: ["xephyr", "xephyr-more"],
+  },
+  { id: "destroy", from: "gpu", operation: "destroy", args: GPU, ends: ["gpu", "fresh"] },
+  { id: "destroy-xephyr", from: "xephyr", operation: "destroy", args: XEPHYR, ends: ["xephyr", "fresh"] },
+  // Long after: nobody is at it, and the machine boots.
+  { id: "later", from: "gpu", operation: "reboot", args: GPU, ends: ["gpu", "rescued"] },
+  // A second thing goes wrong while the first is put back.
+  {
+    id: "first-fails",
+    from: "fresh",
+    operation: "up",
+    args: GPU,
+    world: NO_DRM,
+    ends: ["fresh", "fallback"],
+    only: /^undo\.|^boot\./,
+  },
+  {
+    id: "xephyr-gpu-fails",
+    from: "xephyr",
+    operation: "up",
+    args: GPU,
+    world: NO_DRM,
+    ends: ["xephyr", "fallback"],
+    only: /^undo\.|^boot\./,
+  },
+  {
+    id: "later-fails",
+    from: "gpu",
+    operation: "reboot",
+    args: GPU,
+    world: NO_DRM,
+    ends: ["rescued"],
+  },
+];
+
+/** What a process, a line, a machine may meet. */
+const OF_MACHINE = ["hang", "reset", "power"];
+const OF_CLOCK = ["clock-on", "clock-back"];
+const OF_AGENT = ["kill", "cut-line", "kill-controller", "kill-guard", "disk-full", "second"];
+const OF_GUARD = ["kill", "disk-full"];
+
+function faultsAt([kind, name, , process]: Passed): string[] {
+  if (kind === "message") return ["cut-line", "kill-controller"];
+  if (process === null) return OF_MACHINE;
+  const salt = name.startsWith("salt.") ? ["kill-salt"] : [];
+  return [...(process === "agent" ? OF_AGENT : OF_GUARD), ...salt, ...OF_MACHINE, ...OF_CLOCK];
+}
+
+/** Every fault at everything that a run has passed. */
+export function casesOf(transition: Transition, passed: Passed[]): Case[] {
+  return passed
+    .filter(([kind, name]) => !transition.only || (kind === "step" && transition.only.test(name)))
+    .flatMap((point) =>
+      faultsAt(point).map((what) => ({
+        id: `${transition.id}/${point[1]}#${point[2]}/${what}`,
+        transition,
+        fault: { at: [point[1], point[2]] as [string, number], do: what },
+        kind: what,
+      })),
+    );
+}
+
+/** What is wrong all along, and what happens to the machine after confirmation. */
+export function standingCases(named: Record<string, World>): Case[] {
+  const from = (id: string) => TRANSITIONS.find((t) => t.id === id) as Transition;
+  const made = (base: Transition, id: string, kind: string, more: Partial<Transition>): Case => ({
+    id,
+    transition: { ...base, ...more, id },
+    fault: null,
+    kind,
+  });
+  const broken = BROKEN.flatMap((name) =>
+    ["first", "xephyr-gpu", "update", "later"].map((base) =>
+      made(from(base), `${base}/${name}`, name, {
+        world: named[name] as World,
+        ...(base === "update" && { ends: ["gpu", "gpu-more", "rescued"] }),
+      }),
+    ),
+  );
+  const events = ["kernel-update", "firmware-renumber", "firmware-move", "template-update"];
+  const later = events.flatMap((event) => [
+    made(from("later"), `later/${event}`, event, { happens: [event] }),
+    made(from("later"), `later/${event}/guest-no-drm`, event, {
+      happens: [event],
+      world: named["guest-no-drm"] as World,
+      ends: ["rescued"],
+    }),
+    made(from("first"), `first/${event}`, event, { happens: [event] }),
+  ]);
+  return [...broken, ...later];
+}
+
+/** A sample: first one case of each fault in each transition and one of each step, then any, the same for the same seed. */
+export function sampleOf(cases: Case[], count: number, seed: number): Case[] {
+  const shuffled = shuffle(cases, seed);
+  if (count >= cases.length) return cases;
+  const seen = new Set<string>();
+  const first: Case[] = [];
+  const rest: Case[] = [];
+  for (const one of shuffled) {
+    const keys = [
+      `${one.transition.id}/${one.kind}`,
+      ...(one.fault ? [`${one.transition.id}@${one.fault.at[0]}`] : [one.id]),
+    ];
+    (keys.every((key) => seen.has(key)) ? rest : first).push(one);
+    for (const key of keys) seen.add(key);
+  }
+  return [...first, ...rest].slice(0, count);
+}
+
+/** mulberry32, so that a sample can be named by its seed. */
+function shuffle<T>(items: readonly T[], seed: number): T[] {
+  let state = seed >>> 0;
+  const random = () => {
+    state = (state + 0x6d2b79f5) >>> 0;
+    let t = state;
+    t = Math.imul(t ^ (t >>> 15), t | 1);
+    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
+    return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
+  };
+  const shuffled = [...items];
+  for (let i = shuffled.length - 1; i > 0; i--) {
+    const j = Math.floor(random() * (i + 1));
+    [shuffled[i], shuffled[j]] = [shuffled[j] as T, shuffled[i] as T];
+  }
+  return shuffled;
+}

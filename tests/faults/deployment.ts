@@ -1,0 +1,201 @@
+/** One program with one GUI domain on a light host, run as the engine runs it, by the provider's own handler. */
+import type { Controller, LightHost } from "../../lab/light/host.ts";
+import { saltModules } from "../../src/formula/modules.ts";
+import { startAgent } from "../../src/host/agent.ts";
+import { type Bundle, readBundle } from "../../src/host/bundle.ts";
+import { ignore } from "../../src/host/errors.ts";
+import type { ApplyResult, Snapshot } from "../../src/host/protocol.ts";
+import { HostSession } from "../../src/host/session.ts";
+import { Claims } from "../../src/provider/claims.ts";
+import { guiDomainHandler } from "../../src/provider/guiDomain.ts";
+import {
+  type Context,
+  PartialFailure,
+  type Properties,
+  type ReadResult,
+} from "../../src/provider/handler.ts";
+import type { ApplyRequest, HostAccess } from "../../src/provider/hosts.ts";
+
+const NAME = "sys-gui";
+const URN = `urn:pulumi:lab::site::guidomain:index:GuiDomain::${NAME}`;
+const PACKAGES = ["dummy-backlight-dom0", "dummy-psu-sender", "qubes-input-proxy-sender"];
+/** Real milliseconds: a host that stays away says so itself, and its own time is virtual. */
+const TALK = { bootTimeout: 20_000, retryEvery: 1 };
+const LOCK_WAIT = 20;
+
+let bundle: Promise<Bundle> | undefined;
+let modules: Promise<Record<string, string>> | undefined;
+
+/** What the state file holds. */
+export interface Stored {
+  state: ReadResult | null;
+  /** The last create or update did not end well; the next run updates even where nothing differs. */
+  unfinished: boolean;
+}
+
+export const nothing: Stored = { state: null, unfinished: false };
+
+/** One engine operation of one controller. What it stores counts only while the controller lives. */
+export class Run {
+  readonly said: string[] = [];
+  readonly #controller: Controller;
+  readonly #name: string;
+  stored: Stored;
+
+  constructor(host: LightHost, stored: Stored, name = "one") {
+    this.#controller = host.controller();
+    this.#name = name;
+    this.stored = structuredClone(stored);
+  }
+
+  get isDead(): boolean {
+    return this.#controller.dead;
+  }
+
+  /** As a killed process: what it had under way never ends. */
+  die(): void {
+    this.#controller.die();
+  }
+
+  async up(args: Properties): Promise<Properties> {
+    return this.#operation(async (hosts) => {
+      const handler = guiDomainHandler(hosts);
+      const context = this.#context();
+      let { state } = this.stored;
+      if (state) state = await handler.read(state, context);
+      const { inputs: news, failures } = await handler.check(
+        { host: "light", ...args },
+        state?.inputs ?? {},
+        context,
+      );
+      if (failures.length) throw new Error(JSON.stringify(failures));
+      try {
+        if (!state) {
+          const { id, outputs } = await handler.create(news, context);
+          this.#keep({ state: { id, inputs: news, outputs }, unfinished: false });
+          return outputs;
+        }
+        const request = { id: state.id, oldInputs: state.inputs, oldOutputs: state.outputs, news };
+        const { changes } = await handler.diff(request, context);
+        const outputs =
+          Object.keys(changes).length || this.stored.unfinished
+            ? await handler.update(request, context)
+            : state.outputs;
+        this.#keep({ state: { id: state.id, inputs: news, outputs }, unfinished: false });
+        return outputs;
+      } catch (error) {
+        if (error instanceof PartialFailure)
+          // A failed update keeps the old inputs.
+          this.#keep({
+            state: { id: error.id, outputs: error.outputs, inputs: state?.inputs ?? news },
+            unfinished: true,
+          });
+        throw error;
+      }
+    });
+  }
+
+  /** Paths that a preview shows. */
+  async preview(args: Properties): Promise<string[]> {
+    return this.#operation(async (hosts) => {
+      const handler = guiDomainHandler(hosts);
+      const context = this.#context(true);
+      const state = this.stored.state && (await handler.read(this.stored.state, context));
+      if (!state) return ["it would be created"];
+      const { inputs: news } = await handler.check({ host: "light", ...args }, state.inputs, context);
+      const request = { id: state.id, oldInputs: state.inputs, oldOutputs: state.outputs, news };
+      return Object.keys((await handler.diff(request, context)).changes);
+    });
+  }
+
+  async destroy(): Promise<void> {
+    return this.#operation(async (hosts) => {
+      const handler = guiDomainHandler(hosts);
+      const context = this.#context();
+      const state = this.stored.state && (await handler.read(this.stored.state, context));
+      if (state) await handler.delete(state, context);
+      this.#keep(nothing);
+    });
+  }
+
+  #keep(stored: Stored): void {
+    if (!this.isDead) this.stored = stored;
+  }
+
+  async #operation<T>(work: (hosts: HostAccess) => Promise<T>): Promise<T> {
+    const hosts = new Hosts(this.#controller, this.#name);
+    try {
+      return await work(hosts);
+    } finally {
+      await hosts.close();
+    }
+  }
+
+  #context(preview = false): Context {
+    return {
+      urn: URN,
+      name: NAME,
+      preview,
+      signal: new AbortController().signal,
+      log: (message, options) => {
+        if (!options?.ephemeral) this.said.push(message);
+      },
+    };
+  }
+}
+
+/** The provider's hosts, with lines that lead to the light host. */
+class Hosts implements HostAccess {
+  claims = new Claims();
+  readonly #session: HostSession;
+  readonly #holder: string;
+
+  constructor(controller: Controller, name: string) {
+    this.#holder = `controller ${name}`;
+    this.#session = new HostSession(
+      "light",
+      {
+        open: async () => {
+          bundle ??= readBundle();
+          return startAgent(await controller.connect(), await bundle);
+        },
+        retire: (agent) => {
+          agent.close();
+          agent.line.close();
+        },
+      },
+      { packages: PACKAGES },
+    );
+  }
+
+  unknownName(): null {
+    return null;
+  }
+
+  snapshot(_name: string, _packages: string[], context: Context): Promise<Snapshot> {
+    return this.#session.snapshot(context.signal);
+  }
+
+  async apply(_name: string, request: ApplyRequest, context: Context): Promise<ApplyResult> {
+    modules ??= saltModules();
+    return this.#session.apply(
+      {
+        ...request,
+        modules: Object.keys(request.formula).length ? await modules : {},
+        holder: this.#holder,
+        wait: LOCK_WAIT,
+      },
+      { signal: context.signal, ...TALK },
+    );
+  }
+
+  connection() {
+    return { address: "light" };
+  }
+
+  notLookedAt(): void {}
+
+  close(): Promise<void> {
+    return this.#session.close().catch(ignore);
+  }
+}
