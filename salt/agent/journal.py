@@ -149,6 +149,11 @@ def put_back(record, emit, run):
     """The values alone."""
     free()
     before, reasons, stuck = record["before"], {}, {}
+    # Whether the next boot has a screen must not wait for a qubesd that does not answer.
+    first = _differing(before, [key for key in before if key.startswith("bootarg:")], {})
+    for key in first:
+        _attempt({}, key, keys.restore, key, before[key], None, run)
+        reach("undo.key")
     made = {key[5:] for key, value in before.items() if key.startswith("qube:") and value is None}
     started = [qube for qube in record["halted"] if qube not in made]
     for qube in started:
@@ -156,14 +161,14 @@ def put_back(record, emit, run):
             {}, "", stop_qube, qube, PATIENCE
         )  # a GUI domain may still have clients: see below
     again = record["running"]
-    if record["bootId"] != machine.here.boot_id():
+    if record.get("bootId") != machine.here.boot_id():
         # What runs is this boot's matter; what it runs with the settings that go starts anew.
         states = _attempt({}, "", admin.qubes) or {}
         again = [q for q in record["renewed"] if states.get(q, {}).get("state") == "Running"]
     for qube in record["renewed"]:
         _attempt({}, "", stop_qube, qube, PATIENCE, force=True)  # started again below
 
-    changed = _differing(before, list(before), reasons)
+    changed = first + [key for key in _differing(before, list(before), reasons) if key not in first]
     emit("undo", "%d of %d things to put back" % (len(changed), len(before)))
     present = _attempt(stuck, "qube:dom0", admin.qubes)
     removed = {

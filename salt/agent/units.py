@@ -31,13 +31,13 @@ SOURCES = (
     "verify",
 )
 UNITS = {
-    # Before qubes start: it decides whether a GUI domain may take its card in this boot.
+    # A GUI domain that takes a card is ordered after it (its own drop-in): whether it may start in
+    # this boot is decided here. Nothing else waits for it, dom0's greeter least of all.
     SERVICE: """\
 [Unit]
 Description=Undoes changes of guidomain that nobody confirmed
 After=qubesd.service
 Wants=qubesd.service
-Before=systemd-user-sessions.service
 StartLimitIntervalSec=0
 
 [Service]

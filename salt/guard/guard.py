@@ -242,6 +242,8 @@ class Guard:
                 try:
                     self._prohibit(mode["qube"], set(mode["ports"]))
                 except admin.AdminError as error:
+                    if error.type == "QubesVMNotFoundError":
+                        continue  # it is only about to be made, or is gone
                     say("cannot tell whether", mode["qube"], "may start:", error)
         reach("guard.prohibit")
 
