@@ -107,7 +107,7 @@ export function removeRoot(dir: string): void {
 
 /** What dom0/host/power.py says of the machine; world/boot/machine.json. */
 export interface MachineState {
-  /** "stopped": the boot did not get to dom0 (GRUB, initramfs, passphrase prompt); "hung": it stands still. */
+  /** "booting": on its way from one state to another; "stopped": the boot did not get to dom0 (GRUB, initramfs, passphrase prompt); "hung": it stands still. */
   state: "off" | "booting" | "running" | "stopped" | "hung";
   why: string;
   /** Of this boot; null before the first. */

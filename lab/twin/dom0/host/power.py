@@ -307,19 +307,27 @@ class Power:
             send(self.sshd.tree(), signal.SIGSTOP)
         elif what in ("reset", "reboot"):
             machine.note(what, why)
-            self.sshd.end()
-            self.power_on(why or what)
+            self.boot_anew(why or what)
         elif what in ("power", "poweroff"):
             machine.lose_power(why or what)
-            self.booting = False
+            self.leave()
             self.end_dom0()
-            self.sshd.end()
+            self.booting = False
         elif what == "power-cycle":
             machine.lose_power("power cycle by hand")
-            self.sshd.end()
-            self.power_on("power cycle by hand")
+            self.boot_anew("power cycle by hand")
         elif what == "sshd":
             self.fit_sshd()
+
+    def leave(self):
+        """Between two states: told before sshd ends, so that nobody finds dom0 running without it."""
+        self.booting = True
+        self.tell()
+        self.sshd.end()
+
+    def boot_anew(self, why):
+        self.leave()
+        self.power_on(why)
 
     def accept(self, server):
         connection, _ = server.accept()
@@ -367,8 +375,7 @@ class Power:
         machine = self.machine
         if machine.due() is not None and machine.clock.boottime() >= machine.due():
             machine.note("watchdog", "no sign from dom0 for %g s" % machine.watchdog_seconds())
-            self.sshd.end()
-            self.power_on("watchdog")
+            self.boot_anew("watchdog")
         if machine.state == "stopped" and machine.boot.status == "waiting" and self.read_world().get("person", True):
             if machine.type_passphrase():
                 self.launch()
@@ -377,7 +384,8 @@ class Power:
             if pid:
                 self.holder = self.init = None
                 machine.lose_power("process 1 ended")
-                self.sshd.end()
+                self.leave()
+                self.booting = False
                 self.tell()
 
     def run(self):
