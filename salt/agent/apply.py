@@ -51,6 +51,7 @@ SHAPE = {
     "trial": dict,
 }
 WORK = 60  # seconds that somebody at work has at least, and is heard of more often
+PATIENCE = 10  # seconds after which a change that waits gives way to a newer one of its owner
 IDLE = ("staged", "verified", "rebooting", "trial")  # phases in which no agent is at work
 
 
@@ -125,7 +126,7 @@ def _take(args, emit, stop):
     while True:
         lock = Lock(args["holder"], max(0, until - time.monotonic()), emit, stop)
         try:
-            busy = _reclaim(emit, functools.partial(runner.run, lock=lock.fd))
+            busy = _reclaim(args, emit, functools.partial(runner.run, lock=lock.fd))
         except BaseException:
             lock.release()
             raise
@@ -141,7 +142,7 @@ def _take(args, emit, stop):
         stop.check()
 
 
-def _reclaim(emit, run):
+def _reclaim(args, emit, run):
     """Under the lock: ends a trial whose agent is gone. The failure to give up with where one is
     under way and may still be confirmed; None where the host is free."""
     trial = trials.load()
@@ -154,13 +155,17 @@ def _reclaim(emit, run):
     seconds = trials.left(trial)
     # While somebody is at work, they hold the lock: we have it, so they are gone.
     dead = trial["phase"] not in IDLE or not (seconds and seconds > 0 or units.alive())
-    if dead and not trials.in_its_boot(trial):
+    # Its controller would have confirmed it at once; behind a line that went silent it never will.
+    idle = machine.here.boottime() - trial.get("verifiedAt", 0)
+    mine = seconds is not None and trial["owner"] == args["owner"]
+    stale = trial["phase"] in ("staged", "verified") and mine and idle > PATIENCE
+    if (dead or stale) and not trials.in_its_boot(trial):
         emit("recover", "undoing what %s left unfinished" % common.clean(trial["holder"], 200))
-        why = "its agent was gone when another one came"
+        why = "it waited unconfirmed, or its agent was gone, when %s came" % args["holder"]
         now = trials.move(
             trial["id"], [trial["phase"]], "undoing", why=trial.get("why", why), deadline=None
         )
-        outcome = trials.undo(now or trial, emit, run, told=False)
+        outcome = trials.undo(now or trial, emit, run, told=stale)
         if outcome["left"]:
             raise journal.unfinished(trial["holder"], outcome)
         return None
@@ -533,6 +538,11 @@ def _settle(trial_id, record, digest, bundle):
 
 def _failure(error):
     if isinstance(error, Failure):
+        if error.code.startswith("salt-"):
+            try:
+                _check_space({})
+            except Failure as full:  # the reason, whatever Salt made of it
+                return Failure("disk-full", "%s: %s" % (full.message, error.message), **error.more)
         return error
     if isinstance(error, admin.AdminError):
         return Failure("admin-api", common.clean(str(error)))

@@ -95,11 +95,17 @@ def reserve(kept):
     """Holds the space that the way back from a confirmed mode may need; none without one."""
     free()
     if kept:
-        try:
-            _allocate(kept["record"], 2 * len(json.dumps(kept)))
-        except OSError as error:
-            if not common.is_full(error):
-                raise
+        hold(kept["record"])
+
+
+def hold(record):
+    """As much as there is: on a full disk nothing."""
+    try:
+        _allocate(record, 2 * len(json.dumps(record)))
+    except OSError as error:
+        if not common.is_full(error):
+            raise
+        common.remove_file(common.RESERVE)
 
 
 def load():

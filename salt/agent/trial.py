@@ -22,6 +22,7 @@ import keys
 import ledger
 import machine
 import menu
+import qubes_admin as admin
 import units
 from common import Failure
 from steps import reach
@@ -57,6 +58,19 @@ def save(name, value):
     common.write_file(name, json.dumps(value), 0o600)
 
 
+def save_surely(name, value):
+    """On a full disk, in the space that is held for the way back; what is held afterwards is what
+    there is. A full disk must not keep the guard from its work."""
+    try:
+        save(name, value)
+    except OSError as error:
+        if not common.is_full(error):
+            raise
+        journal.free()
+        save(name, value)
+        journal.hold(value.get("record") or common.read_json(common.JOURNAL))
+
+
 def begin(trial):
     with _alone():
         save(common.TRIAL, trial)
@@ -71,7 +85,8 @@ def move(trial_id, sources, phase, **more):
         if phase == "undoing":
             journal.free()  # a full disk is no reason not to begin
         now.update(more, phase=phase)
-        save(common.TRIAL, now)
+        # In the trial's boot a deadline must run, whatever the disk says.
+        (save_surely if phase == "trial" else save)(common.TRIAL, now)
         return now
 
 
@@ -270,6 +285,7 @@ def settle(trial_id, owner):
     record = common.read_json(common.JOURNAL)
     mine = record is not None and record["id"] == trial_id
     kept = watch()
+    journal.free()
     if mine and kept and not record["watch"] and kept["owner"] == owner:
         common.remove_file(common.WATCH)
         kept = None
@@ -348,6 +364,7 @@ def rescue(kept, emit, run):
     reach("rescue.outcome")
     if outcome["left"]:
         return outcome  # watch.json stays: the guard tries again
+    _allow(kept)
     menu.untry()
     menu.sync(None, None)
     reach("rescue.menu")
@@ -356,6 +373,14 @@ def rescue(kept, emit, run):
     common.remove_file(common.WATCH)  # last: until then all of it is done again
     reach("rescue.watch")
     return outcome
+
+
+def _allow(kept):
+    """Without its card the qube may start in any boot."""
+    now = admin.get_feature(kept["qube"], "prohibit-start")
+    given = {device["port"] for device in admin.pci_assigned(kept["qube"])} if now else set()
+    if now and now.startswith("guidomain:") and not given & set(kept["ports"]):
+        admin.remove_feature(kept["qube"], "prohibit-start")
 
 
 def _read(key):

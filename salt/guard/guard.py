@@ -188,7 +188,7 @@ class Guard:
                 return self._rescue(kept, "it did not come up in %d s: %s" % (kept["seconds"], error))
             return LOOK
         reach("watch.checked")
-        trials.save(common.WATCH, dict(kept, verified=here.boot_id(), armed=False))
+        trials.save_surely(common.WATCH, dict(kept, verified=here.boot_id(), armed=False))
         if kept.get("armed"):
             here.unwatch()
         say(kept["qube"], "is up")
@@ -231,7 +231,7 @@ class Guard:
             if trial:
                 trials.move(trial["id"], [trial["phase"]], trial["phase"], armed=True)
             else:
-                trials.save(common.WATCH, dict(trials.watch(), armed=True))
+                trials.save_surely(common.WATCH, dict(trials.watch(), armed=True))
         reach("guard.watchdog")
 
     def _may_start(self, kept, trial):

@@ -18,6 +18,7 @@ import lock
 import menu
 import qubes_admin as admin
 import snapshot
+import steps
 import verify
 
 TOUCH = [
@@ -471,6 +472,18 @@ class Apply(HostCase):
         os.statvfs = lambda name: os.statvfs_result((4096, 4096, 9, 9, 9, 9, 9, 9, 0, 255))
         try:
             self.assertIn("are needed", self.fails("disk-full", self.args(ACTIONS, TOUCH)).message)
+        finally:
+            os.statvfs = real
+        self.assertEqual(self.dump(), before)
+
+    def test_salt_that_fails_for_want_of_space(self):
+        """The reason is the disk, not the change: it is not remembered as one that cannot work."""
+        before, real = self.dump(), os.statvfs
+        full = os.statvfs_result((4096, 4096, 9, 9, 9, 9, 9, 9, 0, 255))
+        steps.hook = lambda name: name == "apply.shutdown" and setattr(os, "statvfs", lambda _: full)
+        try:
+            args = self.args([["die", "OSError: No space left on device", 1]], TOUCH)
+            self.assertIn("No space left", self.fails("disk-full", args).message)
         finally:
             os.statvfs = real
         self.assertEqual(self.dump(), before)
