@@ -82,7 +82,7 @@ export class LightHost {
     this.#child.stderr?.on("data", (chunk: Buffer) => {
       this.stderr = (this.stderr + chunk.toString("utf8")).slice(-100_000);
     });
-    this.#child.on("exit", () => {
+    this.#child.on("close", () => {
       for (const { reject } of this.#waiting.values())
         reject(new Error(`the light host ended: ${this.stderr}`));
       this.#waiting.clear();

@@ -1,6 +1,6 @@
 /** All cases, or a sample of them, on several light hosts at once; and the negative controls. */
 import { LightHost, type World } from "../../lab/light/host.ts";
-import { type Case, casesOf, sampleOf, standingCases, TRANSITIONS } from "./cases.ts";
+import { type Case, CONTROLS, casesOf, sampleOf, standingCases, TRANSITIONS } from "./cases.ts";
 import { type Goldens, makeGoldens, type Outcome, record, runCase } from "./runner.ts";
 
 export interface Options {
@@ -31,9 +31,12 @@ export interface Summary {
   converged: number;
   /** Cases that exist; a sample runs fewer. */
   known: number;
+  /** Steps that the product exports and no transition passes: they were never struck. */
+  unreached: string[];
   byFault: Record<string, Row>;
   byTransition: Record<string, Row>;
-  controls: Record<string, { cases: number; lockedOut: number; what: string }>;
+  /** By what was off: in how many cases that was to be seen. */
+  controls: Record<string, { cases: number; shown: number; counts: string }>;
   failed: Outcome[];
   seconds: number;
   good: boolean;
@@ -45,12 +48,12 @@ export async function runFaults(options: Options): Promise<Summary> {
   const [first] = hosts as [LightHost];
   try {
     const goldens = await makeGoldens(first);
-    const known = await allCases(first, goldens);
+    const { known, unreached } = await allCases(first, goldens);
     const chosen = options.only ? known.filter((one) => options.only?.(one.id)) : known;
     const cases = options.sample === undefined ? chosen : sampleOf(chosen, options.sample, options.seed);
     if (options.list) {
       for (const { id } of cases) options.say(id);
-      return summaryOf([], known.length, {}, begun);
+      return summaryOf([], known, unreached, {}, begun);
     }
     for (let n = 1; n < options.hosts; n++) {
       const host = new LightHost();
@@ -59,7 +62,7 @@ export async function runFaults(options: Options): Promise<Summary> {
     }
     const outcomes = await runAll(hosts, goldens, cases, options);
     const controls = options.controls ? await runControls(hosts, goldens, known) : {};
-    const summary = summaryOf(outcomes, known.length, controls, begun);
+    const summary = summaryOf(outcomes, known, unreached, controls, begun);
     print(summary, options.say);
     return summary;
   } catch (error) {
@@ -70,11 +73,19 @@ export async function runFaults(options: Options): Promise<Summary> {
   }
 }
 
-async function allCases(host: LightHost, goldens: Goldens): Promise<Case[]> {
+async function allCases(host: LightHost, goldens: Goldens): Promise<{ known: Case[]; unreached: string[] }> {
   const cases: Case[] = [];
-  for (const transition of TRANSITIONS)
-    cases.push(...casesOf(transition, await record(host, goldens, transition)));
-  return [...standingCases(await host.named()), ...cases];
+  const passed = new Set<string>();
+  for (const transition of TRANSITIONS) {
+    const points = await record(host, goldens, transition);
+    for (const [, name] of points) passed.add(name);
+    cases.push(...casesOf(transition, points));
+  }
+  const exported = new Set(Object.values(await host.steps()).flat());
+  return {
+    known: [...standingCases(await host.named()), ...cases],
+    unreached: [...exported].filter((name) => !passed.has(name)),
+  };
 }
 
 async function runAll(
@@ -106,11 +117,27 @@ async function runAll(
 
 /** What must go wrong where a part is missing; else the cases above would prove nothing. */
 async function runControls(
-  _hosts: LightHost[],
-  _goldens: Goldens,
-  _known: Case[],
+  hosts: LightHost[],
+  goldens: Goldens,
+  known: Case[],
 ): Promise<Summary["controls"]> {
-  return {};
+  const found: Summary["controls"] = {};
+  for (const { name, parts, world, cases, counts } of CONTROLS) {
+    const chosen = known.filter(cases);
+    const queue = [...chosen];
+    let shown = 0;
+    await Promise.all(
+      hosts.map(async (host) => {
+        for (let one = queue.shift(); one; one = queue.shift()) {
+          const { usable, cycles } = await runCase(host, goldens, one, { parts, ...(world && { world }) });
+          if (counts === "locked out" ? !usable : cycles > 0) shown++;
+          host.stderr = "";
+        }
+      }),
+    );
+    found[name] = { cases: chosen.length, shown, counts };
+  }
+  return found;
 }
 
 function rowOf(outcomes: Outcome[]): Row {
@@ -137,23 +164,25 @@ function grouped(outcomes: Outcome[], keyOf: (outcome: Outcome) => string): Reco
 
 function summaryOf(
   outcomes: Outcome[],
-  known: number,
+  known: Case[],
+  unreached: string[],
   controls: Summary["controls"],
   begun: number,
 ): Summary {
   const { cases, usable, converged } = rowOf(outcomes);
-  const silent = Object.values(controls).some((control) => control.lockedOut === 0);
+  const silent = Object.values(controls).some((control) => control.shown === 0);
   return {
     cases,
     usable,
     converged,
-    known,
+    known: known.length,
+    unreached,
     byFault: grouped(outcomes, (o) => o.kind),
     byTransition: grouped(outcomes, (o) => o.id.split("/")[0] ?? ""),
     controls,
     failed: outcomes.filter((o) => o.problems.length > 0),
     seconds: Math.round((performance.now() - begun) / 1000),
-    good: usable === cases && converged === cases && !silent,
+    good: usable === cases && converged === cases && !silent && unreached.length === 0,
   };
 }
 
@@ -167,8 +196,10 @@ function print(summary: Summary, say: (text: string) => void): void {
   };
   table("fault", summary.byFault);
   table("transition", summary.byTransition);
-  for (const [name, { cases, lockedOut, what }] of Object.entries(summary.controls))
-    say(`negative control: ${name}: ${lockedOut} of ${cases} cases ${what}`);
+  say("");
+  for (const [name, { cases, shown, counts }] of Object.entries(summary.controls))
+    say(`negative control, ${name}: ${counts} in ${shown} of ${cases} cases`);
+  if (summary.unreached.length) say(`\nno transition passes the steps ${summary.unreached.join(", ")}`);
   say(`\n${summary.seconds} s for ${summary.cases} of ${summary.known} cases`);
   say(`cases ${summary.cases}, usable ${summary.usable}, converged ${summary.converged}`);
 }

@@ -1,6 +1,7 @@
 /** The cases: every fault at every step and message of every transition, as a run without a fault has passed them. */
 import type { Fault, Passed, World } from "../../lab/light/host.ts";
 import type { Properties } from "../../src/provider/handler.ts";
+import type { Resource } from "./deployment.ts";
 
 export type Operation = "up" | "destroy" | "reboot";
 
@@ -11,13 +12,14 @@ export interface Making {
   from: string | null;
   args: Properties | null;
   world?: World;
-  machine?: string;
+  resource?: Resource;
 }
 
 export interface Transition {
   id: string;
   from: string;
   operation: Operation;
+  resource?: Resource;
   /** What the program says; for "reboot", what the next `up` says. */
   args: Properties;
   /** What is wrong with the machine all along. */
@@ -41,6 +43,7 @@ export interface Case {
 const CLIENTS = { clients: ["personal"], reboot: "allowed" };
 export const GPU: Properties = { display: ["gpu", "xephyr"], ...CLIENTS };
 export const XEPHYR: Properties = { display: ["xephyr"], ...CLIENTS };
+const DOCK: Properties = { qube: "sys-net", device: { class: "audio", vendor: "8086" } };
 const MORE: Properties = { ...GPU, clients: ["personal", "vault"] };
 const MORE_XEPHYR: Properties = { ...XEPHYR, clients: ["personal", "vault"] };
 
@@ -76,6 +79,12 @@ export const MAKINGS: Making[] = [
   { name: "xephyr-from-gpu", from: "gpu", args: XEPHYR },
   { name: "gpu-more", from: "gpu", args: MORE },
   { name: "xephyr-more", from: "xephyr", args: MORE_XEPHYR },
+  { name: "xephyr-more-from-gpu", from: "gpu", args: MORE_XEPHYR },
+  { name: "attached", from: "fresh", args: DOCK, resource: "PciAttachment" },
+  // A disk that asks for its passphrase at each boot.
+  { name: "luks", from: null, args: null, world: { passphrase: true } },
+  { name: "luks-gpu", from: "luks", args: GPU },
+  { name: "luks-fallback", from: "luks", args: GPU, world: { iommu: false } },
 ];
 
 export const TRANSITIONS: Transition[] = [
@@ -101,6 +110,40 @@ export const TRANSITIONS: Transition[] = [
   { id: "destroy-xephyr", from: "xephyr", operation: "destroy", args: XEPHYR, ends: ["xephyr", "fresh"] },
   // Long after: nobody is at it, and the machine boots.
   { id: "later", from: "gpu", operation: "reboot", args: GPU, ends: ["gpu", "rescued"] },
+  {
+    id: "attach",
+    from: "fresh",
+    operation: "up",
+    resource: "PciAttachment",
+    args: DOCK,
+    ends: ["fresh", "attached"],
+  },
+  {
+    id: "detach",
+    from: "attached",
+    operation: "destroy",
+    resource: "PciAttachment",
+    args: DOCK,
+    ends: ["attached", "fresh"],
+  },
+  {
+    id: "luks",
+    from: "luks",
+    operation: "up",
+    args: GPU,
+    ends: ["luks", "luks-gpu", "luks-fallback"],
+    only: /^(boot|resume|confirm|settle|guard)\./,
+  },
+  // Nobody is there to type it until all is over.
+  {
+    id: "luks-alone",
+    from: "luks",
+    operation: "up",
+    args: GPU,
+    world: { person: false },
+    ends: ["luks"],
+    only: /^(boot|reboot|undo|guard)\./,
+  },
   // A second thing goes wrong while the first is put back.
   {
     id: "first-fails",
@@ -170,9 +213,16 @@ export function standingCases(named: Record<string, World>): Case[] {
     ["first", "xephyr-gpu", "update", "later"].map((base) =>
       made(from(base), `${base}/${name}`, name, {
         world: named[name] as World,
-        ...(base === "update" && { ends: ["gpu", "gpu-more", "rescued"] }),
+        ...(base === "update" && { ends: ["gpu", "gpu-more", "xephyr-more-from-gpu"] }),
       }),
     ),
+  );
+  // It stands still in every boot that keeps the display from dom0, before any guard.
+  const hangs = ["first", "xephyr-gpu", "later"].map((base) =>
+    made(from(base), `${base}/boot-hangs`, "boot-hangs", {
+      world: fails({ bootHangs: true }),
+      ...(base === "later" && { ends: ["rescued"] }),
+    }),
   );
   const events = ["kernel-update", "firmware-renumber", "firmware-move", "template-update"];
   const later = events.flatMap((event) => [
@@ -184,7 +234,7 @@ export function standingCases(named: Record<string, World>): Case[] {
     }),
     made(from("first"), `first/${event}`, event, { happens: [event] }),
   ]);
-  return [...broken, ...later];
+  return [...broken, ...hangs, ...later];
 }
 
 /** A sample: first one case of each fault in each transition and one of each step, then any, the same for the same seed. */
@@ -222,3 +272,51 @@ function shuffle<T>(items: readonly T[], seed: number): T[] {
   }
   return shuffled;
 }
+
+/** What must go wrong where a part is missing, or the cases above prove nothing. */
+export interface Control {
+  name: string;
+  /** Of lab/light/controls.py. */
+  parts: string[];
+  world?: World;
+  cases: (one: Case) => boolean;
+  /** What counts: nobody has a screen after one power cycle, or a hand was needed at all. */
+  counts: "locked out" | "needs a hand";
+}
+
+const isAt = (transitions: RegExp, step: RegExp, faults: string[]) => (one: Case) =>
+  transitions.test(one.transition.id) &&
+  one.fault !== null &&
+  step.test(one.fault.at[0]) &&
+  faults.includes(one.kind);
+
+export const CONTROLS: Control[] = [
+  {
+    name: "guard off",
+    parts: ["guard_off"],
+    cases: isAt(/^(first|xephyr-gpu)$/, /^(confirm\.(salt|read-back)|salt\.state)$/, ["power", "reset"]),
+    counts: "locked out",
+  },
+  {
+    name: "journal off",
+    parts: ["journal_off"],
+    cases: isAt(/^(first|xephyr-gpu)$/, /^(confirm\.(salt|read-back|watch)|salt\.state)$/, [
+      "power",
+      "reset",
+    ]),
+    counts: "locked out",
+  },
+  {
+    name: "watchdog off",
+    parts: [],
+    world: { watchdog: false },
+    cases: isAt(/^(first|xephyr-gpu)$/, /^(guard\.prohibit|resume\.)/, ["hang"]),
+    counts: "needs a hand",
+  },
+  {
+    name: "permanent instead of one-shot arguments",
+    parts: ["permanent"],
+    cases: (one) => one.kind === "boot-hangs" && one.transition.operation === "up",
+    counts: "locked out",
+  },
+];

@@ -1,4 +1,4 @@
-/** One program with one GUI domain on a light host, run as the engine runs it, by the provider's own handler. */
+/** One program with one resource on a light host, run as the engine runs it, by the provider's own handler. */
 import type { Controller, LightHost } from "../../lab/light/host.ts";
 import { saltModules } from "../../src/formula/modules.ts";
 import { startAgent } from "../../src/host/agent.ts";
@@ -15,9 +15,12 @@ import {
   type ReadResult,
 } from "../../src/provider/handler.ts";
 import type { ApplyRequest, HostAccess } from "../../src/provider/hosts.ts";
+import { pciAttachmentHandler } from "../../src/provider/pciAttachment.ts";
 
-const NAME = "sys-gui";
-const URN = `urn:pulumi:lab::site::guidomain:index:GuiDomain::${NAME}`;
+/** What a program has in it. */
+export type Resource = "GuiDomain" | "PciAttachment";
+const HANDLERS = { GuiDomain: guiDomainHandler, PciAttachment: pciAttachmentHandler };
+const NAMES = { GuiDomain: "sys-gui", PciAttachment: "dock" };
 const PACKAGES = ["dummy-backlight-dom0", "dummy-psu-sender", "qubes-input-proxy-sender"];
 /** Real milliseconds: a host that stays away says so itself, and its own time is virtual. */
 const TALK = { bootTimeout: 20_000, retryEvery: 1 };
@@ -40,11 +43,13 @@ export class Run {
   readonly said: string[] = [];
   readonly #controller: Controller;
   readonly #name: string;
+  readonly #resource: Resource;
   stored: Stored;
 
-  constructor(host: LightHost, stored: Stored, name = "one") {
+  constructor(host: LightHost, stored: Stored, resource: Resource = "GuiDomain", name = "one") {
     this.#controller = host.controller();
     this.#name = name;
+    this.#resource = resource;
     this.stored = structuredClone(stored);
   }
 
@@ -59,7 +64,7 @@ export class Run {
 
   async up(args: Properties): Promise<Properties> {
     return this.#operation(async (hosts) => {
-      const handler = guiDomainHandler(hosts);
+      const handler = HANDLERS[this.#resource](hosts);
       const context = this.#context();
       let { state } = this.stored;
       if (state) state = await handler.read(state, context);
@@ -98,7 +103,7 @@ export class Run {
   /** Paths that a preview shows. */
   async preview(args: Properties): Promise<string[]> {
     return this.#operation(async (hosts) => {
-      const handler = guiDomainHandler(hosts);
+      const handler = HANDLERS[this.#resource](hosts);
       const context = this.#context(true);
       const state = this.stored.state && (await handler.read(this.stored.state, context));
       if (!state) return ["it would be created"];
@@ -110,7 +115,7 @@ export class Run {
 
   async destroy(): Promise<void> {
     return this.#operation(async (hosts) => {
-      const handler = guiDomainHandler(hosts);
+      const handler = HANDLERS[this.#resource](hosts);
       const context = this.#context();
       const state = this.stored.state && (await handler.read(this.stored.state, context));
       if (state) await handler.delete(state, context);
@@ -133,8 +138,8 @@ export class Run {
 
   #context(preview = false): Context {
     return {
-      urn: URN,
-      name: NAME,
+      urn: `urn:pulumi:lab::site::guidomain:index:${this.#resource}::${NAMES[this.#resource]}`,
+      name: NAMES[this.#resource],
       preview,
       signal: new AbortController().signal,
       log: (message, options) => {

@@ -31,10 +31,10 @@ export interface Outcome {
 /** The golden states, each made by a run without a fault, and what a rescue leaves. */
 export async function makeGoldens(host: LightHost): Promise<Goldens> {
   const made: Goldens = {};
-  for (const { name, from, args, world = {} } of MAKINGS) {
+  for (const { name, from, args, world = {}, resource } of MAKINGS) {
     if (from === null) await host.install("laptop", world);
     else await host.restore(from, world);
-    const run = new Run(host, from === null ? nothing : (made[from] as Made).stored);
+    const run = new Run(host, from === null ? nothing : (made[from] as Made).stored, resource);
     if (args) await run.up(args);
     await finish(host, name);
     // The machine is whole again for whoever starts from here.
@@ -70,12 +70,26 @@ export const differences = (one: Record<string, unknown>, other: Record<string, 
     .filter((key) => JSON.stringify(one[key]) !== JSON.stringify(other[key]))
     .sort();
 
+interface Parts {
+  /** Of lab/light/controls.py: what is switched off. */
+  parts: string[];
+  world?: World;
+}
+
+/** The machine as the transition finds it. A mode that works came up before anything was wrong: that is so from now on. */
+async function prepare(host: LightHost, transition: Transition, off: Parts = { parts: [] }): Promise<void> {
+  await host.restore(transition.from, {}, off.parts);
+  await host.settle();
+  for (const patch of [transition.world, off.world]) if (patch) await host.world(patch);
+  for (const event of transition.happens ?? []) await host.happens(event);
+}
+
 /** What a run without a fault passes. */
 export async function record(host: LightHost, goldens: Goldens, transition: Transition): Promise<Passed[]> {
-  await host.restore(transition.from, transition.world);
-  await host.settle();
+  await prepare(host, transition);
   await host.arm(null);
-  await operate(host, new Run(host, (goldens[transition.from] as Made).stored), transition).catch(() => {});
+  const { stored } = goldens[transition.from] as Made;
+  await operate(host, new Run(host, stored, transition.resource), transition).catch(() => {});
   await host.settle();
   return host.trace();
 }
@@ -95,21 +109,17 @@ export async function runCase(
   host: LightHost,
   goldens: Goldens,
   { id, transition, fault, kind }: Case,
-  controls: string[] = [],
+  controls: Parts = { parts: [] },
 ): Promise<Outcome> {
   const begun = performance.now();
   const problems: string[] = [];
   const from = goldens[transition.from] as Made;
-  // A standing fault of a mode that works is there from the next boot on: this one is as it was.
-  await host.restore(transition.from, {}, controls);
-  await host.settle();
-  if (transition.world) await host.world(transition.world);
-  for (const event of transition.happens ?? []) await host.happens(event);
+  await prepare(host, transition, controls);
   await host.arm(fault);
   if (!fault) await host.strike();
 
   // The run, and what strikes it.
-  const run = new Run(host, from.stored);
+  const run = new Run(host, from.stored, transition.resource);
   const dies = new Promise<null>((resolve) => {
     host.events.onControllerDies = () => {
       run.die();
@@ -118,20 +128,20 @@ export async function runCase(
   });
   let second: Promise<unknown> = Promise.resolve();
   host.events.onSecond = () => {
-    second = attempt(operate(host, new Run(host, run.stored, "two"), transition));
+    second = attempt(operate(host, new Run(host, run.stored, transition.resource, "two"), transition));
   };
   const said = await Promise.race([attempt(operate(host, run, transition)), dies]);
   await second;
   host.events = {};
 
   // Nobody is there any more but the machine; then one hand at most.
-  let end: Settled = await host.settle();
+  let end = await rest(host);
   let cycles = 0;
   const seen = (settled: Settled) => settled.usable && settled.keyboards.length > 0 && settled.wayIn;
   if (!seen(end)) {
     cycles = 1;
     await host.power("cycle");
-    end = await host.settle();
+    end = await rest(host);
   }
   const { struck, seconds } = end;
   const usable = seen(end);
@@ -151,6 +161,7 @@ export async function runCase(
 
   // The next run, with whatever was broken mended.
   await host.mend();
+  await host.world({ person: true });
   await host.arm(null);
   const converged = usable && (await converges(host, goldens, run.stored, transition, problems));
   if (host.unknown.length)
@@ -169,6 +180,15 @@ export async function runCase(
   };
 }
 
+/** Until nothing more happens; who is asked for a passphrase comes and types it. */
+async function rest(host: LightHost): Promise<Settled> {
+  for (;;) {
+    const end = await host.settle();
+    if (end.state !== "stopped" || end.stopped !== "waiting") return end;
+    await host.power("passphrase");
+  }
+}
+
 interface Said {
   mode: string | null;
   error: string | null;
@@ -181,7 +201,7 @@ const attempt = (running: Promise<Properties | null>): Promise<Said> =>
   );
 
 const isMode = (mode: string, end: string): boolean =>
-  mode === "gpu" ? end.startsWith("gpu") : mode === "xephyr" ? /^xephyr|^fallback/.test(end) : true;
+  mode === "gpu" ? /^(luks-)?gpu/.test(end) : mode === "xephyr" ? /^xephyr|fallback$/.test(end) : true;
 
 const isSame = (state: State, golden: Made): boolean =>
   differences(state.keys, golden.state.keys).length === 0 &&
@@ -210,7 +230,7 @@ async function converges(
   transition: Transition,
   problems: string[],
 ): Promise<boolean> {
-  const run = new Run(host, stored);
+  const run = new Run(host, stored, transition.resource);
   const before = problems.length;
   if (transition.operation === "destroy" && stored.state === null) return true;
   const said = await attempt(
@@ -221,12 +241,7 @@ async function converges(
     const end = await host.settle();
     if (!end.usable) problems.push(`after the next run: ${end.why}`);
     const state = await host.state();
-    const wanted =
-      transition.operation === "destroy"
-        ? ["fresh"]
-        : ["gpu", "xephyr"].includes(said.mode ?? "")
-          ? finals(transition, said.mode as string)
-          : [];
+    const wanted = transition.operation === "destroy" ? ["fresh"] : finals(transition, said.mode ?? "");
     const reached = wanted.some(
       (name) => differences(state.keys, (goldens[name] as Made).state.keys).length === 0,
     );
@@ -244,12 +259,12 @@ async function converges(
 }
 
 /** Golden states that a run of this transition may end in, in that mode. */
-const finals = ({ ends, args }: Transition, mode: string): string[] => {
+const finals = ({ from, args, resource }: Transition, mode: string): string[] => {
+  if (resource === "PciAttachment") return ["attached"];
+  if (from.startsWith("luks")) return mode === "gpu" ? ["luks-gpu"] : ["luks-fallback"];
   const more = Array.isArray(args["clients"]) && args["clients"].length > 1;
   if (mode === "gpu") return more ? ["gpu-more"] : ["gpu", "gpu-from-xephyr"];
-  return more
-    ? ["xephyr-more"]
-    : [...ends.filter((name) => /^xephyr|^fallback/.test(name)), "xephyr", "fallback", "xephyr-from-gpu"];
+  return more ? ["xephyr-more", "xephyr-more-from-gpu"] : ["xephyr", "fallback", "xephyr-from-gpu"];
 };
 
 export type { World };
