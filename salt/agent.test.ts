@@ -27,7 +27,7 @@ unittest.TextTestRunner(sys.stderr, resultclass=Result).run(unittest.defaultTest
 const run = spawnSync("python3", ["-c", program, folder], {
   encoding: "utf8",
   maxBuffer: 1 << 26,
-  timeout: 300_000,
+  timeout: 900_000,
 });
 const results = run.stdout
   .split("\n")

@@ -156,9 +156,7 @@ def _value(text, at):
             units.append((rest[:2], rest[1]))
             at += 2
         elif char in "$`":
-            found = re.match(
-                r"\$\{[^}]*\}|\$\([^)]*\)|\$[A-Za-z_]\w*|\$[0-9@*#?$!-]|`[^`]*`", rest
-            )
+            found = re.match(r"\$\{[^}]*\}|\$\([^)]*\)|\$[A-Za-z_]\w*|\$[0-9@*#?$!-]|`[^`]*`", rest)
             length = found.end() if found else 1
             units.append((rest[:length], OPAQUE))
             at += length
@@ -215,7 +213,9 @@ def edit_default(text, add, remove):
             value = _Text(units, _spaced(units))
             value.remove(token)
             text = text[:begin] + value.source() + text[end:]
-    text = re.sub(r'(\n?)^GRUB_CMDLINE_LINUX=""%s(\n?)' % ADDED, _unadded, text, 1, re.MULTILINE)
+    text = re.sub(
+        r'(\n?)^GRUB_CMDLINE_LINUX=""%s(\n?)' % ADDED, _unadded, text, count=1, flags=re.MULTILINE
+    )
     for token in check(add):
         if token in default_tokens(text):
             continue
@@ -378,7 +378,7 @@ def with_block(text, block):
     """custom.cfg with our block made this, or gone where it is ""; the rest stays as it is."""
     marked = "%s\n%s%s\n" % (BEGIN, block, END) if block else ""
     if ours(text) is not None:
-        return re.sub(_BLOCK, lambda _: marked, text, 1, re.DOTALL | re.MULTILINE)
+        return re.sub(_BLOCK, lambda _: marked, text, count=1, flags=re.DOTALL | re.MULTILINE)
     # Before the rest: a `set default` of a person's own, after ours, still wins.
     return marked + text
 

@@ -62,7 +62,9 @@ def check_args(args):
     trial, keep = args["trial"], args.setdefault("keep", None)
     boot, watch = trial.get("boot"), trial.get("watch")
     try:
-        good = trial["seconds"] > 0 and (keep is None or _has(keep, formula=dict, sls=str, touch=list))
+        good = trial["seconds"] > 0 and (
+            keep is None or _has(keep, formula=dict, sls=str, touch=list)
+        )
         good = good and (boot is None or _has(boot, add=list, remove=list))
         good = good and (watch is None or _has(watch, qube=str, ports=list, checks=list))
         good = good and (watch is None or watch["seconds"] > 0)
@@ -467,7 +469,7 @@ def abort(args, emit, stop):
             "undoing",
             why=args["why"],
             deadline=None,
-            **{"from": trial["phase"]}
+            **{"from": trial["phase"]},
         )
         if not moved:
             raise trials.over(trial["id"])

@@ -52,7 +52,9 @@ def plan(args, staged, apply_id, own=(), kept=None):
         "running": sorted(name for name in candidates if states.get(name, "Halted") != "Halted"),
         "halted": sorted(name for name in started if states.get(name, "Halted") == "Halted"),
         # Those of the running ones that are stopped so that they start with other settings.
-        "renewed": sorted(name for name in args["shutdown"] if "qube:" + name not in args["release"]),
+        "renewed": sorted(
+            name for name in args["shutdown"] if "qube:" + name not in args["release"]
+        ),
         "bootId": machine.here.boot_id(),
         # For the confirmation, and for the way back long after it.
         "owner": args["owner"],
@@ -224,7 +226,9 @@ def put_back(record, emit, run):
         _remove_begun_by_salt(name, record["since"])
     if any(key.startswith("bootarg:") for key in before):
         for name in (menu.CONFIG, menu.CONFIG + common.BEGUN + ".new", common.DEFAULT_GRUB):
-            _attempt({}, "", common.remove_file, name if name.endswith(".new") else name + common.BEGUN)
+            _attempt(
+                {}, "", common.remove_file, name if name.endswith(".new") else name + common.BEGUN
+            )
     for name, value in record["staged"].items():
         if keys.read("file:" + name) != value:
             _attempt(

@@ -62,7 +62,8 @@ Unit=%s
 
 [Install]
 WantedBy=multi-user.target
-""" % SERVICE,
+"""
+    % SERVICE,
 }
 ALIVE_WITHIN = 20  # seconds
 

@@ -28,7 +28,6 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import common  # noqa: E402
 import journal  # noqa: E402
-import ledger  # noqa: E402
 import lock as host_lock  # noqa: E402
 import machine  # noqa: E402
 import menu  # noqa: E402
@@ -118,7 +117,7 @@ class Guard:
                 "undoing",
                 why=why,
                 deadline=None,
-                **{"from": trial["phase"]}
+                **{"from": trial["phase"]},
             )
             if now is None:
                 return 0
@@ -185,7 +184,9 @@ class Guard:
             here.checks(kept["checks"], max(1, self.until - here.boottime()))
         except (common.Failure, admin.AdminError, OSError) as error:
             if here.boottime() >= self.until:
-                return self._rescue(kept, "it did not come up in %d s: %s" % (kept["seconds"], error))
+                return self._rescue(
+                    kept, "it did not come up in %d s: %s" % (kept["seconds"], error)
+                )
             return LOOK
         reach("watch.checked")
         trials.save_surely(common.WATCH, dict(kept, verified=here.boot_id(), armed=False))

@@ -627,6 +627,8 @@ class HostCase(unittest.TestCase):
         self.addCleanup(lambda: (os.environ.clear(), os.environ.update(old)))
         geteuid, os.geteuid = os.geteuid, lambda: 0  # the tests run as anybody
         self.addCleanup(setattr, os, "geteuid", geteuid)
+        fsync, os.fsync = os.fsync, lambda _fd: None  # thousands of them, and no disk to lose
+        self.addCleanup(setattr, os, "fsync", fsync)
         common.ROOT, qubes_admin.SOCKET = self.root, self.root + "/run/qubesd.sock"
         self.events = []
         self.hung = None

@@ -480,7 +480,9 @@ class Apply(HostCase):
         """The reason is the disk, not the change: it is not remembered as one that cannot work."""
         before, real = self.dump(), os.statvfs
         full = os.statvfs_result((4096, 4096, 9, 9, 9, 9, 9, 9, 0, 255))
-        steps.hook = lambda name: name == "apply.shutdown" and setattr(os, "statvfs", lambda _: full)
+        steps.hook = lambda name: (
+            name == "apply.shutdown" and setattr(os, "statvfs", lambda _: full)
+        )
         try:
             args = self.args([["die", "OSError: No space left on device", 1]], TOUCH)
             self.assertIn("No space left", self.fails("disk-full", args).message)

@@ -103,8 +103,15 @@ class Texts(HostCase):
 
     def word(self):
         return self.dice.choice(
-            ["quiet", "rhgb", "rd.luks.uuid=luks-1", "a=b,c", "rd.qubes.hide_pci=00_1f.3",
-             "rd.qubes.hide_pci=03:00.0,04:00.0", "x"]
+            [
+                "quiet",
+                "rhgb",
+                "rd.luks.uuid=luks-1",
+                "a=b,c",
+                "rd.qubes.hide_pci=00_1f.3",
+                "rd.qubes.hide_pci=03:00.0,04:00.0",
+                "x",
+            ]
         )
 
     def ours(self, words):
@@ -126,12 +133,23 @@ class Texts(HostCase):
             self.assertEqual(grub.edit_line(there, [], ours), line)
 
     def test_default_grub(self):
-        forms = ['GRUB_CMDLINE_LINUX="%s"', "GRUB_CMDLINE_LINUX='%s'",
-                 'GRUB_CMDLINE_LINUX="$GRUB_CMDLINE_LINUX %s"', 'GRUB_CMDLINE_LINUX+=" %s"',
-                 'export GRUB_CMDLINE_LINUX="${GRUB_CMDLINE_LINUX} %s" # mine',
-                 'GRUB_CMDLINE_LINUX="a $(cat /x) `y` \\" %s"', "GRUB_CMDLINE_LINUX=%.0squiet"]
-        others = ["# GRUB_CMDLINE_LINUX=\"no\"", "GRUB_TIMEOUT=5", "", "GRUB_CMDLINE_LINUX_DEFAULT='q'",
-                  "GRUB_CMDLINE_XEN_DEFAULT=\"console=none\"", ". /etc/default/grub.qubes"]
+        forms = [
+            'GRUB_CMDLINE_LINUX="%s"',
+            "GRUB_CMDLINE_LINUX='%s'",
+            'GRUB_CMDLINE_LINUX="$GRUB_CMDLINE_LINUX %s"',
+            'GRUB_CMDLINE_LINUX+=" %s"',
+            'export GRUB_CMDLINE_LINUX="${GRUB_CMDLINE_LINUX} %s" # mine',
+            'GRUB_CMDLINE_LINUX="a $(cat /x) `y` \\" %s"',
+            "GRUB_CMDLINE_LINUX=%.0squiet",
+        ]
+        others = [
+            '# GRUB_CMDLINE_LINUX="no"',
+            "GRUB_TIMEOUT=5",
+            "",
+            "GRUB_CMDLINE_LINUX_DEFAULT='q'",
+            'GRUB_CMDLINE_XEN_DEFAULT="console=none"',
+            ". /etc/default/grub.qubes",
+        ]
         for _ in range(2000):
             lines = []
             for _ in range(self.dice.randrange(5)):
@@ -155,9 +173,13 @@ class Texts(HostCase):
         import subprocess
 
         for text in (
-            "GRUB_CMDLINE_LINUX='a b'\n", "GRUB_CMDLINE_LINUX=a\n", 'GRUB_CMDLINE_LINUX="a" # x',
-            'GRUB_CMDLINE_LINUX="a"\nGRUB_CMDLINE_LINUX="$GRUB_CMDLINE_LINUX b"\n', "",
-            'GRUB_CMDLINE_LINUX="a \\\n b"\n', "GRUB_CMDLINE_LINUX=a\\ b\n",
+            "GRUB_CMDLINE_LINUX='a b'\n",
+            "GRUB_CMDLINE_LINUX=a\n",
+            'GRUB_CMDLINE_LINUX="a" # x',
+            'GRUB_CMDLINE_LINUX="a"\nGRUB_CMDLINE_LINUX="$GRUB_CMDLINE_LINUX b"\n',
+            "",
+            'GRUB_CMDLINE_LINUX="a \\\n b"\n',
+            "GRUB_CMDLINE_LINUX=a\\ b\n",
             'GRUB_CMDLINE_LINUX="a"\nGRUB_CMDLINE_LINUX+=" rd.qubes.hide_pci=1:0.0"\n',
         ):
             there = grub.edit_default(text, TOKENS, [])
@@ -173,8 +195,13 @@ class Texts(HostCase):
         entry = grub.default_entry(config, env)
         self.assertEqual((entry["id"], entry["path"]), ("qubes", [0]))
         for name, wanted in (
-            ("1>0", "qubes-6.11"), ("advanced>qubes-6.11", "qubes-6.11"), ("2", "other"),
-            ("Another system", "other"), ("nosuch", "qubes"), ("", "qubes"), ("1", "qubes-6.11"),
+            ("1>0", "qubes-6.11"),
+            ("advanced>qubes-6.11", "qubes-6.11"),
+            ("2", "other"),
+            ("Another system", "other"),
+            ("nosuch", "qubes"),
+            ("", "qubes"),
+            ("1", "qubes-6.11"),
         ):
             found = grub.default_entry(config, {"saved_entry": name})
             self.assertEqual(found["id"], wanted, name)
@@ -193,7 +220,10 @@ class Texts(HostCase):
             grub.entry_tokens(block, ids[grub.TRIAL]),
             grub.entry_tokens(there, grub.default_entry(there, env)) + ["t=1"],
         )
-        for line in ("multiboot2\t/xen-4.19.4.gz placeholder  console=none", "--nounzip\t/initramfs"):
+        for line in (
+            "multiboot2\t/xen-4.19.4.gz placeholder  console=none",
+            "--nounzip\t/initramfs",
+        ):
             self.assertEqual(block.count(line), 2)
 
     def test_custom_cfg_keeps_what_is_not_ours(self):

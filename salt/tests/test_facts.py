@@ -51,7 +51,9 @@ class Machine(HostCase):
         buses = {"secondary_bus_number": "16", "subordinate_bus_number": "17"}
         self.function("pci0000:00/0000:00:01.0", "060400", **buses)
         self.function("pci0000:00/0000:00:01.0/0000:10:00.0", "030000", boot_vga="1", rom="")
-        self.function("pci10000:e0/10000:e0:01.0", "060400", **dict(buses, secondary_bus_number="225"))
+        self.function(
+            "pci10000:e0/10000:e0:01.0", "060400", **dict(buses, secondary_bus_number="225")
+        )
         self.function("pci10000:e0/10000:e0:01.0/10000:e1:00.0", "010802")
         found = self.functions()
         self.assertEqual(found["0000:00:01.0"]["bridge"], {"secondary": "10", "subordinate": "11"})
@@ -65,8 +67,12 @@ class Machine(HostCase):
             },
         )
         display = found["0000:10:00.0"]
-        self.assertEqual((display["bootVga"], display["rom"], display["bridge"]), (True, True, None))
-        self.assertEqual((found["0000:00:01.0"]["bootVga"], found["0000:00:01.0"]["rom"]), (None, False))
+        self.assertEqual(
+            (display["bootVga"], display["rom"], display["bridge"]), (True, True, None)
+        )
+        self.assertEqual(
+            (found["0000:00:01.0"]["bootVga"], found["0000:00:01.0"]["rom"]), (None, False)
+        )
 
     def test_outputs(self):
         files = {"drm__card0__card0-eDP-1__status": "connected"}
@@ -83,21 +89,39 @@ class Machine(HostCase):
         )
 
     def test_inputs_disks_and_nets(self):
-        usb = self.function("pci0000:00/0000:00:14.0", "0c0330")
+        self.function("pci0000:00/0000:00:14.0", "0c0330")
         nvme = self.function("pci0000:00/0000:00:1d.0", "010802")
         spare = self.function("pci0000:00/0000:00:1e.0", "010802")
         net = self.function("pci0000:00/0000:00:1f.6", "020000")
         blocks = [
             ("S: Sysfs=/devices/platform/i8042/serio0/input/input3", KEYBOARD, "120013", "0", "0"),
             ("S: Sysfs=/devices/LNXSYSTM:00/LNXPWRBN:00/input/input0", POWER_BUTTON, "3", "0", "0"),
-            ("S: Sysfs=/devices/pci0000:00/0000:00:14.0/usb1/1-1/input/input9", KEYBOARD, "120013", "0", "0"),
-            ("S: Sysfs=/devices/pci0000:00/0000:00:14.0/usb1/1-2/input/input10", MOUSE, "17", "103", "0"),
-            ("S: Sysfs=/devices/pci0000:00/0000:00:14.0/usb1/1-3/input/input11", "400 0 0 0 0 0", "b", "0", "3"),
+            (
+                "S: Sysfs=/devices/pci0000:00/0000:00:14.0/usb1/1-1/input/input9",
+                KEYBOARD,
+                "120013",
+                "0",
+                "0",
+            ),
+            (
+                "S: Sysfs=/devices/pci0000:00/0000:00:14.0/usb1/1-2/input/input10",
+                MOUSE,
+                "17",
+                "103",
+                "0",
+            ),
+            (
+                "S: Sysfs=/devices/pci0000:00/0000:00:14.0/usb1/1-3/input/input11",
+                "400 0 0 0 0 0",
+                "b",
+                "0",
+                "3",
+            ),
         ]
         self.file(
             "/proc/bus/input/devices",
             "".join(
-                "I: Bus=0011 Vendor=0001\nN: Name=\"x\"\n%s\nB: PROP=0\nB: EV=%s\nB: KEY=%s\nB: REL=%s\n"
+                'I: Bus=0011 Vendor=0001\nN: Name="x"\n%s\nB: PROP=0\nB: EV=%s\nB: KEY=%s\nB: REL=%s\n'
                 "B: ABS=%s\n\n" % (path, ev, key, rel, abs_)
                 for path, key, ev, rel, abs_ in blocks
             ),
@@ -221,16 +245,22 @@ class Machine(HostCase):
 
     def test_the_rest_of_boot(self):
         found = boot.collect("")
-        self.assertEqual((found["hidePaths"], found["watchdog"], found["rescue"]), (None, False, False))
+        self.assertEqual(
+            (found["hidePaths"], found["watchdog"], found["rescue"]), (None, False, False)
+        )
         self.assertEqual(
             found["args"], ["rd.lvm.lv=qubes_dom0/root", "quiet", "usbcore.authorized_default=0"]
         )
         self.file(boot.HIDES, "resolve_dev() { cat secondary_bus_number; }\n")
         self.file("/usr/lib/systemd/system/xenwatchdogd.service")
-        self.put("/boot/grub2/custom.cfg", grub.with_block("", "menuentry --id guidomain-rescue {\n}\n"))
+        self.put(
+            "/boot/grub2/custom.cfg", grub.with_block("", "menuentry --id guidomain-rescue {\n}\n")
+        )
         self.put("/etc/default/grub", 'GRUB_CMDLINE_LINUX="a rd.qubes.hide_pci=1,2"\n')
         found = boot.collect("")
-        self.assertEqual((found["hidePaths"], found["watchdog"], found["rescue"]), (True, True, True))
+        self.assertEqual(
+            (found["hidePaths"], found["watchdog"], found["rescue"]), (True, True, True)
+        )
         self.assertEqual(found["args"], ["a", "rd.qubes.hide_pci=1", "rd.qubes.hide_pci=2"])
         self.file(boot.HIDES, "old\n")
         self.assertIs(boot.collect("")["hidePaths"], False)
@@ -242,7 +272,11 @@ class Machine(HostCase):
         one = found()
         self.assertEqual(one["firmware"], {"vendor": None, "product": None, "bios": None})
         self.assertEqual((one["cpu"], one["keyboards"]), (None, None))
-        for name, text in (("sys_vendor", "LENOVO"), ("product_name", "20N2"), ("bios_version", "N2IET")):
+        for name, text in (
+            ("sys_vendor", "LENOVO"),
+            ("product_name", "20N2"),
+            ("bios_version", "N2IET"),
+        ):
             self.file("/sys/class/dmi/id/" + name, text + " \n")
         self.file("/proc/cpuinfo", "processor\t: 0\nvendor_id\t: AuthenticAMD\ncpu family\t: 23\n")
         os.makedirs(self.root + facts.GROUPS)

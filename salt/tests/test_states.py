@@ -182,9 +182,7 @@ class States(HostCase):
         device = "00_02.0:0x8086:0x9b41::p030000"
         admin.assign_pci("work", "00_02.0", "*", {"permissive": "true"})
         admin.assign_pci("work", *device.split(":", 1), {"no-strict-reset": "False"}, "auto-attach")
-        changes = self.converges(
-            "devices", "work", assign={device: {}}, unassign=["00_02.0:*"]
-        )
+        changes = self.converges("devices", "work", assign={device: {}}, unassign=["00_02.0:*"])
         self.assertEqual(
             changes,
             {
