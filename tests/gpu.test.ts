@@ -33,7 +33,7 @@ async function up(more: Partial<GuiDomainArgs>) {
   assert.ok(done.ok, done.output);
   return done;
 }
-const bootId = async () => (await twin.machine()).bootId;
+const bootId = async () => (await twin.machine()).boot?.id;
 
 test('reboot "never": nothing changes for the person at the screen; what waits is said', async () => {
   const before = await bootId();

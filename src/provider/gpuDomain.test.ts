@@ -105,6 +105,26 @@ test("a machine that can: one boot, mode gpu, checked and kept; then nothing to 
   assert.equal([host.boots, host.snapshot().ledger, host.snapshot().watch], [3, {}, null]);
 });
 
+test("what cannot be brought back goes last, when all is confirmed: a qube with its data, packages of dom0", async () => {
+  const program = on();
+  const { applied } = program.hosts;
+  await program.up({ clients: ["work"], reboot: "allowed" });
+  const removal = (text = "") => [/pkg\.removed/, /qube\.absent/].map((state) => state.test(text));
+  const texts = (n: number) => {
+    const { formula = {}, keep = null } = applied.at(n) ?? {};
+    return [formula, keep?.formula ?? {}].map((files) => removal(Object.values(files).join("\n")));
+  };
+  const never = [false, false];
+  await program.up({ clients: ["work"], display: ["vnc"], reboot: "allowed" });
+  assert.equal(texts(-1), [never, [true, false]], "xephyr to vnc");
+  await program.up(LADDER);
+  await program.up({ clients: ["work"], reboot: "allowed" });
+  assert.equal(texts(-1), [never, [true, false]], "gpu to xephyr");
+  await program.destroy();
+  assert.equal(texts(-1), [never, [true, true]], "destroy");
+  assert.is(sysGui(program.host), undefined);
+});
+
 test("before the boot nothing starts it and nothing is for good", async () => {
   const program = on();
   await program.up(LADDER);

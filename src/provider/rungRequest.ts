@@ -14,6 +14,8 @@ import type { ApplyRequest } from "./hosts.ts";
 
 type Request = Omit<ApplyRequest, "owner">;
 
+const NOTHING = { bootArguments: {}, properties: {} };
+
 /** Seconds that a change without a boot may wait for its confirmation. */
 const LIVE = 180;
 
@@ -42,8 +44,16 @@ export function rungRequest(
         }
       : null;
   const common = { touch: plan.touch, release: plan.release, restart: known.restart };
+  const { now, later } = parted(plan.restores);
   if (!needsBoot) {
-    const formula = formulaOf({ qube: gui.qube, mode: rung, settings: applied, restores: plan.restores });
+    // The words of the kernel's line are those of this boot already.
+    const words = later.filter((r) => partsOf(r.key).kind === "bootarg");
+    const formula = formulaOf({
+      qube: gui.qube,
+      mode: rung,
+      settings: applied,
+      restores: [...now, ...words],
+    });
     return {
       ...common,
       shutdown: startsAnew(gui, plan, snapshot, rung) ? [gui.qube] : [],
@@ -51,11 +61,14 @@ export function rungRequest(
       sls: formula.sls,
       verify: checks,
       trial: { seconds: LIVE, boot: null, watch },
+      keep: keepOf(
+        gui.qube,
+        NOTHING,
+        later.filter((r) => !words.includes(r)),
+      ),
     };
   }
-  const { now, later } = parted(plan.restores);
-  const { staged, kept } =
-    rung === "gpu" ? inTwoParts(applied) : { staged: applied, kept: { bootArguments: {}, properties: {} } };
+  const { staged, kept } = rung === "gpu" ? inTwoParts(applied) : { staged: applied, kept: NOTHING };
   // Until the guard has seen that the display is kept from dom0 nothing and nobody starts it.
   if (rung === "gpu") staged.features = { ...staged.features, [PROHIBIT_START]: NOT_THIS_BOOT };
   const formula = formulaOf({ qube: gui.qube, mode: rung, settings: staged, restores: now });
@@ -81,7 +94,8 @@ export function stagedRequest(gui: GuiDomain, wanted: Settings, plan: Plan, snap
   const applied = appliedSettings(gui.qube, wanted, snapshot);
   if (PROHIBIT_START in wanted.features)
     applied.features = { ...applied.features, [PROHIBIT_START]: NOT_THIS_BOOT };
-  const formula = formulaOf({ qube: gui.qube, mode: "staged", settings: applied, restores: plan.restores });
+  const { now, later } = parted(plan.restores);
+  const formula = formulaOf({ qube: gui.qube, mode: "staged", settings: applied, restores: now });
   const checks = verificationsOf(gui, "gpu", snapshot, Object.keys(applied.files));
   return {
     touch: plan.touch,
@@ -91,6 +105,7 @@ export function stagedRequest(gui: GuiDomain, wanted: Settings, plan: Plan, snap
     formula: formula.files,
     sls: formula.sls,
     verify: checks.filter((check) => check.id === "policies lint"),
+    keep: keepOf(gui.qube, NOTHING, later),
   };
 }
 
@@ -104,18 +119,19 @@ export function takeAwayRequest(
 ): Request {
   const removes = plan.restores.some((r) => r.key === `qube:${qube}` && r.to === null);
   const common = { touch: plan.touch, release: plan.release, restart: [] };
+  const { now, later } = parted(plan.restores);
   if (!boots) {
-    const formula = formulaOf({ qube, mode, settings: null, restores: plan.restores });
-    const any = plan.restores.length > 0;
+    const formula = formulaOf({ qube, mode, settings: null, restores: now });
+    const any = now.length > 0;
     return {
       ...common,
       shutdown: removes && snapshot.qubes[qube]?.state !== "Halted" ? [qube] : [],
       formula: any ? formula.files : {},
       sls: any ? formula.sls : "",
       verify: [],
+      keep: keepOf(qube, NOTHING, later),
     };
   }
-  const { now, later } = parted(plan.restores);
   const quiet = plan.touch
     .filter(
       (key) => partsOf(key).kind === "device" && partsOf(key).of === qube && valueOf(snapshot, key) !== null,
@@ -135,15 +151,18 @@ export function takeAwayRequest(
     sls: formula.sls,
     verify: [],
     trial: { seconds: boots.seconds, boot: bootOf(null, later, snapshot), watch: null },
-    keep: keepOf(qube, { bootArguments: {}, properties: {} }, later),
+    keep: keepOf(qube, NOTHING, later),
     verifyBoot: hostScreenChecks(boots.gui, boots.lit),
   };
 }
 
-/** A qube that is removed takes its data along, and boot arguments decide the next boot: both wait until the trial is confirmed. */
+/**
+ * What an undo could not bring back waits until the change is confirmed: a qube that is removed takes its data along, a package needs
+ * the network to come again. Boot arguments wait because they decide the next boot.
+ */
 function parted(restores: Restore[]): { now: Restore[]; later: Restore[] } {
   const waits = ({ key, to }: Restore) =>
-    partsOf(key).kind === "bootarg" || (partsOf(key).kind === "qube" && to === null);
+    partsOf(key).kind === "bootarg" || (to === null && ["qube", "package"].includes(partsOf(key).kind));
   return { now: restores.filter((r) => !waits(r)), later: restores.filter(waits) };
 }
 
