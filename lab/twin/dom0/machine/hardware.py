@@ -463,15 +463,20 @@ TARGET = "/etc/qubes/input-proxy-target"
 
 
 def sender(root):
-    """The qube that /etc/qubes/input-proxy-target names, where the package that reads it is installed (qubes-host.md (b))."""
+    """The qube that /etc/qubes/input-proxy-target names (qubes-host.md (b)); None for none, False where the package that reads
+    it is not installed.
+    """
     try:
         with open(root + "/var/lib/rpm/twin.json") as file:
             installed = json.load(file)["packages"]
+    except (OSError, ValueError):
+        installed = {}
+    if "qubes-input-proxy-sender" not in installed:
+        return False
+    try:
         with open(root + TARGET) as file:
             rows = [line.strip() for line in file]
-    except (OSError, ValueError):
-        return None
-    if "qubes-input-proxy-sender" not in installed:
+    except OSError:
         return None
     return next((row.partition("=")[2].strip("\"'") for row in rows if row.startswith("TARGET_DOMAIN=")), None)
 

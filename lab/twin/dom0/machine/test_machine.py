@@ -8,7 +8,7 @@ import unittest
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from machine import disk, grub, hardware, units  # noqa: E402
 from machine.core import Clock, Down, Machine  # noqa: E402
-from qubesd.errors import QubesException  # noqa: E402
+from qubesd.errors import QubesException, Refused  # noqa: E402
 
 SIMPLE = "xen-gnulinux-simple-" + hardware.ROOT_UUID
 CUSTOM = """# guidomain: begin
@@ -362,6 +362,17 @@ class Screen(Case):
         )
         machine.units.stop("lightdm")
         self.assertEqual((machine.screen()["drivenBy"], machine.screen()["usable"]), ("dom0 (console)", False))
+
+    def test_input_that_nothing_passes_on_ends_the_start(self):
+        machine = self.machine()
+        machine.power_on()
+        machine.call("admin.vm.Create.AppVM", "fedora-43-xfce", "dom0", b"name=gui label=black")
+        machine.call("admin.vm.feature.Set", "input-dom0-proxy", "gui", b"0")  # any text counts
+        with self.assertRaises(Refused):
+            machine.call("admin.vm.Start", "", "gui")
+        self.assertIn("power_state=Halted", machine.call("admin.vm.CurrentState", "", "gui"))
+        self.write("/var/lib/rpm/twin.json", '{"packages": {"qubes-input-proxy-sender": "1"}}')
+        machine.call("admin.vm.Start", "", "gui")
 
     def test_a_display_pulled_from_its_driver_hangs_the_host(self):
         machine = self.machine()

@@ -62,7 +62,9 @@ class Host:
         """The machine stands still. Does not return."""
 
     def input_target(self):
-        """The qube that dom0's input devices are passed on to (/etc/qubes/input-proxy-target); None for none."""
+        """The qube that dom0's input devices are passed on to (/etc/qubes/input-proxy-target); None for
+        none, False where dom0 has no program that passes them on.
+        """
         return None
 
     def log(self, line):
@@ -639,6 +641,10 @@ class System(Holder):
                 "see /var/log/xen/console/guest-%s.log for details"
                 % (timeout, qube.name)
             )
+        # qubesd runs it unasked, and takes its absence for an error of its own: no byte comes back,
+        # and the qube is off (seen on real core-admin 4.3.50; ext/gui.py, on_domain_start).
+        if qube.features.get("input-dom0-proxy") and self.host.input_target() is False:
+            raise Refused("/usr/bin/qubes-input-trigger: no such file")
 
     def _devices_for(self, qube):
         """The functions its assignments mean; refused when a required one is not there (§5, last
