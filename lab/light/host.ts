@@ -72,6 +72,7 @@ export class LightHost {
   readonly #child: ChildProcess;
   readonly #waiting = new Map<number, { resolve: (value: never) => void; reject: (error: Error) => void }>();
   #lastId = 0;
+  #ended = false;
   #buffer = "";
   #controllers = 0;
 
@@ -82,7 +83,9 @@ export class LightHost {
     this.#child.stderr?.on("data", (chunk: Buffer) => {
       this.stderr = (this.stderr + chunk.toString("utf8")).slice(-100_000);
     });
+    this.#child.stdin?.on("error", ignore); // its end is told by "close"
     this.#child.on("close", () => {
+      this.#ended = true;
       for (const { reject } of this.#waiting.values())
         reject(new Error(`the light host ended: ${this.stderr}`));
       this.#waiting.clear();
@@ -128,6 +131,7 @@ export class LightHost {
 
   #ask<T>(what: string, args: object = {}): Promise<T> {
     const id = ++this.#lastId;
+    if (this.#ended) return Promise.reject(new Error(`the light host has ended: ${this.stderr}`));
     return new Promise<T>((resolve, reject) => {
       this.#waiting.set(id, { resolve, reject });
       this.#child.stdin?.write(`${JSON.stringify({ id, do: what, ...args })}\n`);

@@ -45,7 +45,7 @@ if all("KEY" not in bits for _, bits in hardware.EVENTS.values()):
 GUARD = "guidomain-guard.service"
 SETTLED = 2 * 3600.0  # seconds of virtual time after which a host that still has something to do never settles
 ATTEMPT = 5.0  # seconds that an attempt to connect takes where nobody answers
-CONNECT = 0.5  # seconds that one takes otherwise
+CONNECT = 4.0  # seconds that one takes otherwise, with the pause before it (retryEvery of src/host/conversation.ts)
 START = 4.0  # seconds until a qube's agent answers
 
 

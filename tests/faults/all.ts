@@ -1,7 +1,7 @@
 /** All cases, or a sample of them, on several light hosts at once; and the negative controls. */
 import { LightHost, type World } from "../../lab/light/host.ts";
 import { type Case, CONTROLS, casesOf, sampleOf, standingCases, TRANSITIONS } from "./cases.ts";
-import { type Goldens, makeGoldens, type Outcome, record, runCase } from "./runner.ts";
+import { type Goldens, makeGoldens, type Outcome, type Parts, record, runCase } from "./runner.ts";
 
 export interface Options {
   sample?: number;
@@ -55,11 +55,7 @@ export async function runFaults(options: Options): Promise<Summary> {
       for (const { id } of cases) options.say(id);
       return summaryOf([], known, unreached, {}, begun);
     }
-    for (let n = 1; n < options.hosts; n++) {
-      const host = new LightHost();
-      hosts.push(host);
-      for (const [name, made] of Object.entries(goldens)) await host.keep(name, made.golden);
-    }
+    for (let n = 1; n < options.hosts; n++) hosts.push(await hostWith(goldens));
     const outcomes = await runAll(hosts, goldens, cases, options);
     const controls = options.controls ? await runControls(hosts, goldens, known) : {};
     const summary = summaryOf(outcomes, known, unreached, controls, begun);
@@ -95,24 +91,71 @@ async function runAll(
   { say, verbose }: Pick<Options, "say" | "verbose">,
 ): Promise<Outcome[]> {
   const outcomes: Outcome[] = [];
+  await shared(hosts, goldens, cases, { parts: [] }, (outcome, said) => {
+    outcomes.push(outcome);
+    const { id, problems, end, seconds, cycles, milliseconds } = outcome;
+    const bad = problems.length > 0;
+    if (bad || verbose)
+      say(
+        `${bad ? "FAILED " : "ok     "} ${id}: end ${end}, ${Math.round(seconds)} s, hands ${cycles}, took ${Math.round(milliseconds)} ms${problems.map((p) => `\n         ${p}`).join("")}`,
+      );
+    if (verbose && said) say(said.trimEnd().replace(/^/gm, "       | "));
+  });
+  return outcomes;
+}
+
+/** Every host takes the next case when it is done with one. A case that hangs costs its host, no more. */
+async function shared(
+  hosts: LightHost[],
+  goldens: Goldens,
+  cases: Case[],
+  off: Parts,
+  done: (outcome: Outcome, said: string) => void,
+): Promise<void> {
   const queue = [...cases];
   await Promise.all(
-    hosts.map(async (host) => {
+    hosts.map(async (_, n) => {
       for (let one = queue.shift(); one; one = queue.shift()) {
-        const outcome = await runCase(host, goldens, one);
-        outcomes.push(outcome);
-        const { id, problems, end, seconds, cycles, milliseconds } = outcome;
-        const bad = problems.length > 0;
-        if (bad || verbose)
-          say(
-            `${bad ? "FAILED " : "ok     "} ${id}: end ${end}, ${Math.round(seconds)} s, hands ${cycles}, took ${Math.round(milliseconds)} ms${problems.map((p) => `\n         ${p}`).join("")}`,
-          );
-        if (verbose && host.stderr) say(host.stderr.trimEnd().replace(/^/gm, "       | "));
+        const host = hosts[n] as LightHost;
+        let timer: NodeJS.Timeout | undefined;
+        const hangs = new Promise<null>((resolve) => {
+          timer = setTimeout(resolve, CASE_LIMIT, null);
+        });
+        const running = runCase(host, goldens, one, off);
+        running.catch(() => {});
+        const outcome = await Promise.race([running, hangs]);
+        clearTimeout(timer);
+        done(outcome ?? hung(one), host.stderr);
         host.stderr = "";
+        if (outcome === null) {
+          host.close();
+          hosts[n] = await hostWith(goldens);
+        }
       }
     }),
   );
-  return outcomes;
+}
+
+/** Real milliseconds. */
+const CASE_LIMIT = 60_000;
+
+const hung = ({ id, kind }: Case): Outcome => ({
+  id,
+  kind,
+  struck: true,
+  usable: false,
+  converged: false,
+  cycles: 1,
+  seconds: 0,
+  end: null,
+  problems: [`it has not ended in ${CASE_LIMIT / 1000} s`],
+  milliseconds: CASE_LIMIT,
+});
+
+async function hostWith(goldens: Goldens): Promise<LightHost> {
+  const host = new LightHost();
+  for (const [name, made] of Object.entries(goldens)) await host.keep(name, made.golden);
+  return host;
 }
 
 /** What must go wrong where a part is missing; else the cases above would prove nothing. */
@@ -124,17 +167,10 @@ async function runControls(
   const found: Summary["controls"] = {};
   for (const { name, parts, world, cases, counts } of CONTROLS) {
     const chosen = known.filter(cases);
-    const queue = [...chosen];
     let shown = 0;
-    await Promise.all(
-      hosts.map(async (host) => {
-        for (let one = queue.shift(); one; one = queue.shift()) {
-          const { usable, cycles } = await runCase(host, goldens, one, { parts, ...(world && { world }) });
-          if (counts === "locked out" ? !usable : cycles > 0) shown++;
-          host.stderr = "";
-        }
-      }),
-    );
+    await shared(hosts, goldens, chosen, { parts, ...(world && { world }) }, ({ usable, cycles }) => {
+      if (counts === "locked out" ? !usable : cycles > 0) shown++;
+    });
     found[name] = { cases: chosen.length, shown, counts };
   }
   return found;

@@ -70,7 +70,7 @@ export const differences = (one: Record<string, unknown>, other: Record<string, 
     .filter((key) => JSON.stringify(one[key]) !== JSON.stringify(other[key]))
     .sort();
 
-interface Parts {
+export interface Parts {
   /** Of lab/light/controls.py: what is switched off. */
   parts: string[];
   world?: World;
@@ -246,9 +246,7 @@ async function converges(
       (name) => differences(state.keys, (goldens[name] as Made).state.keys).length === 0,
     );
     if (!reached) problems.push(`after the next run (mode ${said.mode}): ${nearest(state, wanted, goldens)}`);
-    const litter = state.ours.filter((name) =>
-      /trial\.json|journal\.json|outcome\.json|scratch|grubenv/.test(name),
-    );
+    const litter = state.ours.filter((name) => /trial\.json|journal\.json|scratch|grubenv/.test(name));
     if (litter.length) problems.push(`after the next run there is still ${litter.join(", ")}`);
     if (transition.operation !== "destroy") {
       const paths = await run.preview(transition.args);
