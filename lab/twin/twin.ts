@@ -434,7 +434,8 @@ const ours = new Set<Twin>();
 
 function endWithThisProcess(twin: Twin): void {
   if (ours.size === 0) {
-    process.on("exit", () => {
+    // Before any other listener: one of them may remove the folder that says what is to be ended.
+    process.prependListener("exit", () => {
       for (const each of ours) each.kill();
     });
     for (const [name, number] of [

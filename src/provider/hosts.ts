@@ -120,7 +120,7 @@ export class Hosts {
     return session.apply(
       {
         ...request,
-        modules: Object.keys(request.formula).length ? await saltModules() : {},
+        modules: hasFormula(request) ? await saltModules() : {},
         holder: holderOf(context.urn),
         wait: LOCK_WAIT,
       },
@@ -208,6 +208,10 @@ function projectFolder(): string {
     if (folder === path.dirname(folder)) return process.cwd();
   }
 }
+
+/** Whether Salt runs at all: before the boot or, with what an undo could not bring back, only after the confirmation. */
+const hasFormula = ({ formula, keep }: ApplyRequest) =>
+  [formula, keep?.formula ?? {}].some((files) => Object.keys(files).length > 0);
 
 /** Who is at work, for whoever finds the lock held. */
 function holderOf(urn: string): string {
