@@ -243,7 +243,9 @@ test('onDelete: "keep" leaves everything, and nothing of ours', async () => {
   assert.equal(
     gone.filter(
       (line) =>
-        !/^files\.\/(var\/lib\/guidomain|srv\/user_salt|etc\/salt\/minion\.d\/guidomain\.conf)/.test(line),
+        !/^files\.\/(var\/lib\/guidomain|srv\/user_salt|etc\/salt\/minion\.d\/guidomain\.conf|etc\/systemd\/system\/\S*guidomain-guard)/.test(
+          line,
+        ),
     ),
     [],
   );
