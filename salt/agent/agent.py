@@ -39,6 +39,7 @@ class Session:
         self.digest, self.bundle, self.rest = digest, bundle, rest
         self.requests = queue.SimpleQueue()
         self.stops = {}  # id → Stop, of requests that wait or run
+        self.confirming = set()  # ids of requests
         self.guard = threading.Lock()  # over `stops`
         self.output = threading.Lock()
         self.since = machine.here.boottime()
@@ -80,8 +81,10 @@ class Session:
                 break
             data += chunk
         with self.guard:
-            for stop in self.stops.values():
-                stop.set()
+            for number, stop in self.stops.items():
+                # To have come with it was the point: a confirmation is carried out to its end.
+                if number not in self.confirming:
+                    stop.set()
         self.requests.put(None)
 
     def accept(self, line):
@@ -103,6 +106,8 @@ class Session:
                     stop.set()
             else:
                 stop = self.stops[number] = Stop()
+                if op == "confirm":
+                    self.confirming.add(number)
         if op == "cancel":
             self.send({"id": number, "ok": {"cancelled": stop is not None}})
         else:

@@ -167,7 +167,7 @@ def _reclaim(args, emit, run):
         now = trials.move(
             trial["id"], [trial["phase"]], "undoing", why=trial.get("why", why), deadline=None
         )
-        outcome = trials.undo(now or trial, emit, run, told=stale)
+        outcome = trials.undo(now or trial, emit, run, told=stale or bool(trial["boot"]))
         if outcome["left"]:
             raise journal.unfinished(trial["holder"], outcome)
         return None
@@ -402,10 +402,8 @@ def _given_up(error, trial, emit, run):
 def confirm(args, emit, stop, since, digest, bundle):
     """Somebody came over a connection that was opened after all was verified (`since`: when this
     agent started, CLOCK_BOOTTIME): the way in works, so the change is made to last."""
-    if trials.is_committed(args["id"]) and trials.load() is None:
-        # Asked again, as the answer did not arrive.
-        after = snapshot.snapshot(args["snapshot"])
-        return {"states": [], "evidence": [], "restarted": [], "snapshot": after}
+    if trials.is_committed(args["id"]):
+        return _confirmed(args, emit, stop, digest, bundle)
     lock, trial = _expect(args["id"], ["verified"], emit, stop, args["holder"])
     run = functools.partial(runner.run, lock=lock.fd)
     try:
@@ -454,6 +452,19 @@ def confirm(args, emit, stop, since, digest, bundle):
             left={},
         ) from error
     return {"states": states, "evidence": [], "restarted": [], "snapshot": after}
+
+
+def _confirmed(args, emit, stop, digest, bundle):
+    """Asked again, as the answer did not arrive. What the first time could not tidy up is done."""
+    lock = Lock(args["holder"], 30, emit, stop)
+    try:
+        record = common.read_json(common.JOURNAL)
+        if record and record["id"] == args["id"] and trials.is_committed(args["id"]):
+            _settle(args["id"], record, digest, bundle)
+    finally:
+        lock.release()
+    after = snapshot.snapshot(args["snapshot"])
+    return {"states": [], "evidence": [], "restarted": [], "snapshot": after}
 
 
 def abort(args, emit, stop):

@@ -201,6 +201,20 @@ def remove_file(name):
     sync_directory(os.path.dirname(name))
 
 
+def sync_file(name):
+    """A file that somebody else wrote, and its folder; what is not there needs nothing."""
+    try:
+        fd = os.open(path(name), os.O_RDONLY | os.O_NOFOLLOW)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    except FileNotFoundError:
+        pass
+    if os.path.isdir(os.path.dirname(path(name))):
+        sync_directory(os.path.dirname(name))
+
+
 def sync_directory(name):
     fd = os.open(path(name), os.O_RDONLY)
     try:

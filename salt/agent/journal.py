@@ -147,10 +147,15 @@ def undo(record, emit, run, done=lambda outcome: None):
     outcome = put_back(record, emit, run)
     reach("undo.values")
     done(outcome)
-    if not outcome["left"]:
+    if is_done(outcome):
         _forget(record)
         reach("undo.journal")
     return outcome
+
+
+def is_done(outcome):
+    """Nothing is left that another try could put back."""
+    return all(reason == keys.STUCK for reason in outcome["left"].values())
 
 
 def put_back(record, emit, run):

@@ -165,11 +165,22 @@ def restore_file(name, before, owner):
     common.write_file(name, before["content"], int(before["mode"], 8), owner)
 
 
+STUCK = (
+    "the place of this device is empty, and until it is back Qubes neither takes the assignment "
+    "away nor makes it: put the device back, or remove the qube"
+)
+
+
 def _restore_device(qube, port, device, before):
-    if _read_device(qube, port, device) is not None:
-        admin.unassign_pci(qube, port, device)
-    if before is not None:
-        admin.assign_pci(qube, port, device, before["options"], before["mode"])
+    try:
+        if _read_device(qube, port, device) is not None:
+            admin.unassign_pci(qube, port, device)
+        if before is not None:
+            admin.assign_pci(qube, port, device, before["options"], before["mode"])
+    except admin.EmptyReply as error:
+        if port in {one["port"] for one in admin.pci_available()}:
+            raise
+        raise Failure("stuck", STUCK) from error
 
 
 def _restore_package(name, before, run):

@@ -150,6 +150,7 @@ def undo(trial, emit, run, told):
     reach("undo.undoing")
     record = common.read_json(common.JOURNAL)
     menu.unchoose()
+    menu.untry()  # whoever leaves this boot does it on purpose: it is none that nobody verified
     reach("undo.choice")
 
     def done(outcome):
@@ -157,7 +158,7 @@ def undo(trial, emit, run, told):
         if told:
             _tell(trial, "left" if outcome["left"] else "undone", trial.get("why", ""), outcome)
             reach("undo.outcome")
-        if outcome["left"]:
+        if not journal.is_done(outcome):
             return
         if record:
             _restore_watch(record)
@@ -176,6 +177,8 @@ def undo(trial, emit, run, told):
             ledger.remove_ours()
     else:
         outcome = journal.undo(record, emit, run, done)
+        if watch() and journal.is_done(outcome):
+            journal.reserve(watch())
     reach("undo.done")
     return outcome
 
@@ -189,6 +192,7 @@ def give_up(trial):
         journal.end()
     menu.sync(None, watch())
     common.remove_file(common.TRIAL)
+    journal.reserve(watch())
 
 
 def _restore_watch(record):
@@ -243,6 +247,9 @@ def commit(trial, record, book, at):
         | {name for name in record["directories"] if not name.startswith(common.STATE)}
     )
     book["applied"] = record["id"]
+    for key in record["touch"]:
+        if key.startswith("file:"):
+            common.sync_file(key[5:])  # Salt leaves that to the kernel
     save(common.LEDGER, book)
     reach("confirm.ledger")
 
@@ -344,15 +351,17 @@ def rescue(kept, emit, run):
     alone = dict(record, before=before, halted=[kept["qube"]], renewed=[], running=[])
     outcome = journal.put_back(alone, emit, run)
     reach("undo.values")
+    stuck = {key for key, reason in outcome["left"].items() if reason == keys.STUCK}
     for key, value in record["before"].items():
-        if key not in outcome["left"] and keys.split(key)[1] not in made:
+        kind, qube, _ = keys.split(key)
+        if key in stuck:
+            book["entries"].pop(key, None)  # nobody can do anything about it
+        elif key not in outcome["left"] and (kind == "device" or qube not in made):
+            # Also what an earlier try had put back before it was cut off.
             if keys.same(_read(key), value):
                 book["entries"].pop(key, None)
                 if record["entries"].get(key):
                     book["entries"][key] = record["entries"][key]
-    for key in before:
-        if keys.split(key)[0] == "device" and key not in outcome["left"]:
-            book["entries"].pop(key, None)
     for key, entry in record["entries"].items():  # given up by the mode, and put back
         if entry and key not in book["entries"] and key not in outcome["left"]:
             book["entries"][key] = entry
@@ -362,7 +371,7 @@ def rescue(kept, emit, run):
     trial = {"id": record["id"], "owner": kept["owner"], "phase": "committed"}
     _tell(trial, "left" if outcome["left"] else "rescued", kept["rescuing"], outcome)
     reach("rescue.outcome")
-    if outcome["left"]:
+    if not journal.is_done(outcome):
         return outcome  # watch.json stays: the guard tries again
     _allow(kept)
     menu.untry()

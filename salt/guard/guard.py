@@ -28,6 +28,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import common  # noqa: E402
 import journal  # noqa: E402
+import keys  # noqa: E402
 import lock as host_lock  # noqa: E402
 import machine  # noqa: E402
 import menu  # noqa: E402
@@ -37,6 +38,7 @@ import trial as trials  # noqa: E402
 import units  # noqa: E402
 from steps import reach  # noqa: E402
 
+LONG = 3600  # seconds; what is left of the watch is less
 LOOK = 2  # seconds between looks while somebody is at work
 RETRIES = (5, 15, 60, 300)  # seconds to the next try of an undo that left something
 GRACE, KILLED = 10, 150  # seconds for a holder of the lock to let go; for its commands to end
@@ -133,9 +135,12 @@ class Guard:
             outcome = trials.undo(trial, self._emit, self.run, told=True)
         finally:
             lock.release()
-        if trials.is_wrong_boot(trial):
+        # Once: where something stays as it is, the next boot may be no better.
+        if trials.is_wrong_boot(trial) and not trial.get("rebooted"):
             say("leaving a boot that only the trial made")
+            trials.move(trial["id"], ["undoing"], "undoing", rebooted=True)
             machine.here.reboot()
+        self._may_start(trials.watch(), None)  # with what it was given back
         waits = self._again(outcome["left"])
         if waits is None:
             self._alone(lambda: trials.give_up(trial))
@@ -146,6 +151,9 @@ class Guard:
         """Seconds to the next try; None where there is to be none."""
         if not left:
             self.tries = 0
+            return 0
+        if all(reason == keys.STUCK for reason in left.values()):
+            say("cannot be put back:", left)
             return 0
         say("could not put back:", left)
         if "qube:dom0" not in left:  # else qubesd does not answer: nothing is known yet
@@ -180,8 +188,10 @@ class Guard:
             return None
         if self.until is None:
             self.until = here.boottime() + kept["seconds"]
+        # Mostly it starts by itself. Not where that was put back only after this boot had begun.
+        checks = [{"kind": "start", "id": "starts", "qube": kept["qube"], "timeout": LONG}]
         try:
-            here.checks(kept["checks"], max(1, self.until - here.boottime()))
+            here.checks(checks + kept["checks"], max(1, self.until - here.boottime()))
         except (common.Failure, admin.AdminError, OSError) as error:
             if here.boottime() >= self.until:
                 return self._rescue(
@@ -215,7 +225,10 @@ class Guard:
         finally:
             lock.release()
         # With our tokens still there, another boot would only come back to this.
-        if self._made_for(kept) and not any(key.startswith("bootarg:") for key in left):
+        tokens = any(key.startswith("bootarg:") for key in left)
+        if self._made_for(kept) and not tokens and not kept.get("rebooted"):
+            if trials.watch():
+                trials.save_surely(common.WATCH, dict(trials.watch(), rebooted=True))
             machine.here.reboot()
         return self._again(left)
 

@@ -4,6 +4,7 @@ take over: `machine.here`."""
 import os
 import signal
 import subprocess
+import threading
 import time
 
 import common
@@ -66,6 +67,10 @@ class Machine:
         """Returns only where the machine is still here after both ways."""
         self.systemctl("reboot")
         self.sleep(60)
+        # By force nothing is written any more; a disk that hangs must not stop it either.
+        writing = threading.Thread(target=os.sync, daemon=True)
+        writing.start()
+        writing.join(30)
         self.systemctl("reboot", "--force", "--force")
         self.sleep(60)
 

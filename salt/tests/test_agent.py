@@ -131,6 +131,24 @@ class Process(HostCase):
         self.assertEqual(agent.process.wait(10), 0)
         wait_for(lambda: self.dump() == before)
 
+    def test_a_confirmation_is_carried_out_though_its_line_is_cut(self):
+        agent = Agent(self)
+        keep = {
+            "formula": {"guidomain/keep.sls": json.dumps([["sleep", 1], ["file", "/kept", "x"]])}
+        }
+        keep.update(sls="guidomain.keep", touch=["file:/kept"])
+        trial_id = agent.ask("apply", self.args(ACTIONS, TOUCH, keep=keep))["ok"]["id"]
+        other = Agent(self)
+        other.send("confirm", {"id": trial_id, "holder": "a", "snapshot": {"packages": []}})
+        self.assertEqual(other.line()["event"]["stage"], "salt")
+        other.process.stdin.close()
+        agent.process.stdin.close()
+        self.assertEqual(other.process.wait(15), 0)
+        self.assertTrue(os.path.exists(self.root + "/kept"))
+        snapshot = self.snapshot(Agent(self))
+        self.assertIsNone(snapshot["trial"])
+        self.assertIn("file:/kept", snapshot["ledger"])
+
     def test_released_it_is_the_guards(self):
         before = self.dump()
         agent = Agent(self)

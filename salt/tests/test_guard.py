@@ -519,6 +519,56 @@ class Rules(Trials):
         self.apply(self.live())
         self.assertIsNone(self.outcome())
 
+    def test_an_undo_that_leaves_something_restarts_once(self):
+        """Out of gpu mode, cut off while it is made to last, and not all can be put back."""
+        self.apply(self.args([["package", "p", "1"]], ["package:p"], owner="urn:p"))
+        self.whole(self.gpu())
+        args = self.back()
+        args["touch"].append("package:old-package")
+        trial_id = self.begin(args)["id"]
+        self.put("/packages", json.dumps({"p": "1"}))
+        self.reboot(trial_id)
+        self.power_cycle()
+        self.look()
+        self.resume(trial_id, None)
+        self.assertTrue(self.killed("confirm.read-back", lambda: self.confirm(trial_id)))
+        self.power_cycle()
+        self.alone(reboots=3)
+        self.assertEqual(self.screen(), "sys-gui")
+        self.assertEqual(self.outcome()["what"], "left")
+        self.quiet()
+
+    def test_a_mode_that_is_put_back_in_its_own_boot_is_started(self):
+        """systemd has decided by then that it does not start by itself."""
+        self.whole(self.gpu())
+        self.begin(self.back())
+        self.power_cycle()
+        before, self.autostart = self.autostart, lambda: None
+        self.alone()
+        self.autostart = before
+        self.assertEqual(self.screen(), "sys-gui")
+        self.assertIsNotNone(trials.watch())
+        self.quiet()
+
+    def test_a_device_that_is_gone_cannot_be_taken_away(self):
+        """As on real qubesd. It is told, and does not stay in the way."""
+        self.whole(self.gpu())
+        real, self.qubes.available = self.qubes.available, []
+        self.assertIsNone(self.power_cycle())
+        self.assertEqual(self.power_cycle(), "guidomain-rescue")
+        self.alone()
+        self.assertEqual(self.screen(), "dom0")
+        outcome = self.outcome()
+        self.assertEqual(outcome["what"], "left")
+        self.assertEqual(list(outcome["left"]), [DEVICE])
+        self.assertIn("put the device back", outcome["left"][DEVICE])
+        self.assertIsNone(trials.watch())
+        self.assertNotIn(DEVICE, ledger.load()["entries"])
+        # It still has the assignment: it must not start should the device come back.
+        self.qubes.available = real
+        self.assertIn("prohibit-start", self.qubes.qubes["sys-gui"]["features"])
+        self.quiet()
+
     def test_full_disk(self):
         """Every write fails but in the space that was held."""
         import errno
@@ -575,6 +625,10 @@ class Rules(Trials):
         self.confirm(first["id"])
         again = self.confirm(first["id"])  # its answer was lost
         self.assertEqual(again["states"], [])
+        second = self.begin(self.live())
+        self.assertTrue(self.killed("settle.watch", lambda: self.confirm(second["id"])))
+        self.confirm(second["id"])
+        self.quiet()
         with self.assertRaises(common.Failure) as caught:
             self.confirm("nonsense")
         self.assertEqual(caught.exception.code, "trial-over")

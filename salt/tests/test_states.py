@@ -198,6 +198,17 @@ class States(HostCase):
         )
         self.assertEqual(len(self.qubes.qubes["work"]["pci"]), 1)
 
+    def test_a_device_that_is_gone_stays_assigned(self):
+        device = "00_02.0:0x8086:0x9b41::p030000"
+        self.state.devices("work", assign={device: {}})
+        self.qubes.available = []
+        for test in (True, False):
+            self.state.__opts__["test"] = test
+            made = self.state.devices("work", unassign=[device])
+            self.assertEqual((made["result"], made["changes"]), (True, {}))
+            self.assertIn("stays assigned", made["comment"])
+        self.assertEqual(len(self.qubes.qubes["work"]["pci"]), 1)
+
     def test_devices_that_are_not_there(self):
         made = self.state.devices("work", assign={"01_00.0:*": {}, "00_02.0:0x1:0x2::p1": {}})
         self.assertFalse(made["result"])

@@ -200,6 +200,12 @@ test("a confirmation whose answer is lost is asked for again", async () => {
   assert.equal(boot.log().slice(2), ["2 resume", "3 resume", "4 confirm", "5 confirm", "6 confirm"]);
 });
 
+test("a confirmation whose ledger is gone with its last entry counts", async () => {
+  const { session, log } = host({ confirm: ["die", "trial-over"] });
+  await session.apply(applyArgs("x", BOOT), QUICK);
+  assert.equal(log().slice(2), ["2 resume", "3 confirm", "4 confirm", "4 snapshot"]);
+});
+
 test("a trial that the host undid itself ends with its outcome, when the host is back", async () => {
   const outcome = {
     id: "t1",

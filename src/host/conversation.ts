@@ -235,8 +235,19 @@ export async function converse(
     try {
       return await confirm(agent);
     } catch (error) {
-      if (error instanceof AgentFailure) return error.body.code === "lock-held" ? undefined : error;
-      throw error; // a lost line: asked again, what is confirmed stays so
+      // A lost line: asked again, what is confirmed stays so.
+      if (!(error instanceof AgentFailure)) throw error;
+      const { code, outcome, phase } = error.body;
+      if (code === "lock-held") return undefined;
+      // Whoever undoes a trial with a boot of its own tells it. So it counts, though its ledger went with its last entry.
+      if (code === "trial-over" && !outcome && !phase)
+        return {
+          states: [],
+          evidence: [],
+          restarted: [],
+          snapshot: await agent.request("snapshot", talk.snapshot, Snapshot),
+        };
+      return error;
     }
   });
   if (result instanceof AgentFailure) return await back(result);
