@@ -169,6 +169,10 @@ def put_back(record, emit, run):
         reach("undo.key")
     made = {key[5:] for key, value in before.items() if key.startswith("qube:") and value is None}
     started = [qube for qube in record["halted"] if qube not in made]
+    mode = record.get("watchBefore")
+    if mode and record.get("bootId") != machine.here.boot_id() and mode["qube"] not in made:
+        # It may have started before us, as what it was to become; the guard starts it anew.
+        started.append(mode["qube"])
     for qube in started:
         _attempt(
             {}, "", stop_qube, qube, PATIENCE

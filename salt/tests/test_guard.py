@@ -543,10 +543,12 @@ class Rules(Trials):
         self.whole(self.gpu())
         self.begin(self.back())
         self.power_cycle()
+        self.qubes.qubes["sys-gui"]["state"] = "Running"  # without its card
         before, self.autostart = self.autostart, lambda: None
         self.alone()
         self.autostart = before
         self.assertEqual(self.screen(), "sys-gui")
+        self.assertEqual(self.qubes.calls.count("admin.vm.Shutdown"), 1)
         self.assertIsNotNone(trials.watch())
         self.quiet()
 
