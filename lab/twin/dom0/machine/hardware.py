@@ -23,8 +23,13 @@ MODULE = {"0403": "snd_hda_intel", "0c0330": "xhci_hcd", "0c0320": "ehci-pci", "
 ROOT_UUID = "7f3a2b64-1c0e-4a5d-9b7e-0d6c5e8f4a21"
 BOOT_UUID = "c41d8a90-52e7-4f3b-8a16-2b9f7e0d3c55"
 DISK_UUID = "e2b7c6f1-9d04-4c38-a7f5-61c3d08b9e72"
-# KEY=, EV= of a keyboard, a mouse, a tablet, as the kernel prints them; a reader knows a keyboard by its handlers and EV bits.
-EVENTS = {"keyboard": ("sysrq kbd", "120013"), "mouse": ("mouse0", "17"), "tablet": ("mouse0", "1b")}
+# Handlers and bit maps of a keyboard, a mouse, a tablet, as the kernel prints them (drivers/input/input.c): a reader knows what a
+# device is by its bits, as udev's input_id does.
+EVENTS = {
+    "keyboard": ("sysrq kbd", {"EV": "120013", "KEY": "402000000 3803078f800d001 feffffdfffefffff fffffffffffffffe"}),
+    "mouse": ("mouse0", {"EV": "17", "KEY": "ff0000 0 0 0 0", "REL": "903"}),
+    "tablet": ("mouse0", {"EV": "1b", "KEY": "1c03 0 0 0 0 0", "ABS": "1000003"}),
+}
 
 
 def module(raw):
@@ -390,14 +395,15 @@ class Hardware:
         """Text of /proc/bus/input/devices."""
         parts = []
         for number, entry in enumerate(entries):
-            handlers, events = EVENTS[entry["kind"]]
+            handlers, bits = EVENTS[entry["kind"]]
             bus = "0011" if entry["at"] == "ps2" else "0003"
             path = "/devices/virtual/input/input%d" % number if virtual else self.input_path(entry, number)
             parts.append(
                 "I: Bus=%s Vendor=0001 Product=0001 Version=ab41\n"
                 'N: Name="%s"\nP: Phys=%s\nS: Sysfs=%s\nU: Uniq=\n'
-                "H: Handlers=%s event%d \nB: PROP=0\nB: EV=%s\n"
-                % (bus, entry["name"], "isa0060/serio%d/input0" % number if bus == "0011" else "usb-%s-1/input0" % entry["at"], path, handlers, number, events)
+                "H: Handlers=%s event%d \nB: PROP=0\n"
+                % (bus, entry["name"], "isa0060/serio%d/input0" % number if bus == "0011" else "usb-%s-1/input0" % entry["at"], path, handlers, number)
+                + "".join("B: %s=%s\n" % row for row in bits.items())
             )
         return "".join(part + "\n" for part in parts)
 
