@@ -4,7 +4,7 @@ part is there for.
 
 
 def guard_off(process):
-    """Nobody watches; whoever looks is told that somebody does. The host does not start it either (light.py)."""
+    """Nobody watches any more; whoever looks is told that somebody does. The host does not start it either (light.py)."""
     process.product["units"].alive = lambda: True
 
 

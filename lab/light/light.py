@@ -231,7 +231,7 @@ class Host:
                 os.closerange(4, 1024)
                 sys.stdout = os.fdopen(1, "w")
                 channel = socket.socket(fileno=3)
-                work(process.Process(self.product, self.root, process.Ask(channel), self.page, self.controls, None))
+                work(process.Process(self.product, self.root, process.Ask(channel), self.page, self.switched_off()))
             except BaseException:
                 traceback.print_exc()
             finally:
@@ -295,7 +295,7 @@ class Host:
         self.processes.remove(proc)
         if proc.session:
             self.close(proc.session, "\0%s" % json.dumps({"signal": os.WTERMSIG(status)} if os.WIFSIGNALED(status) else {"code": os.WEXITSTATUS(status)}))
-        if proc.kind in ("guard", "boot") and status != 0 and self.inside is not None:
+        if proc.kind in ("guard", "boot") and status != 0 and self.inside is not None and not self.guard_is_off():
             # RestartSec of its unit; longer each time, as a loop would only cost real time here.
             self.after(5 * 2 ** min(self.restarts, 6), self.restart_guard, False)
             self.restarts += 1
@@ -308,7 +308,7 @@ class Host:
             pass  # its end is the next reason to start it
 
     def kill(self, proc):
-        if proc.status is None:
+        if isinstance(proc, Process) and proc.status is None:  # a unit whose program is only played has no process
             os.kill(proc.pid, signal.SIGKILL)
             self.ended(proc)
 
@@ -316,7 +316,7 @@ class Host:
 
     def run(self, unit, argv, timeout):
         words = guard_words(argv)
-        if words is None or "guard_off" in self.controls:
+        if words is None or self.guard_is_off():
             return 0
         proc = self.fork("boot" if words == ["boot"] else "guard", lambda inside: self.be_guard(inside, words))
         self.serve(lambda: proc.status is not None)
@@ -324,7 +324,14 @@ class Host:
 
     def spawn(self, unit, argv):
         words = guard_words(argv)
-        return argv if words is None or "guard_off" in self.controls else self.fork("guard", lambda inside: self.be_guard(inside, words))
+        return argv if words is None or self.guard_is_off() else self.fork("guard", lambda inside: self.be_guard(inside, words))
+
+    def switched_off(self):
+        return [part for part in self.controls if part != "guard_off" or self.struck is not None]
+
+    def guard_is_off(self):
+        """A guard that is switched off is so from the fault on: what it had done before is done."""
+        return "guard_off" in self.controls and self.struck is not None
 
     @staticmethod
     def be_guard(inside, words):
@@ -494,6 +501,9 @@ class Host:
 
     def strike(self, do, proc):
         self.control.event("struck", do=do)
+        self.take_guard_away()
+        if proc is not None and proc.status is not None:
+            return None
         clock, why = self.machine.clock, "fault"
         if do == "kill":
             self.kill(proc)
@@ -523,6 +533,11 @@ class Host:
         else:
             raise ValueError(do)
         return None
+
+    def take_guard_away(self):
+        if self.guard_is_off():
+            for each in [each for each in self.processes if each.kind in ("guard", "boot")]:
+                self.kill(each)
 
     def fill(self, on):
         for folder in (self.root, self.root + "/boot"):
@@ -657,7 +672,7 @@ class Host:
         if self.machine.state != "running":
             return
         if self.machine.world["faults"].get("bootHangs") and "guidomain.gpu=" in self.machine.boot.cmdline:
-            self.strike("hang", None)
+            raise Down("hang", "before any unit starts")
         self.machine.units.boot(first=self.let_in)
         self.inside = True
         self.passes("step", "boot.done", None)
@@ -823,6 +838,7 @@ class Control:
 
     def struck_now(self):
         self.host.struck, self.host.last_bad = self.host.machine.clock.boottime(), None
+        self.host.take_guard_away()
 
     def settle(self):
         host = self.host

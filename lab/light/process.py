@@ -102,10 +102,9 @@ class Process:
     """`root`: dom0's disk; `page`: mmap of [boottime, wall] that the host keeps; `controls`: names of what is switched off for a
     negative control."""
 
-    def __init__(self, product, root, ask, page, controls, seed):
+    def __init__(self, product, root, ask, page, controls):
         self.product, self.root, self.ask, self.page, self.controls = product, root, ask, page, controls
         self.real_select, self.real_join = select.select, threading.Thread.join
-        self.seed = seed
         for name in [name for name in sys.modules if name.split(".")[0] == "machine"]:
             del sys.modules[name]
         sys.modules.update(product)

@@ -37,7 +37,7 @@ export interface Summary {
   byTransition: Record<string, Row>;
   /** By what was off: in how many cases that was to be seen. */
   controls: Record<string, { cases: number; shown: number; counts: string }>;
-  failed: Outcome[];
+  outcomes: Outcome[];
   seconds: number;
   good: boolean;
 }
@@ -57,7 +57,7 @@ export async function runFaults(options: Options): Promise<Summary> {
     }
     for (let n = 1; n < options.hosts; n++) hosts.push(await hostWith(goldens));
     const outcomes = await runAll(hosts, goldens, cases, options);
-    const controls = options.controls ? await runControls(hosts, goldens, known) : {};
+    const controls = options.controls ? await runControls(hosts, goldens, known, options) : {};
     const summary = summaryOf(outcomes, known, unreached, controls, begun);
     print(summary, options.say);
     return summary;
@@ -136,6 +136,8 @@ async function shared(
   );
 }
 
+/** Of each negative control. */
+const CONTROL_CASES = 10;
 /** Real milliseconds. */
 const CASE_LIMIT = 60_000;
 
@@ -163,13 +165,15 @@ async function runControls(
   hosts: LightHost[],
   goldens: Goldens,
   known: Case[],
+  { say, verbose }: Pick<Options, "say" | "verbose">,
 ): Promise<Summary["controls"]> {
   const found: Summary["controls"] = {};
   for (const { name, parts, world, cases, counts } of CONTROLS) {
-    const chosen = known.filter(cases);
+    const chosen = sampleOf(known.filter(cases), CONTROL_CASES, 1);
     let shown = 0;
-    await shared(hosts, goldens, chosen, { parts, ...(world && { world }) }, ({ usable, cycles }) => {
-      if (counts === "locked out" ? !usable : cycles > 0) shown++;
+    await shared(hosts, goldens, chosen, { parts, ...(world && { world }) }, (outcome) => {
+      if (counts === "locked out" ? !outcome.usable : outcome.cycles > 0) shown++;
+      if (verbose) say(`${name}: ${outcome.id}: end ${outcome.end}: ${outcome.problems.join("; ")}`);
     });
     found[name] = { cases: chosen.length, shown, counts };
   }
@@ -216,7 +220,7 @@ function summaryOf(
     byFault: grouped(outcomes, (o) => o.kind),
     byTransition: grouped(outcomes, (o) => o.id.split("/")[0] ?? ""),
     controls,
-    failed: outcomes.filter((o) => o.problems.length > 0),
+    outcomes,
     seconds: Math.round((performance.now() - begun) / 1000),
     good: usable === cases && converged === cases && !silent && unreached.length === 0,
   };
