@@ -149,7 +149,7 @@ class Host:
         self.dead, self.settling, self.inside, self.boots = set(), False, False, 0
         self.last_bad = None  # until when the screen was not usable, after the fault
         self.filler = False
-        self.unsynced = []
+        self.unsynced = {}  # path → when Salt wrote it, and nobody synced it since
         self.restarts = 0
 
     # --- events
@@ -278,7 +278,10 @@ class Host:
             if proc.status is None:
                 proc.answer(answer)
         elif what == "unsynced":
-            self.unsynced.append((self.machine.clock.boottime(), question["path"]))
+            self.unsynced[question["path"]] = self.machine.clock.boottime()
+            proc.answer(True)
+        elif what == "synced":
+            self.unsynced.pop(question["path"], None) if question["path"] else self.unsynced.clear()
             proc.answer(True)
 
     def wake(self, proc):
@@ -588,6 +591,8 @@ class Host:
             return ("2\0%s\0\0%s\0" % (type(error).__name__, error)).encode(), None
         except OSError:  # a full disk: what could not be stored did not happen
             self.machine._system = None
+            for qube in self.machine.system.qubes.values():
+                core.link_autostart(self.root, qube.name, bool(qube.has("autostart") and qube.value("autostart")))
             return b"", None
         wait = None
         if method == "admin.vm.Start":
@@ -698,10 +703,10 @@ class Host:
     def lose_unsynced(self, what):
         """Files that Salt wrote, and nobody synced, a moment before the power went."""
         if what in ("power", "reset", "hang"):
-            for when, path in self.unsynced:
+            for path, when in self.unsynced.items():
                 if self.machine.clock.boottime() - when < 30 and os.path.exists(self.root + path):
                     os.truncate(self.root + path, 0)
-        self.unsynced = []
+        self.unsynced = {}
 
     def do(self, action):
         """An action of a test; the machine may go down under it."""

@@ -142,6 +142,19 @@ class Process:
         time.clock_gettime = lambda clock: self.boottime()
         select.select = self.select
         shutil.which = lambda name, *_, **__: "/usr/bin/" + name if name in COMMANDS else None
+        real_fsync = os.fsync
+
+        def fsync(fd):
+            real_fsync(fd)
+            path = os.readlink("/proc/self/fd/%d" % fd)
+            if path.startswith(self.root) and not path.endswith(product["common"].BEGUN) and not os.path.isdir(path):
+                self.ask("synced", path=path[len(self.root) :])
+
+        def sync():
+            if threading.current_thread() is threading.main_thread():
+                self.ask("synced", path="")
+
+        os.fsync, os.sync = fsync, sync
         real = os.uname()
         os.uname = lambda: os.uname_result(real[:2] + (self.read("/proc/sys/kernel/osrelease"),) + tuple(real[3:]))
 

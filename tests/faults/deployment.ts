@@ -186,7 +186,7 @@ class Hosts implements HostAccess {
     return this.#session.apply(
       {
         ...request,
-        modules: Object.keys(request.formula).length ? await modules : {},
+        modules: Object.keys(request.formula).length || request.keep ? await modules : {},
         holder: this.#holder,
         wait: LOCK_WAIT,
       },
