@@ -249,8 +249,10 @@ function valuesOf(dump: TwinDump): Values {
 /** What qubesd itself writes for a qube with property autostart (qubes/vm/qubesvm.py of core-admin 4.3.50): the property says it. */
 const AUTOSTART = /^\/etc\/systemd\/system\/multi-user\.target\.wants\/qubes-vm@[^/]+\.service$/;
 
-/** Where formula, ledger and modules lie. */
+/** Where formula, ledger, modules and the guard's units lie. */
 const OURS = [
+  "/etc/systemd/system/guidomain-guard.service",
+  "/etc/systemd/system/multi-user.target.wants/guidomain-guard.service",
   "/srv/user_salt",
   "/var/lib/guidomain",
   "/etc/salt/minion.d/guidomain.conf",
