@@ -38,10 +38,6 @@ import mounts  # noqa: E402
 import process  # noqa: E402
 import state  # noqa: E402
 
-# TODO(twin): keys of an input device, until the model prints them.
-if all("KEY" not in bits for _, bits in hardware.EVENTS.values()):
-    hardware.EVENTS["keyboard"] = ("sysrq kbd", "120013\nB: KEY=402000000 3803078f800d001 feffffdfffefffff fffffffffffffffe")
-    hardware.EVENTS["mouse"] = ("mouse0", "17\nB: KEY=ff0000 0 0 0 0\nB: REL=903")
 GUARD = "guidomain-guard.service"
 SETTLED = 2 * 3600.0  # seconds of virtual time after which a host that still has something to do never settles
 ATTEMPT = 5.0  # seconds that an attempt to connect takes where nobody answers
