@@ -208,21 +208,24 @@ def _tell(trial, what, why, outcome):
     former = common.read_json(common.OUTCOME) or {}
     # What a first try could not keep (the data of a removed qube) stays true after a second.
     lost = former.get("left", {}) if former.get("id") == trial["id"] else {}
-    save(
-        common.OUTCOME,
-        {
-            "id": trial["id"],
-            "owner": trial["owner"],
-            "what": what,
-            "why": common.clean(why, 1000),
-            "phase": trial.get("from", trial["phase"]),
-            "at": machine.here.now(),
-            "bootId": machine.here.boot_id(),
-            "left": dict(
-                {key: text for key, text in lost.items() if text == journal.LOST}, **outcome["left"]
-            ),
-        },
-    )
+    story = {
+        "id": trial["id"],
+        "owner": trial["owner"],
+        "what": what,
+        "why": common.clean(why, 1000),
+        "phase": trial.get("from", trial["phase"]),
+        "at": machine.here.now(),
+        "bootId": machine.here.boot_id(),
+        "left": dict(
+            {key: text for key, text in lost.items() if text == journal.LOST}, **outcome["left"]
+        ),
+    }
+    try:
+        save(common.OUTCOME, story)
+    except OSError as error:
+        # Where there is no room to tell it, it is done all the same: the host comes first.
+        if not common.is_full(error):
+            raise
 
 
 def commit(trial, record, book, at):

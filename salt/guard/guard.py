@@ -220,7 +220,13 @@ class Guard:
                 trials.save(common.WATCH, kept)
                 say("rescue:", why)
             reach("rescue.begun")
-            left = trials.rescue(kept, self._emit, self.run)["left"]
+            try:
+                left = trials.rescue(kept, self._emit, self.run)["left"]
+            except OSError as error:
+                if not common.is_full(error):
+                    raise
+                # The values are back; only the ledger cannot be told. That waits, the screen does not.
+                left = {"file:" + common.LEDGER: "no space left on the host"}
             reach("rescue.done")
         finally:
             lock.release()
@@ -228,9 +234,19 @@ class Guard:
         tokens = any(key.startswith("bootarg:") for key in left)
         if self._made_for(kept) and not tokens and not kept.get("rebooted"):
             if trials.watch():
-                trials.save_surely(common.WATCH, dict(trials.watch(), rebooted=True))
+                self._mark_rebooted()
             machine.here.reboot()
         return self._again(left)
+
+    @staticmethod
+    def _mark_rebooted():
+        """Once is enough. Where there is no room to say so: without our tokens the next boot is none
+        that would come here again."""
+        try:
+            trials.save_surely(common.WATCH, dict(trials.watch(), rebooted=True))
+        except OSError as error:
+            if not common.is_full(error):
+                raise
 
     @staticmethod
     def _made_for(kept):
