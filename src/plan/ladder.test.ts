@@ -55,9 +55,9 @@ test("refused, and failed when tried: the next rung, with the reasons of those a
     'mode "gpu" was refused: no IOMMU; mode "vnc" was tried and failed: black screen',
   );
   assert.equal(
-    ladder.remembered.map((r) => r.mode),
-    ["vnc"],
-    "a refusal costs nothing and is judged anew each time",
+    ladder.remembered,
+    [],
+    "a refusal costs nothing and is judged anew each time; what dom0 itself drives is tried in each run",
   );
 });
 
@@ -142,7 +142,7 @@ test("for random outcomes it ends with a screen, each rung at most once, a reaso
       fc.constantFrom<Rung>("dom0", "gpu", "xephyr", "vnc"),
       fc.constantFrom("never", "allowed"),
       fc.array(fc.tuple(judged, tried), { minLength: 4, maxLength: 4 }),
-      fc.subarray<Rung>(["gpu", "xephyr", "vnc"]),
+      fc.subarray<Rung>(["gpu"]),
       (order, before, reboot, outcomes, knownBad) => {
         const remembered = knownBad.map((mode) => ({
           mode,
@@ -185,7 +185,7 @@ test("for random outcomes it ends with a screen, each rung at most once, a reaso
           assert.is(reason === "", verdict === "ok", `${mode}: ${verdict}, and the reason is "${reason}"`);
         for (const mode of triedRungs) {
           const cameUp = end?.kind === "up" && end.mode === mode;
-          const mustBeKnown = mode !== "dom0" && !cameUp && end?.kind !== "cut";
+          const mustBeKnown = mode === "gpu" && !cameUp && end?.kind !== "cut";
           if (mustBeKnown && (end?.kind === "up" || costly.includes(mode)))
             assert.ok(
               ladder.remembered.some((r) => r.mode === mode),

@@ -144,7 +144,8 @@ export function step(ladder: Ladder, event: LadderEvent): Ladder {
     case "failed": {
       const { why, evidence, undone, boot, reset } = event;
       const attempt: Attempt = { mode, verdict: "failed", reason: why, evidence };
-      const key = ladder.keys[mode];
+      // Only what rests on the hardware would fail again. A mode that dom0 itself drives is the way back: it is tried in each run.
+      const key = mode === "gpu" ? ladder.keys[mode] : undefined;
       const remembered = key
         ? [...ladder.remembered, { mode, reason: why, key, reset, boot, evidence }]
         : ladder.remembered;

@@ -10,11 +10,6 @@ export interface Open {
 
 export const OPEN: Open[] = [
   {
-    why: "leaving gpu mode for xephyr, cut off by the machine or by a kill, is remembered as a failure of xephyr and not tried again by itself",
-    cases: /^gpu-xephyr\//,
-    problem: /not tried again until/,
-  },
-  {
     why: "dom0 packages are removed by the formula of the confirmation, before the ledger counts it: cut off just there, they are gone and cannot be brought back, and a gpu mode that misses its input proxy is rescued",
     cases: /^(destroy|destroy-xephyr|xephyr-gpu|gpu-xephyr)\/(salt\.(state|begun)|confirm\.)/,
     problem:
