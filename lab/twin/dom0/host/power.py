@@ -24,6 +24,7 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from host import sandbox  # noqa: E402
 from machine.core import Machine  # noqa: E402
+from machine.hardware import Hardware, device_path  # noqa: E402
 
 
 class RealTime:
@@ -43,7 +44,10 @@ class Sandboxed(Machine):
     folder = None
 
     def write_files(self):
-        for name, text in (("cmdline", self.boot.cmdline), ("boot_id", self.boot.id), ("osrelease", self.boot.kernel)):
+        grub = next((row for row in Hardware(self.world).blocks() if row["mount"] == "/boot"), None)
+        lines = [("cmdline", self.boot.cmdline), ("boot_id", self.boot.id), ("osrelease", self.boot.kernel)]
+        lines += [("boot-mount", "%s %s" % (grub["fs"], device_path(grub)))] if grub else []  # for bin/findmnt
+        for name, text in lines:
             with open(os.path.join(self.folder, name), "w") as file:
                 file.write(text + "\n")
 
