@@ -124,6 +124,9 @@ class Manager(units.Manager):
             super().start(name)
 
 
+GROUPS = "/sys/fs/cgroup/system.slice"
+
+
 class Init:
     def __init__(self, daemons, cmdline):
         self.daemons, self.keeping = daemons, {}
@@ -134,8 +137,19 @@ class Init:
         self.triggers = faults.Triggers(self.world, "/run/twin/state/fired.json")
 
     def changed(self):
-        """The machine below has to know whether dom0's watchdog runs: it then resets a host that hangs."""
-        active = self.manager.states.get(WATCHDOG, {}).get("active") == "active"
+        """A service that runs has a control group, as below a real systemd. And the machine below has to know whether dom0's
+        watchdog runs: it then resets a host that hangs.
+        """
+        states = dict(self.manager.states)
+        services = {name for name, state in states.items() if name.endswith(".service") and state["active"] == "active"}
+        os.makedirs(GROUPS, exist_ok=True)
+        for name in services ^ set(os.listdir(GROUPS)):
+            folder = os.path.join(GROUPS, name)
+            try:
+                os.mkdir(folder) if name in services else os.rmdir(folder)
+            except (FileExistsError, FileNotFoundError):
+                pass  # another thread was faster
+        active = WATCHDOG in services
         path = "/run/twin/state/watchdog"
         if active and not os.path.exists(path):
             open(path, "w").close()
