@@ -37,7 +37,7 @@ export interface Remembered {
   key: RungKey;
   /** The host hung or reset: other hardware facts are no reason to try that again. */
   reset: boolean;
-  /** It cost a boot. */
+  /** As in the event. */
   boot: boolean;
   evidence?: readonly Evidence[];
 }
@@ -50,7 +50,7 @@ export type LadderEvent =
       why: string;
       evidence: readonly Evidence[];
       undone: boolean;
-      /** It cost a boot of the machine. */
+      /** It was seen in a boot of its own that the mode does not work on this machine. */
       boot: boolean;
       /** The host hung or reset in it. */
       reset: boolean;
@@ -144,8 +144,9 @@ export function step(ladder: Ladder, event: LadderEvent): Ladder {
     case "failed": {
       const { why, evidence, undone, boot, reset } = event;
       const attempt: Attempt = { mode, verdict: "failed", reason: why, evidence };
-      // Only what rests on the hardware would fail again. A mode that dom0 itself drives is the way back: it is tried in each run.
-      const key = mode === "gpu" ? ladder.keys[mode] : undefined;
+      // Only what rests on the machine would fail again: not a package that could not be had, a killed Salt, or a cut line. A mode that
+      // dom0 itself drives is the way back, and tried in each run.
+      const key = mode === "gpu" && (boot || reset) ? ladder.keys[mode] : undefined;
       const remembered = key
         ? [...ladder.remembered, { mode, reason: why, key, reset, boot, evidence }]
         : ladder.remembered;
@@ -163,18 +164,12 @@ export function step(ladder: Ladder, event: LadderEvent): Ladder {
 
 export const STAGED = 'it is tried in a boot of its own, and reboot is "never"';
 
-/**
- * Every rung that is not reached gets its reason. Where no rung came up in the place of one that failed, that one is remembered only
- * if it cost a boot: a person mends what its message names, and tries again.
- */
+/** Every rung that is not reached gets its reason. */
 function finish(ladder: Ladder, end: End, attempt?: Attempt): Ladder {
   const rest = attempt ? ladder.left.slice(1) : ladder.left;
   const skipped = rest.map((mode): Attempt => ({ mode, verdict: "skipped", reason: whyNot(end) }));
   const attempts = [...ladder.attempts, ...(attempt ? [attempt] : []), ...skipped];
-  const remembered =
-    end.kind === "up"
-      ? ladder.remembered.filter((r) => r.mode !== end.mode)
-      : ladder.remembered.filter((r) => r.boot || r.reset);
+  const remembered = ladder.remembered.filter((r) => end.kind !== "up" || r.mode !== end.mode);
   return { ...ladder, left: [], doing: "end", attempts, remembered, end };
 }
 

@@ -363,13 +363,16 @@ const OF_THE_RUNG = new Set([
 
 function failedRung(error: unknown): Extract<LadderEvent, { is: "failed" }> | null {
   if (!(error instanceof AgentFailure) || !OF_THE_RUNG.has(error.body.code)) return null;
-  const { evidence = [], left = {}, rebooting = false, outcome = null } = error.body;
+  const { evidence = [], left = {}, rebooting = false, outcome = null, code } = error.body;
+  // Nobody reached the trial's boot, where the guard waited: with the mode the way in is lost.
+  const isLost =
+    code === "trial-over" && outcome?.phase === "trial" && /not confirmed in time/.test(outcome.why);
   return {
     is: "failed",
     why: whatOf(error.body),
     evidence,
     undone: Object.keys(left).length === 0,
-    boot: rebooting || outcome !== null,
+    boot: (rebooting && code === "verify-failed") || isLost,
     reset: outcome !== null && isReset(outcome),
   };
 }

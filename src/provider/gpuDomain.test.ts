@@ -191,6 +191,25 @@ test("it fails only when tried: put back, xephyr, evidence kept, and not tried a
   assert.not("remembered" in program.outputs);
 });
 
+test("what failed for another reason than the machine is tried again as soon as that is mended", async () => {
+  const program = on();
+  const { host } = program;
+  host.repository.delete("qubes-input-proxy-sender");
+  await program.up(LADDER);
+  assert.equal(
+    [mode(program), attempts(program)],
+    [
+      ["xephyr", "ready"],
+      ["gpu failed", "xephyr ok"],
+    ],
+  );
+  assert.match(reasonOf(program), /qubes-input-proxy-sender: not in any repository/);
+  assert.not("remembered" in program.outputs);
+  host.repository.add("qubes-input-proxy-sender");
+  await program.up(LADDER);
+  assert.equal(mode(program), ["gpu", "ready"]);
+});
+
 test("a host that hung in the trial is not tried again for new hardware, only for retry", async () => {
   const program = on();
   const { host } = program;
