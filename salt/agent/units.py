@@ -139,8 +139,11 @@ def arm(bundle):
     # A guard of an older version is replaced; one that runs goes on.
     verb = "restart" if changed else "start"
     code = machine.here.systemctl(verb, SERVICE)
-    waited = 0.0
+    waited, asked = 0.0, 1.0
     while not alive():
+        if code == 0 and waited > asked:
+            # One that was just ending still counted as running: systemd had nothing to start.
+            code, asked = machine.here.systemctl("start", SERVICE), waited + 1.0
         if code != 0 or waited > ALIVE_WITHIN:
             raise Failure(
                 "no-guard",

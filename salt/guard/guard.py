@@ -317,14 +317,18 @@ def main(words):
     if words == ["boot"]:
         guard.boot()
         return
-    held = units.live()
-    seconds = 0
-    while seconds is not None:
-        machine.here.sleep(seconds)
-        seconds = guard.step()
-        if common.read_text(common.GUARD + "/guard.py", 1) is None and not trials.load():
-            break  # nothing of ours is left on this host
-    os.close(held)
+    while True:
+        held = units.live()
+        seconds = 0
+        while seconds is not None:
+            machine.here.sleep(seconds)
+            seconds = guard.step()
+            if common.read_text(common.GUARD + "/guard.py", 1) is None and not trials.load():
+                break  # nothing of ours is left on this host
+        os.close(held)
+        # Who began a trial while we were ending may have seen us alive.
+        if trials.load() is None:
+            return
 
 
 if __name__ == "__main__":
