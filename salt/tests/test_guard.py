@@ -799,5 +799,27 @@ class Crashes(Trials):
                     self.quiet()
 
 
+class Ending(HostCase):
+    def test_a_trial_that_begins_while_a_guard_ends_is_watched(self):
+        """Its agent may have found this guard alive."""
+        guard.say = lambda *_: None
+        os.makedirs(common.path(common.GUARD))
+        self.put(common.GUARD + "/guard.py", "#")
+        looks = []
+
+        def step(_):
+            looks.append(trials.load())
+            if looks == [None]:
+                trials.save(common.TRIAL, {"id": "late"})
+            else:
+                common.remove_file(common.TRIAL)
+
+        real, guard.Guard.step = guard.Guard.step, step
+        self.addCleanup(setattr, guard.Guard, "step", real)
+        guard.main(["watch"])
+        self.assertEqual(looks, [None, {"id": "late"}])
+        self.assertFalse(units.alive())
+
+
 # From here on the change counts.
 COUNTS = steps.STEPS["confirm"][steps.STEPS["confirm"].index("confirm.ledger") :]
