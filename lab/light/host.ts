@@ -9,17 +9,13 @@ import { fileURLToPath } from "node:url";
 import type { ClientChannel } from "ssh2";
 import { HostError, ignore } from "../../src/host/errors.ts";
 import type { SshLine } from "../../src/host/ssh.ts";
+import type { Screen as TwinScreen } from "../twin/twin.ts";
 
 const PYTHON = fileURLToPath(new URL("../../.venv/bin/python", import.meta.url));
 const PROGRAM = fileURLToPath(new URL("light.py", import.meta.url));
 
-/** What a person in front of the machine sees; lab/twin/dom0/machine/screen.py. */
-export interface Screen {
-  drivenBy: string | null;
-  keyboards: string[];
-  usable: boolean;
-  why: string;
-  wayIn: boolean;
+/** What a person in front of the machine sees. */
+export interface Screen extends TwinScreen {
   state: "off" | "running" | "stopped" | "hung";
   /** How the last boot ended: "running", "waiting" (for a passphrase), "stopped". */
   stopped: string | null;

@@ -38,7 +38,12 @@ def fresh(root, files=None):
         target = os.path.join(root, name) if name else root
         os.makedirs(target, exist_ok=True)
         check(libc.mount(b"tmpfs", target.encode(), b"tmpfs", ctypes.c_ulong(0), ("mode=755,size=" + size).encode()), "mount " + target)
-    for path, (mode, text) in (files or {}).items():
+    put(root, files or {})
+
+
+def put(root, files):
+    """What `read` gave, below another root."""
+    for path, (mode, text) in files.items():
         if stat.S_ISDIR(mode):
             os.makedirs(root + path, exist_ok=True)
         elif stat.S_ISLNK(mode):
@@ -57,23 +62,11 @@ def fill(root, world):
     for name in os.listdir(apart):
         source, target = os.path.join(apart, name), os.path.join(root, name)
         if os.path.isdir(target):
-            _move_into(source, target)
+            put(target, read(source, skip=()))
         else:
             os.rename(source, target)
     empty(apart)
     os.rmdir(apart)
-
-
-def _move_into(source, target):
-    for path, (mode, text) in read(source, skip=()).items():
-        if stat.S_ISDIR(mode):
-            os.makedirs(target + path, exist_ok=True)
-        elif stat.S_ISLNK(mode):
-            os.symlink(text, target + path)
-        else:
-            with open(target + path, "wb") as file:
-                file.write(text.encode("utf-8", "surrogateescape"))
-            os.chmod(target + path, stat.S_IMODE(mode))
 
 
 def read(root, skip=VOLATILE):
