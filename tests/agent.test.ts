@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
-import type { z } from "zod";
+import * as v from "valibot";
 import { startTwin } from "../lab/twin/twin.ts";
 import { readBundle } from "../src/host/bundle.ts";
 import {
@@ -37,7 +37,7 @@ const modules = {
   "_utils/qubes_admin.py": salt("_utils/qubes_admin.py"),
 };
 
-type Answer = z.infer<typeof Reply>;
+type Answer = v.InferOutput<typeof Reply>;
 
 /** One session with the agent, as the controller starts it. */
 class Session {
@@ -61,7 +61,7 @@ class Session {
   static async open(): Promise<Session> {
     const session = new Session();
     if (!JSON.parse(await session.line()).stored) session.process.stdin.write(`${bundle.text}\n`);
-    assert.is(Hello.parse(JSON.parse(await session.line())).agent, bundle.digest);
+    assert.is(v.parse(Hello, JSON.parse(await session.line())).agent, bundle.digest);
     return session;
   }
 
@@ -79,7 +79,7 @@ class Session {
   /** The next message that is not an event, or the next event of that stage. */
   async next(stage?: string): Promise<Answer> {
     while (true) {
-      const answer = Reply.parse(JSON.parse(await this.line()));
+      const answer = v.parse(Reply, JSON.parse(await this.line()));
       if (!("event" in answer)) return answer;
       this.events.push(`${answer.event.stage}: ${answer.event.text}`);
       if (answer.event.stage === stage) return answer;
@@ -88,29 +88,29 @@ class Session {
 
   async snapshot(packages: string[] = []): Promise<Snapshot> {
     this.send("snapshot", { packages });
-    return Snapshot.parse(ok(await this.next()));
+    return v.parse(Snapshot, ok(await this.next()));
   }
 
   /** A change up to where it waits. */
-  async begin(args: ApplyArgs): Promise<z.infer<typeof Waiting>> {
+  async begin(args: ApplyArgs): Promise<v.InferOutput<typeof Waiting>> {
     this.send("apply", args);
-    return Waiting.parse(ok(await this.next()));
+    return v.parse(Waiting, ok(await this.next()));
   }
 
   /** The whole of a live change: this session makes it, another one confirms it. */
-  async apply(args: ApplyArgs): Promise<z.infer<typeof ApplyResult>> {
+  async apply(args: ApplyArgs): Promise<v.InferOutput<typeof ApplyResult>> {
     const { id, states, evidence, restarted } = await this.begin(args);
     const other = await Session.open();
     try {
       other.send("confirm", { id, holder: args.holder, snapshot: { packages: [] } });
-      const result = ApplyResult.parse(ok(await other.next()));
+      const result = v.parse(ApplyResult, ok(await other.next()));
       return { ...result, states: [...states, ...result.states], evidence, restarted };
     } finally {
       await other.end();
     }
   }
 
-  async failing(args: ApplyArgs): Promise<z.infer<typeof AgentError>> {
+  async failing(args: ApplyArgs): Promise<v.InferOutput<typeof AgentError>> {
     this.send("apply", args);
     return error(await this.next());
   }
@@ -130,9 +130,9 @@ function ok(answer: Answer): unknown {
   return answer.ok;
 }
 
-function error(answer: Answer): z.infer<typeof AgentError> {
+function error(answer: Answer): v.InferOutput<typeof AgentError> {
   if (!("error" in answer)) throw new Error(`no error: ${JSON.stringify(answer).slice(0, 500)}`);
-  return AgentError.parse(answer.error);
+  return v.parse(AgentError, answer.error);
 }
 
 const FORMULA = `

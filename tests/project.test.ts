@@ -40,7 +40,15 @@ const pure: Record<string, readonly string[]> = {
   // The form of what the agent says.
   "host/protocol.ts": [],
 };
-const harmless = ["node:buffer", "node:crypto", "node:path", "node:path/posix", "node:util", "yaml", "zod"];
+const harmless = [
+  "node:buffer",
+  "node:crypto",
+  "node:path",
+  "node:path/posix",
+  "node:util",
+  "valibot",
+  "yaml",
+];
 
 /** The entry of `pure` that holds for a file of src/. */
 function purity(file: string): readonly string[] | undefined {

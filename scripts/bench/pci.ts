@@ -1,4 +1,6 @@
 /** Finding a device and judging it in a tree of 200 PCI functions, beside reading the same facts as JSON. Issue 4. */
+
+import * as v from "valibot";
 import type { PciFunction } from "../../src/host/protocol.ts";
 import { identityOf, find as locate } from "../../src/pci/identity.ts";
 import { Selector, select } from "../../src/pci/selector.ts";
@@ -59,7 +61,7 @@ export function benchPci(): void {
   const pci = machine();
   const text = JSON.stringify(pci);
   const facts = factsWith(pci);
-  const selector = Selector.parse({ class: "display", vendor: "10de" });
+  const selector = v.parse(Selector, { class: "display", vendor: "10de" });
   const times: Record<string, number[]> = { json: [], tree: [], select: [], find: [], verdict: [] };
   const measure = <T>(what: string, work: () => T): T => {
     const begun = performance.now();

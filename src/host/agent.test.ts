@@ -2,7 +2,7 @@ import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
-import { z } from "zod";
+import * as v from "valibot";
 import { type Agent, startAgent } from "./agent.ts";
 import { type Bundle, readBundle } from "./bundle.ts";
 import { AgentFailure } from "./errors.ts";
@@ -61,7 +61,7 @@ const starting = (server: TestSshd | undefined, bundle = fakeAgent, startTimeout
 test("starts with one exec, asks and is answered", () =>
   withAgent(async (agent) => {
     const args = { text: "Grüße 'quoted' \u0000\n", list: [1, null] };
-    assert.equal(await agent.request("echo", args, z.unknown()), args);
+    assert.equal(await agent.request("echo", args, v.unknown()), args);
     assert.is(sshd.count(/Starting session: command/), 1);
   }));
 
@@ -69,8 +69,8 @@ test("answers come in any order, lines in any pieces", () =>
   withAgent(async (agent) => {
     const events: Progress[] = [];
     const [big, twice] = await Promise.all([
-      agent.request("big", { size: 3_000_000 }, z.string()),
-      agent.request("twice", {}, z.number(), { onProgress: (progress) => events.push(progress) }),
+      agent.request("big", { size: 3_000_000 }, v.string()),
+      agent.request("twice", {}, v.number(), { onProgress: (progress) => events.push(progress) }),
     ]);
     assert.is(big.length, 3_000_000);
     assert.is(twice, 1);
@@ -83,7 +83,7 @@ test("answers come in any order, lines in any pieces", () =>
 test("a refusal is an AgentFailure, its text cleaned", () =>
   withAgent(async (agent) => {
     try {
-      await agent.request("apply", { sls: "bad", holder: "x" }, z.unknown());
+      await agent.request("apply", { sls: "bad", holder: "x" }, v.unknown());
       assert.unreachable();
     } catch (error) {
       assert.instance(error, AgentFailure);
@@ -95,7 +95,7 @@ test("a refusal is an AgentFailure, its text cleaned", () =>
 test("aborting asks the agent to stop and waits for its word", () =>
   withAgent(async (agent) => {
     const abort = new AbortController();
-    const request = agent.request("long", {}, z.unknown(), {
+    const request = agent.request("long", {}, v.unknown(), {
       signal: abort.signal,
       onProgress: () => abort.abort(),
     });
@@ -105,12 +105,12 @@ test("aborting asks the agent to stop and waits for its word", () =>
     } catch (error) {
       assert.is((error as AgentFailure).body.code, "cancelled");
     }
-    assert.equal(await agent.request("echo", {}, z.unknown()), {}); // and it goes on
+    assert.equal(await agent.request("echo", {}, v.unknown()), {}); // and it goes on
   }));
 
 test("a shell's greeting is skipped, also one without a line end", () =>
   withAgent(
-    async (agent) => assert.equal(await agent.request("echo", {}, z.unknown()), {}),
+    async (agent) => assert.equal(await agent.request("echo", {}, v.unknown()), {}),
     fakeAgent,
     shells.greeting,
   ));
@@ -177,17 +177,17 @@ test("aborting ends the start", async () => {
 test("an agent that dies: exit status or signal, and its last words, cleaned", async () => {
   await withAgent(async (agent) => {
     const [died, beside] = await Promise.all([
-      refusal(agent.request("die", { holder: "why" }, z.unknown())),
-      refusal(agent.request("long", {}, z.unknown())),
+      refusal(agent.request("die", { holder: "why" }, v.unknown())),
+      refusal(agent.request("long", {}, v.unknown())),
     ]);
     assert.is(died.kind, "lost");
     assert.is(died.message, "t14: the agent ended with exit status 3; its last words: traceback: why");
     assert.is(beside, died);
     assert.is(agent.ended, died);
-    assert.is(await refusal(agent.request("echo", {}, z.unknown())), died);
+    assert.is(await refusal(agent.request("echo", {}, v.unknown())), died);
   });
   await withAgent(async (agent) => {
-    const error = await refusal(agent.request("killed", {}, z.unknown()));
+    const error = await refusal(agent.request("killed", {}, v.unknown()));
     assert.is(error.message, "t14: the agent was killed by SIGKILL");
   });
 });
@@ -198,7 +198,7 @@ test("what is not the protocol ends the agent", async () => {
     ["stranger", /answers a request that was not made \(id 99\)/],
   ] as const)
     await withAgent(async (agent) => {
-      const error = await refusal(agent.request(op, {}, z.unknown()));
+      const error = await refusal(agent.request(op, {}, v.unknown()));
       assert.is(error.kind, "protocol");
       assert.match(error.message, message);
       assert.is(agent.ended, error);
@@ -214,11 +214,11 @@ test("an answer of another shape says where", () =>
 
 test("a line has a limit, in both directions", async () => {
   await withAgent(async (agent) => {
-    const large = await refusal(agent.request("echo", { text: "x".repeat(MAX_LINE) }, z.unknown()));
+    const large = await refusal(agent.request("echo", { text: "x".repeat(MAX_LINE) }, v.unknown()));
     assert.is(large.kind, "config");
     assert.match(large.message, /nothing was sent/);
-    assert.is((await agent.request("big", { size: MAX_LINE - 50 }, z.string())).length, MAX_LINE - 50);
-    const endless = await refusal(agent.request("endless", {}, z.unknown()));
+    assert.is((await agent.request("big", { size: MAX_LINE - 50 }, v.string())).length, MAX_LINE - 50);
+    const endless = await refusal(agent.request("endless", {}, v.unknown()));
     assert.is(endless.kind, "protocol");
     assert.match(endless.message, /sent a line of more than 16777216 bytes/);
   });
@@ -232,7 +232,7 @@ test("the real agent says hello and describes this machine", async () => {
       assert.equal(snapshot.qubes, {});
       assert.equal(Object.keys(snapshot.packages), ["qubes-core-dom0"]);
       try {
-        await agent.request("nonsense", {}, z.unknown());
+        await agent.request("nonsense", {}, v.unknown());
         assert.unreachable();
       } catch (error) {
         assert.is((error as AgentFailure).body.code, "bad-request");

@@ -1,6 +1,7 @@
 /** The controller's end of the agent's protocol (protocol.ts): start, requests, progress, cancellation, end. */
 import type { ClientChannel } from "ssh2";
-import type { z } from "zod";
+import * as v from "valibot";
+import { pathOf } from "../model/fields.ts";
 import type { Bundle } from "./bundle.ts";
 import { AgentFailure, cancelled, clean, HostError, ignore } from "./errors.ts";
 import { Hello, MAX_LINE, type Progress, Reply } from "./protocol.ts";
@@ -101,10 +102,10 @@ export class Agent {
         if (this.#noise.length > NOISE) this.#tooNoisy(this.#noise);
       };
       const hello = (line: string) => {
-        const parsed = Hello.safeParse(json(line));
+        const parsed = v.safeParse(Hello, json(line));
         if (!parsed.success) return skip(line);
-        if (parsed.data.agent !== bundle.digest)
-          return this.#break(`the agent that runs is ${parsed.data.agent}, not the one that was sent`);
+        if (parsed.output.agent !== bundle.digest)
+          return this.#break(`the agent that runs is ${parsed.output.agent}, not the one that was sent`);
         this.#onLine = (text) => this.#onReply(text);
         this.#cap = MAX_LINE;
         resolve();
@@ -126,7 +127,7 @@ export class Agent {
   request<T>(
     op: string,
     args: object,
-    reply: z.ZodType<T>,
+    reply: v.GenericSchema<unknown, T>,
     { onProgress, signal }: RequestOptions = {},
   ): Promise<T> {
     const { name } = this.line.host;
@@ -162,13 +163,13 @@ export class Agent {
       signal?.addEventListener("abort", onAbort, { once: true });
       this.#channel.write(message);
     }).then((value) => {
-      const parsed = reply.safeParse(value);
-      if (parsed.success) return parsed.data;
-      const [issue] = parsed.error.issues;
+      const parsed = v.safeParse(reply, value);
+      if (parsed.success) return parsed.output;
+      const [issue] = parsed.issues;
       throw new HostError(
         "protocol",
         name,
-        `${name}: the agent's answer to ${op} is not what was agreed: ${issue?.path.map(String).join(".")}: ${clean(issue?.message ?? "", 300)}`,
+        `${name}: the agent's answer to ${op} is not what was agreed: ${pathOf(issue)}: ${clean(issue.message, 300)}`,
         MALFORMED,
       );
     });
@@ -205,8 +206,8 @@ export class Agent {
   }
 
   #onReply(line: string): void {
-    const parsed = Reply.safeParse(json(line));
-    const reply = parsed.data;
+    const parsed = v.safeParse(Reply, json(line));
+    const reply = parsed.success ? parsed.output : undefined;
     const pending = reply && this.#pending.get(reply.id);
     if (!reply) this.#break(`a line of the agent is not an answer: ${clean(line.slice(0, 200))}`);
     else if (!pending) this.#break(`the agent answers a request that was not made (id ${reply.id})`);

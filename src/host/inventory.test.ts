@@ -83,7 +83,7 @@ const rules: [string, () => string, RegExp][] = [
   [
     "an unknown key",
     () => one({ passwort: CANARY }),
-    /t14: unknown "passwort"; allowed are address, port, user, identityFile/,
+    /t14\.passwort: unknown; allowed are address, port, user, identityFile/,
   ],
   [
     "no address",

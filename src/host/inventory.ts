@@ -3,8 +3,8 @@
  * Parsing is the only validation; whatever has the type has passed it.
  */
 import { resolve } from "node:path";
-import { z } from "zod";
-import { shown } from "../model/fields.ts";
+import * as v from "valibot";
+import { integer, only, pathOf, shown, step, wrong } from "../model/fields.ts";
 import { hostNameFault } from "../model/names.ts";
 import { HostError } from "./errors.ts";
 
@@ -56,19 +56,15 @@ export class InventoryError extends HostError {
 
 /** A field that must be a string in a certain form; the refusal shows the value. */
 function form(pattern: RegExp, expected: string) {
-  return z.string({ error: refuse(expected) }).regex(pattern, { error: refuse(expected) });
+  return v.pipe(v.string(wrong(expected)), v.regex(pattern, wrong(expected)));
 }
-
-const refuse = (expected: string) => (issue: { input?: unknown }) =>
-  issue.input === undefined
-    ? `missing; give ${expected}`
-    : `${shown(issue.input)} is not allowed; give ${expected}`;
 
 const path = form(/^[^\0\n]*[^\0\n/]$/, "the path of a file");
 const FINGERPRINT =
   'a fingerprint such as "SHA256:…", as `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` prints it on the host';
-const fingerprint = form(/^SHA256:[A-Za-z0-9+/]{43}=?$/, FINGERPRINT).transform((value) =>
-  value.replace(/=$/, ""),
+const fingerprint = v.pipe(
+  form(/^SHA256:[A-Za-z0-9+/]{43}=?$/, FINGERPRINT),
+  v.transform((value) => value.replace(/=$/, "")),
 );
 
 const fields = {
@@ -76,58 +72,59 @@ const fields = {
     /^[A-Za-z0-9:][A-Za-z0-9._:%-]*$/,
     'a host name or an IP address alone; user and port are keys of their own ("user", "port")',
   ),
-  port: z
-    .int({ error: refuse("a port from 1 to 65535") })
-    .min(1, { error: refuse("a port from 1 to 65535") })
-    .max(65535, { error: refuse("a port from 1 to 65535") })
-    .default(22),
+  port: v.optional(integer(1, 65535, "a port"), 22),
   // No leading "-": it would be an option where a proxy command takes the user.
-  user: form(/^[A-Za-z0-9_][A-Za-z0-9_.@+-]*$/, "a user's name on the host").default("root"),
-  identityFile: path.optional(),
-  agent: z
-    .union([z.literal(true), path], {
-      error: refuse("true (the agent of SSH_AUTH_SOCK) or the path of an agent's socket"),
-    })
-    .optional(),
+  user: v.optional(form(/^[A-Za-z0-9_][A-Za-z0-9_.@+-]*$/, "a user's name on the host"), "root"),
+  identityFile: v.optional(path),
+  agent: v.optional(
+    v.union(
+      [v.literal(true), path],
+      wrong("true (the agent of SSH_AUTH_SOCK) or the path of an agent's socket"),
+    ),
+  ),
   // Never shown, whatever was written there.
-  passphrase: z.string({ error: () => "the passphrase must be a text (the value is not shown)" }).optional(),
-  hostKey: z
-    .unknown()
-    .optional()
-    .transform((value, context) => {
-      if (value === undefined) return undefined;
-      const list: unknown[] = Array.isArray(value) ? value : [value];
-      const parsed = z.array(fingerprint).min(1).safeParse(list);
-      if (parsed.success) return parsed.data;
-      const input = list.find((item) => !fingerprint.safeParse(item).success) ?? value;
-      context.addIssue({ code: "custom", message: refuse(`${FINGERPRINT}, or a list of them`)({ input }) });
-      return z.NEVER;
-    }),
-  knownHosts: path.optional(),
-  via: form(/./, "the name of another host").optional(),
-  proxyCommand: z
-    .unknown()
-    .optional()
-    .transform((value, context) => {
-      if (value === undefined) return undefined;
-      const words = typeof value === "string" ? splitWords(value) : value;
-      const fault = proxyFault(words);
-      if (fault) context.addIssue({ code: "custom", message: fault });
-      return words as string[]; // proxyFault saw that it is one
-    }),
+  passphrase: v.optional(v.string("the passphrase must be a text (the value is not shown)")),
+  hostKey: v.optional(
+    v.pipe(
+      v.unknown(),
+      v.rawTransform(({ dataset: { value }, addIssue, NEVER }): string[] => {
+        const list: unknown[] = Array.isArray(value) ? value : [value];
+        const parsed = v.safeParse(v.pipe(v.array(fingerprint), v.minLength(1)), list);
+        if (parsed.success) return parsed.output;
+        const input = list.find((item) => !v.is(fingerprint, item)) ?? value;
+        addIssue({ message: wrong(`${FINGERPRINT}, or a list of them`)({ input }) });
+        return NEVER;
+      }),
+    ),
+  ),
+  knownHosts: v.optional(path),
+  via: v.optional(form(/./, "the name of another host")),
+  proxyCommand: v.optional(
+    v.pipe(
+      v.unknown(),
+      v.rawTransform(({ dataset: { value }, addIssue }): string[] => {
+        const words = typeof value === "string" ? splitWords(value) : value;
+        const fault = proxyFault(words);
+        if (fault) addIssue({ message: fault });
+        return words as string[]; // proxyFault saw that it is one
+      }),
+    ),
+  ),
 };
-type Entry = z.infer<z.ZodObject<typeof fields>>;
+const ALLOWED = Object.keys(fields).join(", ");
 
-const Entry = z
-  .strictObject(fields, {
-    error: (issue) =>
-      issue.code === "unrecognized_keys"
-        ? `unknown ${issue.keys.map((key) => `"${key}"`).join(", ")}; allowed are ${Object.keys(fields).join(", ")}`
-        : `${issue.input === null ? "nothing" : `a ${typeof issue.input}`} stands here; give a map with ${Object.keys(fields).join(", ")}`,
-  })
-  .superRefine((entry, context) => {
-    const fault = (key: keyof Entry, message: string) =>
-      context.addIssue({ code: "custom", path: [key], message });
+const Entry = v.pipe(
+  only(
+    fields,
+    ({ input }) =>
+      `${input === null ? "nothing" : `a ${typeof input}`} stands here; give a map with ${ALLOWED}`,
+    `unknown; allowed are ${ALLOWED}`,
+  ),
+  v.rawCheck(({ dataset, addIssue }) => {
+    if (!dataset.typed) return;
+    const entry = dataset.value;
+    const fault = (key: keyof typeof fields, message: string) =>
+      addIssue({ path: [step(entry, key)], message });
     if (entry.identityFile === undefined && entry.agent === undefined)
       fault(
         "identityFile",
@@ -141,7 +138,9 @@ const Entry = z
       fault("knownHosts", "stands beside hostKey; give one of them");
     if (entry.via !== undefined && entry.proxyCommand !== undefined)
       fault("proxyCommand", "stands beside via; give one of them");
-  });
+  }),
+);
+type Entry = v.InferOutput<typeof Entry>;
 
 export interface ParseOptions {
   /** Folder that relative paths start from; where the program runs unless given. */
@@ -168,11 +167,11 @@ export function parseHosts(
   for (const [name, raw] of Object.entries(map)) {
     const nameFault = hostNameFault(name);
     if (nameFault) faults.push({ property: "", reason: nameFault });
-    const entry = Entry.safeParse(raw);
-    if (entry.success) entries.set(name, entry.data);
+    const entry = v.safeParse(Entry, raw);
+    if (entry.success) entries.set(name, entry.output);
     else
-      for (const issue of entry.error.issues)
-        faults.push({ property: [name, ...issue.path].map(String).join("."), reason: issue.message });
+      for (const issue of entry.issues)
+        faults.push({ property: [name, pathOf(issue)].filter(Boolean).join("."), reason: issue.message });
   }
   if (faults.length > 0) throw new InventoryError(source, faults);
 
@@ -297,7 +296,7 @@ function fromJson(text: string, source: string): unknown {
   }
 }
 
-/** Leaves out what is undefined (zod keeps such keys; our types do not). */
+/** Leaves out what is undefined (valibot keeps such keys; our types do not). */
 function defined<T extends object>(value: T): { [K in keyof T]: Exclude<T[K], undefined> } {
   return Object.fromEntries(Object.entries(value).filter(([, item]) => item !== undefined)) as never;
 }

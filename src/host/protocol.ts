@@ -13,208 +13,209 @@
  * A change is a conversation (MESSAGES): it counts only after `confirm` over a connection that was opened after
  * everything was verified. Whoever does not get so far leaves a trial that the host undoes by itself.
  */
-import { z } from "zod";
+import * as v from "valibot";
+import { mapOf } from "../model/fields.ts";
 
 export const PROTOCOL = 1;
 
-export const Hello = z.object({
-  agent: z.string(), // sha256 of the source that runs
-  protocol: z.literal(PROTOCOL),
-  python: z.string(),
-  user: z.string(),
+export const Hello = v.object({
+  agent: v.string(), // sha256 of the source that runs
+  protocol: v.literal(PROTOCOL),
+  python: v.string(),
+  user: v.string(),
 });
 
-export const PropertyValue = z.object({ default: z.boolean(), value: z.string() });
-export const QubeValue = z.object({ class: z.string(), template: z.string().nullable(), label: z.string() });
-export const FileValue = z.object({ content: z.string(), mode: z.string() });
+export const PropertyValue = v.object({ default: v.boolean(), value: v.string() });
+export const QubeValue = v.object({ class: v.string(), template: v.nullable(v.string()), label: v.string() });
+export const FileValue = v.object({ content: v.string(), mode: v.string() });
 /** A PCI assignment: only options that are on, each "True" (qubes-cli-formats.md §7). */
-export const DeviceValue = z.object({ mode: z.string(), options: z.record(z.string(), z.string()) });
-export const KeyValue = z.union([
+export const DeviceValue = v.object({ mode: v.string(), options: mapOf(v.string()) });
+export const KeyValue = v.union([
   PropertyValue,
   QubeValue,
   FileValue,
   DeviceValue,
-  z.string(),
-  z.literal(true),
-  z.null(),
+  v.string(),
+  v.literal(true),
+  v.null(),
 ]);
 
 /** One entry of the ledger on the host: who owns this key, what it was before they did, what they made of it. */
-export const LedgerEntry = z.object({
-  owner: z.string(), // URN
+export const LedgerEntry = v.object({
+  owner: v.string(), // URN
   first: KeyValue,
   ours: KeyValue,
   /** dom0's clock when `ours` was last written, seconds since the epoch. */
-  at: z.number(),
+  at: v.number(),
   /** Packages only: other owners that want it too. When `owner` lets go, the first of them takes its place. */
-  also: z.array(z.string()).optional(),
+  also: v.optional(v.array(v.string())),
 });
 
-export const LockHolder = z.object({ holder: z.string(), since: z.number(), pid: z.number() });
+export const LockHolder = v.object({ holder: v.string(), since: v.number(), pid: v.number() });
 
-export const QubeSnapshot = z.object({
-  class: z.string(),
-  state: z.string(), // Running, Halted, Transient, Paused …
+export const QubeSnapshot = v.object({
+  class: v.string(),
+  state: v.string(), // Running, Halted, Transient, Paused …
   /** Every property of admin.vm.property.GetAll; a property without a value is left out. */
-  properties: z.record(z.string(), PropertyValue),
-  features: z.record(z.string(), z.string()),
-  tags: z.array(z.string()),
+  properties: mapOf(PropertyValue),
+  features: mapOf(v.string()),
+  tags: v.array(v.string()),
   /** Persistent PCI assignments (admin.vm.device.pci.Assigned). */
-  pci: z.array(
-    z.object({
-      port: z.string(),
-      device: z.string(),
-      mode: z.string(),
-      options: z.record(z.string(), z.string()),
+  pci: v.array(
+    v.object({
+      port: v.string(),
+      device: v.string(),
+      mode: v.string(),
+      options: mapOf(v.string()),
     }),
   ),
   /** dom0 shows this running qube's windows now (/run/qubes/guid-running.<xid>); qubes-host.md (d) 3. */
-  guidRunning: z.boolean(),
+  guidRunning: v.boolean(),
   /** A person is in its Xephyr session: a process `qubes-guivm-session <qube>` runs in dom0 (the Exec of its xsession file). */
-  session: z.boolean(),
+  session: v.boolean(),
 });
 
-export const PciFunction = z.object({
-  sbdf: z.string(), // 0000:00:02.0
-  port: z.string().nullable(), // as the host's own list names it, 00_02.0
-  class: z.string(), // 6 hex digits, 030000
-  vendor: z.string(),
-  device: z.string(),
-  subsystem: z.string().nullable(), // vvvv:dddd
-  driver: z.string().nullable(),
+export const PciFunction = v.object({
+  sbdf: v.string(), // 0000:00:02.0
+  port: v.nullable(v.string()), // as the host's own list names it, 00_02.0
+  class: v.string(), // 6 hex digits, 030000
+  vendor: v.string(),
+  device: v.string(),
+  subsystem: v.nullable(v.string()), // vvvv:dddd
+  driver: v.nullable(v.string()),
   /** sysfs reset_method, such as ["flr", "bus"]; null where the kernel does not say. */
-  reset: z.array(z.string()).nullable(),
-  name: z.string().nullable(),
+  reset: v.nullable(v.array(v.string())),
+  name: v.nullable(v.string()),
   /** Of a bridge: the buses behind it, two hex digits each. */
-  bridge: z.object({ secondary: z.string(), subordinate: z.string() }).nullable(),
+  bridge: v.nullable(v.object({ secondary: v.string(), subordinate: v.string() })),
   /** sbdf of the bridge above; null on a root bus. */
-  parent: z.string().nullable(),
+  parent: v.nullable(v.string()),
   /** The display that the firmware lit (sysfs boot_vga); null where sysfs does not say. */
-  bootVga: z.boolean().nullable(),
+  bootVga: v.nullable(v.boolean()),
   /** It has an expansion ROM that sysfs shows. */
-  rom: z.boolean().nullable(),
+  rom: v.nullable(v.boolean()),
   /** The module that its modalias would load, whatever is bound now; null where nothing is known. */
-  module: z.string().nullable(),
+  module: v.nullable(v.string()),
   /** DRM connectors of a display that a driver of dom0 drives. */
-  outputs: z.array(z.object({ name: z.string(), connected: z.boolean(), enabled: z.boolean() })),
+  outputs: v.array(v.object({ name: v.string(), connected: v.boolean(), enabled: v.boolean() })),
   /** Input devices behind this controller: "keyboard", "mouse", "tablet". */
-  inputs: z.array(z.string()),
+  inputs: v.array(v.string()),
   /** Block devices behind it that dom0 uses (mounted, swap, or below something that is). */
-  disks: z.array(z.string()),
+  disks: v.array(v.string()),
   /** Network interfaces of dom0 behind it. */
-  nets: z.array(z.string()),
+  nets: v.array(v.string()),
 });
-export type PciFunction = z.infer<typeof PciFunction>;
+export type PciFunction = v.InferOutput<typeof PciFunction>;
 
 /** What decides whether a boot can be tried once and come back by itself. Unknown is null. Design §5. */
-export const BootFacts = z.object({
+export const BootFacts = v.object({
   /** GRUB can be told to boot an entry once, and clears that by itself. */
-  oneShot: z.boolean().nullable(),
-  oneShotWhy: z.string(),
+  oneShot: v.nullable(v.boolean()),
+  oneShotWhy: v.string(),
   /** It boots without a hand: nobody has to type a passphrase. */
-  unattended: z.boolean().nullable(),
-  unattendedWhy: z.string(),
+  unattended: v.nullable(v.boolean()),
+  unattendedWhy: v.string(),
   /** dom0's own initramfs script understands path ids in rd.qubes.hide_pci. */
-  hidePaths: z.boolean().nullable(),
+  hidePaths: v.nullable(v.boolean()),
   /** Words of GRUB_CMDLINE_LINUX, a comma list of rd.qubes.hide_pci as one word for each of its parts. */
-  args: z.array(z.string()),
+  args: v.array(v.string()),
   /** There is a xenwatchdogd to arm. */
-  watchdog: z.boolean().nullable(),
+  watchdog: v.nullable(v.boolean()),
   /** Our rescue entry stands in the menu. */
-  rescue: z.boolean(),
+  rescue: v.boolean(),
 });
 
-export const Facts = z.object({
+export const Facts = v.object({
   /** First line of /etc/qubes-release, null where the file is missing (not a Qubes host). */
-  qubesRelease: z.string().nullable(),
-  kernel: z.string(),
-  bootId: z.string(),
-  cmdline: z.string(),
+  qubesRelease: v.nullable(v.string()),
+  kernel: v.string(),
+  bootId: v.string(),
+  cmdline: v.string(),
   /** dom0's clock, seconds since the epoch. */
-  now: z.number(),
-  freeBytes: z.number(), // on /var/lib
-  xen: z.object({
-    version: z.string(),
-    virtCaps: z.array(z.string()),
-    totalMemory: z.number(), // MiB
-    freeMemory: z.number(), // MiB
-    iommu: z.boolean().nullable(), // null: the ring buffer no longer says
-    interruptRemapping: z.boolean().nullable(),
+  now: v.number(),
+  freeBytes: v.number(), // on /var/lib
+  xen: v.object({
+    version: v.string(),
+    virtCaps: v.array(v.string()),
+    totalMemory: v.number(), // MiB
+    freeMemory: v.number(), // MiB
+    iommu: v.nullable(v.boolean()), // null: the ring buffer no longer says
+    interruptRemapping: v.nullable(v.boolean()),
   }),
-  pci: z.array(PciFunction),
+  pci: v.array(PciFunction),
   boot: BootFacts,
   /** From DMI; parts of the hardware fingerprint. */
-  firmware: z.object({
-    vendor: z.string().nullable(),
-    product: z.string().nullable(),
-    bios: z.string().nullable(),
+  firmware: v.object({
+    vendor: v.nullable(v.string()),
+    product: v.nullable(v.string()),
+    bios: v.nullable(v.string()),
   }),
   /** "GenuineIntel", "AuthenticAMD" …; null where /proc/cpuinfo does not say. */
-  cpu: z.string().nullable(),
+  cpu: v.nullable(v.string()),
   /** Where dom0's keyboards hang: "ps2", or "usb:" and the sbdf of the controller; null: unknown. */
-  keyboards: z.array(z.string()).nullable(),
+  keyboards: v.nullable(v.array(v.string())),
   /** dom0's display manager runs; null: unknown. */
-  lightdm: z.boolean().nullable(),
+  lightdm: v.nullable(v.boolean()),
 });
 
 /** A change that is neither confirmed nor undone yet; the host undoes it by itself when its time is over. Design §5. */
-export const Trial = z.object({
-  id: z.string(),
-  phase: z.enum(["applying", "staged", "rebooting", "trial", "verified", "confirmed", "undoing"]),
-  holder: z.string(),
-  owner: z.string(), // URN
-  since: z.number(),
+export const Trial = v.object({
+  id: v.string(),
+  phase: v.picklist(["applying", "staged", "rebooting", "trial", "verified", "confirmed", "undoing"]),
+  holder: v.string(),
+  owner: v.string(), // URN
+  since: v.number(),
   /** Until the guard undoes it; null where no deadline runs (it waits for a boot). */
-  secondsLeft: z.number().nullable(),
+  secondsLeft: v.nullable(v.number()),
 });
-export type Trial = z.infer<typeof Trial>;
+export type Trial = v.InferOutput<typeof Trial>;
 
 /** What the guard did last without anybody asking; kept until the next apply of that owner. */
-export const TrialOutcome = z.object({
-  id: z.string(),
-  owner: z.string(),
+export const TrialOutcome = v.object({
+  id: v.string(),
+  owner: v.string(),
   /** "undone": a trial was put back. "rescued": a confirmed mode did not come up in a boot and was put back. "left": not all could be put back. */
-  what: z.enum(["undone", "rescued", "left"]),
-  why: z.string(),
-  phase: z.string(),
-  at: z.number(),
-  bootId: z.string(),
-  left: z.record(z.string(), z.string()),
+  what: v.picklist(["undone", "rescued", "left"]),
+  why: v.string(),
+  phase: v.string(),
+  at: v.number(),
+  bootId: v.string(),
+  left: mapOf(v.string()),
 });
-export type TrialOutcome = z.infer<typeof TrialOutcome>;
+export type TrialOutcome = v.InferOutput<typeof TrialOutcome>;
 
-export const Snapshot = z.object({
+export const Snapshot = v.object({
   facts: Facts,
-  qubes: z.record(z.string(), QubeSnapshot),
-  globals: z.record(z.string(), PropertyValue),
-  labels: z.array(z.string()),
+  qubes: mapOf(QubeSnapshot),
+  globals: mapOf(PropertyValue),
+  labels: v.array(v.string()),
   /**
    * Every file of /etc/qubes/policy.d (with include/), /usr/share/xsessions, /etc/lightdm/lightdm.conf.d and
    * /etc/systemd/system/qubes-vm@*.service.d, and /etc/qubes/input-proxy-target; text up to 256 KiB.
    */
-  files: z.record(z.string(), FileValue),
+  files: mapOf(FileValue),
   /** Only the packages that were asked for and those of the ledger: version, or null where not installed. */
-  packages: z.record(z.string(), z.string().nullable()),
-  ledger: z.record(z.string(), LedgerEntry),
-  lock: LockHolder.nullable(),
+  packages: mapOf(v.nullable(v.string())),
+  ledger: mapOf(LedgerEntry),
+  lock: v.nullable(LockHolder),
   /** A journal left by an apply that neither finished nor was undone. The next apply undoes it first. */
-  unfinished: z.object({ holder: z.string(), since: z.number(), keys: z.array(z.string()) }).nullable(),
-  trial: Trial.nullable(),
-  outcome: TrialOutcome.nullable(),
+  unfinished: v.nullable(v.object({ holder: v.string(), since: v.number(), keys: v.array(v.string()) })),
+  trial: v.nullable(Trial),
+  outcome: v.nullable(TrialOutcome),
   /** The confirmed mode that each boot must bring up, and what it rests on. */
-  watch: z
-    .object({
-      qube: z.string(),
-      owner: z.string(),
-      tokens: z.array(z.string()),
-      ports: z.array(z.string()),
-    })
-    .nullable(),
+  watch: v.nullable(
+    v.object({
+      qube: v.string(),
+      owner: v.string(),
+      tokens: v.array(v.string()),
+      ports: v.array(v.string()),
+    }),
+  ),
 });
-export type Snapshot = z.infer<typeof Snapshot>;
-export type QubeSnapshot = z.infer<typeof QubeSnapshot>;
-export type Facts = z.infer<typeof Facts>;
-export type LedgerEntry = z.infer<typeof LedgerEntry>;
+export type Snapshot = v.InferOutput<typeof Snapshot>;
+export type QubeSnapshot = v.InferOutput<typeof QubeSnapshot>;
+export type Facts = v.InferOutput<typeof Facts>;
+export type LedgerEntry = v.InferOutput<typeof LedgerEntry>;
 
 export interface SnapshotArgs {
   packages: string[];
@@ -305,94 +306,94 @@ export const MESSAGES = {
   ],
 } as const;
 
-export const StateResult = z.object({
-  id: z.string(), // the state's __id__
-  function: z.string(), // "qube.properties"
-  result: z.boolean().nullable(),
-  comment: z.string(),
-  changes: z.record(z.string(), z.unknown()),
+export const StateResult = v.object({
+  id: v.string(), // the state's __id__
+  function: v.string(), // "qube.properties"
+  result: v.nullable(v.boolean()),
+  comment: v.string(),
+  changes: mapOf(v.unknown()),
 });
 
-export const Evidence = z.object({
-  id: z.string(),
-  ok: z.boolean(),
-  seconds: z.number(),
+export const Evidence = v.object({
+  id: v.string(),
+  ok: v.boolean(),
+  seconds: v.number(),
   /** What was seen, at most 4 KiB, control characters removed. */
-  output: z.string(),
+  output: v.string(),
 });
-export type Evidence = z.infer<typeof Evidence>;
+export type Evidence = v.InferOutput<typeof Evidence>;
 
 /** An apply that waits: for its confirmation, or for the reboot. */
-export const Waiting = z.object({
-  phase: z.enum(["verified", "staged"]),
-  id: z.string(),
-  states: z.array(StateResult),
-  evidence: z.array(Evidence),
-  restarted: z.array(z.string()),
+export const Waiting = v.object({
+  phase: v.picklist(["verified", "staged"]),
+  id: v.string(),
+  states: v.array(StateResult),
+  evidence: v.array(Evidence),
+  restarted: v.array(v.string()),
   /** Xen's watchdog is armed for the trial's boot; null: there is none, a hang needs a hand on the power button. */
-  watchdog: z.boolean().nullable(),
+  watchdog: v.nullable(v.boolean()),
 });
-export const Rebooting = z.object({ boot: z.string(), watchdog: z.boolean().nullable() });
-export const Resumed = z.object({
-  phase: z.literal("verified"),
-  id: z.string(),
-  evidence: z.array(Evidence),
+export const Rebooting = v.object({ boot: v.string(), watchdog: v.nullable(v.boolean()) });
+export const Resumed = v.object({
+  phase: v.literal("verified"),
+  id: v.string(),
+  evidence: v.array(Evidence),
 });
-export const Aborted = z.object({
-  changed: z.array(z.string()),
-  undone: z.array(z.string()),
-  left: z.record(z.string(), z.string()),
-  rebooting: z.boolean(),
+export const Aborted = v.object({
+  changed: v.array(v.string()),
+  undone: v.array(v.string()),
+  left: mapOf(v.string()),
+  rebooting: v.boolean(),
 });
-export const Released = z.object({});
-export const Checked = z.object({ evidence: z.array(Evidence) });
+export const Released = v.object({});
+export const Checked = v.object({ evidence: v.array(Evidence) });
 
-export const ApplyResult = z.object({
-  states: z.array(StateResult),
-  evidence: z.array(Evidence),
+export const ApplyResult = v.object({
+  states: v.array(StateResult),
+  evidence: v.array(Evidence),
   /** Qubes that were restarted because `restart` named them. */
-  restarted: z.array(z.string()),
+  restarted: v.array(v.string()),
   snapshot: Snapshot,
 });
-export type ApplyResult = z.infer<typeof ApplyResult>;
+export type ApplyResult = v.InferOutput<typeof ApplyResult>;
 
 /** Progress of an apply: `{stage: "salt", text: "12 states, 3 s"}`. */
-export const Progress = z.object({ stage: z.string(), text: z.string() });
-export type Progress = z.infer<typeof Progress>;
+export const Progress = v.object({ stage: v.string(), text: v.string() });
+export type Progress = v.InferOutput<typeof Progress>;
 
-export const AgentError = z.object({
+export const AgentError = v.object({
   /**
    * not-qubes, unsupported-user, lock-held, conflict (another owner), disk-full, salt-missing, salt-compile, salt-failed,
    * verify-failed, shutdown-refused, cancelled, unfinished (what an earlier apply left cannot be undone), no-guard (nothing would
    * undo the change), no-one-shot (the trial's entry cannot be written or chosen), trial-over (the host has undone it: `outcome`),
    * not-yet (the trial's boot has not begun), admin-api, bad-request, internal.
    */
-  code: z.string(),
-  message: z.string(),
+  code: v.string(),
+  message: v.string(),
   /** salt-failed: the states that failed. */
-  failed: z.array(StateResult).optional(),
-  evidence: z.array(Evidence).optional(),
+  failed: v.optional(v.array(StateResult)),
+  evidence: v.optional(v.array(Evidence)),
   /** Keys that had been changed when it failed. */
-  changed: z.array(z.string()).optional(),
+  changed: v.optional(v.array(v.string())),
   /** Those of them that were put back and read back as before. */
-  undone: z.array(z.string()).optional(),
+  undone: v.optional(v.array(v.string())),
   /** Those that could not be put back, each with the reason. */
-  left: z.record(z.string(), z.string()).optional(),
-  holder: LockHolder.optional(),
+  left: v.optional(mapOf(v.string())),
+  holder: v.optional(LockHolder),
   /** The host is about to restart by itself, to leave the trial's boot. */
-  rebooting: z.boolean().optional(),
+  rebooting: v.optional(v.boolean()),
   /** trial-over: how it ended, where the host knows. */
-  outcome: TrialOutcome.nullable().optional(),
+  outcome: v.optional(v.nullable(TrialOutcome)),
   /** trial-over: the phase it is in, where it is under way but elsewhere. */
-  phase: z.string().optional(),
+  phase: v.optional(v.string()),
 });
-export type AgentErrorBody = z.infer<typeof AgentError>;
+export type AgentErrorBody = v.InferOutput<typeof AgentError>;
 
 /** What the agent sends for a request. */
-export const Reply = z.union([
-  z.object({ id: z.number(), event: Progress }),
-  z.object({ id: z.number(), ok: z.unknown() }),
-  z.object({ id: z.number(), error: AgentError }),
+export const Reply = v.union([
+  v.object({ id: v.number(), event: Progress }),
+  v.object({ id: v.number(), ok: v.unknown() }),
+  v.object({ id: v.number(), error: AgentError }),
 ]);
 
 /** Largest line either side accepts, bytes. */

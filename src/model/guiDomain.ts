@@ -1,8 +1,8 @@
 /** What a program may say about a GUI domain, and the rules it must keep. Pure. Sources: design §2, §4; qubes-host.md (b), (h). */
-import { z } from "zod";
+import * as v from "valibot";
 import { Selector } from "../pci/selector.ts";
 import { GPU_MEMORY } from "../pci/verdict.ts";
-import { integer, listOf, named, oneOf, shown, text, wrong } from "./fields.ts";
+import { integer, listOf, named, oneOf, only, pathOf, shown, text, wrong } from "./fields.ts";
 import { MODES, type Mode, type Rung } from "./modes.ts";
 import { hostNameFault, qubeNameFault } from "./names.ts";
 
@@ -24,18 +24,18 @@ const HOST_PACKAGES: Record<Mode, string[]> = {
 /** Seconds: for the GUI domain to start, for one check, and from the start of a trial (or of a boot) until all is proved. */
 export const LIMITS = { start: 120, checks: 30, boot: 900 };
 
+const SECONDS = "a whole number of seconds";
+const MIB = "a whole number of MiB";
+
 const qubeName = named(qubeNameFault);
 const templateOrQube = qubeName;
 
-const mode = z.string({ error: wrong(`a mode: ${allowedModes}`) }).superRefine((value, context) => {
-  if ((MODES as readonly string[]).includes(value) || value === "dom0") return;
-  context.addIssue({
-    code: "custom",
-    message: LATER_MODES.includes(value)
-      ? `mode "${value}" is not in this release; allowed are ${allowedModes}`
-      : `${shown(value)} is not a display mode; allowed are ${allowedModes}`,
-  });
-});
+const mode = named((value) => {
+  if ((MODES as readonly string[]).includes(value) || value === "dom0") return null;
+  return LATER_MODES.includes(value)
+    ? `mode "${value}" is not in this release; allowed are ${allowedModes}`
+    : `${shown(value)} is not a display mode; allowed are ${allowedModes}`;
+}, `a mode: ${allowedModes}`);
 
 const packageName = named((name) =>
   /^[A-Za-z0-9][A-Za-z0-9+._-]{0,99}$/.test(name) ? null : `${shown(name)} is not the name of a package`,
@@ -45,56 +45,62 @@ const userName = named((name) =>
   /^[a-z_][a-z0-9_-]{0,31}$/.test(name) ? null : `${shown(name)} is not the name of a user of dom0`,
 );
 
-/** The arguments as a program gives them; every field but `host` may be left out. */
-export const GuiDomainArgs = z.strictObject(
-  {
-    host: named(hostNameFault),
-    /** The qube; the resource's own name unless given. */
-    qube: qubeName.optional(),
-    display: listOf(mode).optional(),
-    gpu: Selector.optional(),
-    reboot: oneOf("never", "allowed").optional(),
-    retry: z.union([z.string(), z.number()], { error: wrong("a number or a text") }).optional(),
-    onFallback: oneOf("warn", "accept", "fail").optional(),
-    limits: z
-      .strictObject(
-        {
-          start: integer(10, 3600, "seconds").optional(),
-          checks: integer(1, 600, "seconds").optional(),
-          boot: integer(60, 7200, "seconds").optional(),
-        },
-        { error: wrong("limits in seconds: start, checks, boot") },
-      )
-      .optional(),
-    clients: z
-      .union([z.literal("default"), z.array(qubeName)], {
-        error: (issue) => `${shown(issue.input)} is not allowed; give "default" or a list of qubes`,
-      })
-      .optional(),
-    restartClients: oneOf("never", "allowed").optional(),
-    session: oneOf("choose", "preselect", "autologin").optional(),
-    sessionUser: userName.optional(),
-    onDelete: oneOf("restore", "keep").optional(),
-    unreachable: oneOf("fail", "skip").optional(),
-    template: templateOrQube.optional(),
-    label: text.optional(),
-    memory: integer(64, 1_048_576, "MiB").optional(),
-    maxmem: integer(0, 1_048_576, "MiB").optional(),
-    vcpus: integer(1, 128, "virtual processors").optional(),
-    autostart: z
-      .boolean({ error: (issue) => `${shown(issue.input)} is not allowed; give true or false` })
-      .optional(),
-    audiovm: z
-      .union([z.literal(""), z.literal("dom0"), qubeName], {
-        error: (issue) => `${shown(issue.input)} is not allowed; give a qube, "dom0", or "" for none`,
-      })
-      .optional(),
-    hostPackages: listOf(packageName).optional(),
-    viewers: listOf(qubeName).optional(),
-  },
-  { error: wrong("the properties of a GUI domain") },
+const fields = {
+  host: named(hostNameFault),
+  /** The qube; the resource's own name unless given. */
+  qube: v.optional(qubeName),
+  display: v.optional(listOf(mode)),
+  gpu: v.optional(Selector),
+  reboot: v.optional(oneOf("never", "allowed")),
+  retry: v.optional(v.union([v.string(), v.number()], wrong("a number or a text"))),
+  onFallback: v.optional(oneOf("warn", "accept", "fail")),
+  limits: v.optional(
+    only(
+      {
+        start: v.optional(integer(10, 3600, SECONDS)),
+        checks: v.optional(integer(1, 600, SECONDS)),
+        boot: v.optional(integer(60, 7200, SECONDS)),
+      },
+      wrong("limits in seconds: start, checks, boot"),
+      "there is no such part",
+    ),
+  ),
+  clients: v.optional(
+    v.union(
+      [v.literal("default"), v.array(qubeName)],
+      ({ input }) => `${shown(input)} is not allowed; give "default" or a list of qubes`,
+    ),
+  ),
+  restartClients: v.optional(oneOf("never", "allowed")),
+  session: v.optional(oneOf("choose", "preselect", "autologin")),
+  sessionUser: v.optional(userName),
+  onDelete: v.optional(oneOf("restore", "keep")),
+  unreachable: v.optional(oneOf("fail", "skip")),
+  template: v.optional(templateOrQube),
+  label: v.optional(text),
+  memory: v.optional(integer(64, 1_048_576, MIB)),
+  maxmem: v.optional(integer(0, 1_048_576, MIB)),
+  vcpus: v.optional(integer(1, 128, "a whole number of virtual processors")),
+  autostart: v.optional(v.boolean(({ input }) => `${shown(input)} is not allowed; give true or false`)),
+  audiovm: v.optional(
+    v.union(
+      [v.literal(""), v.literal("dom0"), qubeName],
+      ({ input }) => `${shown(input)} is not allowed; give a qube, "dom0", or "" for none`,
+    ),
+  ),
+  hostPackages: v.optional(listOf(packageName)),
+  viewers: v.optional(listOf(qubeName)),
+};
+
+/** What a program may give; every argument but `host` may be left out. */
+export const ARGUMENTS = Object.keys(fields).sort();
+
+const GuiDomainArgs = only(
+  fields,
+  wrong("the properties of a GUI domain"),
+  `not a property of a GUI domain; allowed are ${ARGUMENTS.join(", ")}`,
 );
-export type GuiDomainArgs = z.infer<typeof GuiDomainArgs>;
+type GuiDomainArgs = v.InferOutput<typeof GuiDomainArgs>;
 
 /** A GUI domain as described: every default filled in, every rule that needs no host kept. */
 export interface GuiDomain {
@@ -163,14 +169,14 @@ export interface Fault {
 
 /** What is wrong with single arguments; the rules over several are left to `parseGuiDomain`. */
 export function argumentFaults(value: unknown): Fault[] {
-  return GuiDomainArgs.safeParse(value).error?.issues.flatMap((issue) => faultOf(issue)) ?? [];
+  return faultsOf(v.safeParse(GuiDomainArgs, value).issues);
 }
 
 /** The description with its defaults, or what is wrong with it, by property path. */
 export function parseGuiDomain(name: string, value: unknown): { gui: GuiDomain } | { faults: Fault[] } {
-  const parsed = GuiDomainArgs.safeParse(value);
-  if (!parsed.success) return { faults: parsed.error.issues.flatMap((issue) => faultOf(issue)) };
-  const args = parsed.data;
+  const parsed = v.safeParse(GuiDomainArgs, value);
+  if (!parsed.success) return { faults: faultsOf(parsed.issues) };
+  const args = parsed.output;
   const qube = args.qube ?? name;
   const display = (args.display ?? ["xephyr"]) as Rung[];
   const gui: GuiDomain = {
@@ -277,19 +283,7 @@ function sorted(gui: GuiDomain): GuiDomain {
   };
 }
 
-const ALLOWED = `a GUI domain; allowed are ${Object.keys(GuiDomainArgs.shape).sort().join(", ")}`;
-
-/** "display[1]" from ["display", 1]; an unknown key is reported at its own name, as no property of `what`. */
-export function faultOf(issue: z.core.$ZodIssue, what = ALLOWED): Fault[] {
-  const at = issue.path.reduce<string>(
-    (path, part) =>
-      typeof part === "number" ? `${path}[${part}]` : path ? `${path}.${String(part)}` : String(part),
-    "",
-  );
-  if (issue.code !== "unrecognized_keys") return [{ property: at, reason: issue.message }];
-  return issue.keys.map((key) =>
-    at
-      ? { property: `${at}.${key}`, reason: "there is no such part" }
-      : { property: key, reason: `not a property of ${what}` },
-  );
+/** What a schema refused, by property path. */
+export function faultsOf(issues: readonly v.BaseIssue<unknown>[] = []): Fault[] {
+  return issues.map((issue) => ({ property: pathOf(issue), reason: issue.message }));
 }

@@ -1,30 +1,36 @@
 /** What a program may say about a PCI device that is given to a qube for good, outside any ladder. Pure. Design §2, §6. */
-import { z } from "zod";
+import * as v from "valibot";
 import { Selector } from "../pci/selector.ts";
-import { listOf, named, oneOf, wrong } from "./fields.ts";
-import { type Fault, faultOf } from "./guiDomain.ts";
+import { listOf, named, oneOf, only, wrong } from "./fields.ts";
+import { type Fault, faultsOf } from "./guiDomain.ts";
 import { hostNameFault, qubeNameFault } from "./names.ts";
 
-const flag = z.boolean({ error: wrong("true or false") });
+const flag = v.boolean(wrong("true or false"));
 
-export const PciAttachmentArgs = z.strictObject(
-  {
-    host: named(hostNameFault),
-    qube: named(qubeNameFault),
-    device: Selector.optional(),
-    devices: listOf(Selector).optional(),
-    options: z
-      .strictObject(
-        { permissive: flag.optional(), noStrictReset: flag.optional() },
-        { error: wrong("options: permissive, noStrictReset") },
-      )
-      .optional(),
-    onDelete: oneOf("restore", "keep").optional(),
-    unreachable: oneOf("fail", "skip").optional(),
-  },
-  { error: wrong("the properties of a PCI attachment") },
+const fields = {
+  host: named(hostNameFault),
+  qube: named(qubeNameFault),
+  device: v.optional(Selector),
+  devices: v.optional(listOf(Selector)),
+  options: v.optional(
+    only(
+      { permissive: v.optional(flag), noStrictReset: v.optional(flag) },
+      wrong("options: permissive, noStrictReset"),
+      "there is no such part",
+    ),
+  ),
+  onDelete: v.optional(oneOf("restore", "keep")),
+  unreachable: v.optional(oneOf("fail", "skip")),
+};
+
+/** What a program may give. */
+export const ARGUMENTS = Object.keys(fields).sort();
+
+const PciAttachmentArgs = only(
+  fields,
+  wrong("the properties of a PCI attachment"),
+  `not a property of a PCI attachment; allowed are ${ARGUMENTS.join(", ")}`,
 );
-export type PciAttachmentArgs = z.infer<typeof PciAttachmentArgs>;
 
 export interface PciAttachment {
   host: string;
@@ -37,20 +43,15 @@ export interface PciAttachment {
   unreachable: "fail" | "skip";
 }
 
-const ALLOWED = Object.keys(PciAttachmentArgs.shape).sort().join(", ");
-const faults = (error: z.ZodError) =>
-  error.issues.flatMap((issue) => faultOf(issue, `a PCI attachment; allowed are ${ALLOWED}`));
-
 /** What is wrong with single arguments. */
 export const attachmentFaults = (value: unknown): Fault[] => {
-  const { error } = PciAttachmentArgs.safeParse(value);
-  return error ? faults(error) : [];
+  return faultsOf(v.safeParse(PciAttachmentArgs, value).issues);
 };
 
 export function parsePciAttachment(value: unknown): { attachment: PciAttachment } | { faults: Fault[] } {
-  const parsed = PciAttachmentArgs.safeParse(value);
-  if (!parsed.success) return { faults: faults(parsed.error) };
-  const { host, qube, device, devices = [], options = {}, onDelete, unreachable } = parsed.data;
+  const parsed = v.safeParse(PciAttachmentArgs, value);
+  if (!parsed.success) return { faults: faultsOf(parsed.issues) };
+  const { host, qube, device, devices = [], options = {}, onDelete, unreachable } = parsed.output;
   const all = [...(device ? [device] : []), ...devices];
   if (device && devices.length)
     return {

@@ -1,8 +1,9 @@
 /** Selectors: their form, whom they name, and whom they never do. */
 import { test } from "uvu";
 import * as assert from "uvu/assert";
-import { z } from "zod";
+import * as v from "valibot";
 import type { PciFunction } from "../host/protocol.ts";
+import { pathOf } from "../model/fields.ts";
 import { type Purpose, Selector, select } from "./selector.ts";
 import { profileFacts } from "./testing/profile.ts";
 import { type PciTree, pciTree } from "./tree.ts";
@@ -15,7 +16,7 @@ const oryx = treeOf("system76-oryx-pro-rtx2060");
 const zephyrus = treeOf("asus-rog-zephyrus-g14-ga401ih");
 
 function names(tree: PciTree, selector: unknown, as: Purpose): string {
-  const found = select(tree, Selector.parse(selector), as);
+  const found = select(tree, v.parse(Selector, selector), as);
   if ("refused" in found) {
     assert.ok(found.refused.what.length > 20 && !found.refused.what.endsWith("."), found.refused.what);
     assert.ok(found.refused.next.length > 20, found.refused.next);
@@ -87,13 +88,13 @@ test("bad input is refused by the rule it breaks", () => {
 });
 
 test("a refusal lists what may have been meant, in a person's words", () => {
-  const several = select(oryx, Selector.parse({ class: "display" }), "display");
+  const several = select(oryx, v.parse(Selector, { class: "display" }), "display");
   if (!("refused" in several)) throw new Error("refused");
   assert.is(
     several.refused.what,
     '{ class: "display" } names 2 devices where one is meant: Intel CoffeeLake-H GT2 [UHD Graphics 630] (display 8086:3e9b at 00_02.0); NVIDIA TU106M [GeForce RTX 2060 Mobile] (display 10de:1f11 at 00_01.0-00_00.0)',
   );
-  const none = select(x230, Selector.parse({ vendor: "10de" }), "display");
+  const none = select(x230, v.parse(Selector, { vendor: "10de" }), "display");
   if (!("refused" in none)) throw new Error("refused");
   assert.match(
     none.refused.next,
@@ -102,11 +103,11 @@ test("a refusal lists what may have been meant, in a person's words", () => {
 });
 
 test("the form: each fault at its path, with the value and what is allowed", () => {
-  const args = z.strictObject({ gpu: Selector.optional() });
-  assert.equal(args.parse({}), {});
-  assert.equal(args.parse({ gpu: { vendor: "8086", class: undefined } }), { gpu: { vendor: "8086" } });
+  const args = v.strictObject({ gpu: v.optional(Selector) });
+  assert.equal(v.parse(args, {}), {});
+  assert.equal(v.parse(args, { gpu: { vendor: "8086", class: undefined } }), { gpu: { vendor: "8086" } });
   const faults = (gpu: unknown) =>
-    args.safeParse({ gpu }).error?.issues.map(({ path, message }) => `${path.join(".")}: ${message}`) ?? [];
+    v.safeParse(args, { gpu }).issues?.map((issue) => `${pathOf(issue)}: ${issue.message}`) ?? [];
   for (const [value, expected] of [
     ["display", /^gpu: "display" is not allowed; give a device by what it is/],
     [[], /^gpu: \[\] is not allowed/],
@@ -130,7 +131,7 @@ test("the form: each fault at its path, with the value and what is allowed", () 
 });
 
 test("what is parsed and what is found is frozen", () => {
-  const selector = Selector.parse({ class: "USB" });
+  const selector = v.parse(Selector, { class: "USB" });
   assert.is(selector.class, "usb");
   assert.ok(Object.isFrozen(selector));
   const found = select(x230, selector, "device");

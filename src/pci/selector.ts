@@ -3,8 +3,8 @@
  *
  *     { class: "display", vendor: "8086" }   { class: "audio" }   { position: "boot display" }   { address: "00_02.0" }
  */
-import { z } from "zod";
-import { shown } from "../model/fields.ts";
+import * as v from "valibot";
+import { shown, step } from "../model/fields.ts";
 import type { PciFunction } from "./facts.ts";
 import type { Refused } from "./refused.ts";
 import { ownerOf } from "./siblings.ts";
@@ -72,30 +72,33 @@ const PARTS = Object.keys(FORMS);
  * The schema, to be embedded in a resource's arguments. One transform instead of an object schema: every fault is then an
  * issue of our own with its path, also that of an unknown key.
  */
-export const Selector = z.unknown().transform((value, context): Selector => {
-  const fault = (message: string, ...path: string[]) =>
-    context.addIssue({ code: "custom", message, path, input: value });
-  if (typeof value !== "object" || value === null || Array.isArray(value)) {
-    fault(
-      `${value === undefined ? "missing" : `${shown(value)} is not allowed`}; give a device by what it is, such as { class: "display", vendor: "8086" }`,
-    );
-    return z.NEVER;
-  }
-  const selector: Record<string, string> = {};
-  for (const [key, part] of Object.entries(value)) {
-    const form = Object.hasOwn(FORMS, key) ? FORMS[key as keyof Selector] : undefined;
-    const text = typeof part === "string" && key !== "driver" ? part.toLowerCase() : part;
-    if (part === undefined) continue;
-    if (!form) fault(`not a part of a selector; allowed are ${PARTS.join(", ")}`, key);
-    else if (typeof text !== "string" || !form[0].test(text))
-      fault(`${shown(part)} is not allowed; give ${form[1]}`, key);
-    else selector[key] = text;
-  }
-  if (Object.keys(value).length === 0) fault(`{} is not allowed; give at least one of ${PARTS.join(", ")}`);
-  if ("device" in selector && !("vendor" in selector))
-    fault(`"${selector["device"]}" means nothing without a vendor; give "vendor" too`, "device");
-  return Object.freeze(selector) as Selector;
-});
+export const Selector = v.pipe(
+  v.unknown(),
+  v.rawTransform(({ dataset: { value }, addIssue, NEVER }): Selector => {
+    const fault = (message: string, key?: string) =>
+      addIssue({ message, input: value, ...(key !== undefined && { path: [step(value as object, key)] }) });
+    if (typeof value !== "object" || value === null || Array.isArray(value)) {
+      fault(
+        `${value === undefined ? "missing" : `${shown(value)} is not allowed`}; give a device by what it is, such as { class: "display", vendor: "8086" }`,
+      );
+      return NEVER;
+    }
+    const selector: Record<string, string> = {};
+    for (const [key, part] of Object.entries(value)) {
+      const form = Object.hasOwn(FORMS, key) ? FORMS[key as keyof Selector] : undefined;
+      const text = typeof part === "string" && key !== "driver" ? part.toLowerCase() : part;
+      if (part === undefined) continue;
+      if (!form) fault(`not a part of a selector; allowed are ${PARTS.join(", ")}`, key);
+      else if (typeof text !== "string" || !form[0].test(text))
+        fault(`${shown(part)} is not allowed; give ${form[1]}`, key);
+      else selector[key] = text;
+    }
+    if (Object.keys(value).length === 0) fault(`{} is not allowed; give at least one of ${PARTS.join(", ")}`);
+    if ("device" in selector && !("vendor" in selector))
+      fault(`"${selector["device"]}" means nothing without a vendor; give "vendor" too`, "device");
+    return Object.freeze(selector) as Selector;
+  }),
+);
 
 export type Selection = { readonly functions: readonly PciFunction[] } | { readonly refused: Refused };
 

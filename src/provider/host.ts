@@ -1,5 +1,5 @@
 /** The resource `guidomain:index:Host`: the facts of one machine. It changes nothing. Design §2. */
-import { z } from "zod";
+import * as v from "valibot";
 import { HostError } from "../host/errors.ts";
 import type { Snapshot } from "../host/protocol.ts";
 import { oneOf } from "../model/fields.ts";
@@ -31,8 +31,8 @@ export function hostHandler(hosts: HostAccess): Handler {
         const unknown = hosts.unknownName(String(name));
         if (unknown) failures.push({ property: "name", reason: unknown });
       }
-      const parsed = Unreachable.safeParse(unreachable);
-      if (!parsed.success) failures.push({ property: "unreachable", reason: z.prettifyError(parsed.error) });
+      const { issues = [] } = v.safeParse(Unreachable, unreachable);
+      for (const { message } of issues) failures.push({ property: "unreachable", reason: message });
       return { inputs, failures };
     },
 

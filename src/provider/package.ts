@@ -1,10 +1,11 @@
 /**
- * The package guidomain: from type token to handler. What does the work (ssh2, zod, Handlebars …) is loaded once
+ * The package guidomain: from type token to handler. What does the work (ssh2, valibot, Handlebars …) is loaded once
  * this process is configured, and not at all in one that never is: starting has to cost at most 0.25 s (design §10).
  */
 import { readFileSync } from "node:fs";
 import { Scrubber } from "../host/scrub.ts";
 import type { Handler, ProviderPackage } from "./handler.ts";
+import type { Hosts } from "./hosts.ts";
 import { schemaOf } from "./schema.ts";
 
 const { version } = JSON.parse(readFileSync(new URL("../../package.json", import.meta.url), "utf8")) as {
@@ -13,8 +14,9 @@ const { version } = JSON.parse(readFileSync(new URL("../../package.json", import
 
 export function guidomain(): ProviderPackage {
   const scrubber = new Scrubber();
+  let opened: Hosts | undefined;
   // What reaches a host comes first: the host answers while the rest is loaded.
-  const hosts = once(async () => new (await import("./hosts.ts")).Hosts(scrubber));
+  const hosts = once(async () => (opened = new (await import("./hosts.ts")).Hosts(scrubber)));
   const handlers = once(async () => (await import("./handlers.ts")).handlersOf(await hosts()));
   return {
     name: "guidomain",
@@ -40,7 +42,7 @@ export function guidomain(): ProviderPackage {
       handlers().catch(() => {}); // the first operation is told
     },
     scrub: (text) => scrubber.scrub(text),
-    close: async () => (await hosts()).close(),
+    close: async () => opened?.close(), // a process that was never configured has not even loaded what closes
   };
 }
 
