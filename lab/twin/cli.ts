@@ -9,12 +9,13 @@ import { parseArgs } from "node:util";
 import { stringify } from "yaml";
 import { faults } from "./faults.ts";
 import { layout } from "./sandbox.ts";
-import { attachTwin, startTwin, type Trigger, type Twin } from "./twin.ts";
+import { attachTwin, lastStart, startTwin, type Trigger, type Twin } from "./twin.ts";
 import type { Patch, World } from "./world.ts";
 
 const LAB = resolve(import.meta.dirname, "../../.lab");
 const USAGE = `npm run lab -- start [NAME] [--machine PROFILE] [--install FIXTURE]
-               stop|reset [NAME]
+               reset [NAME] [--machine PROFILE] [--install FIXTURE]   a fresh installation, on that machine
+               stop [NAME]
                status [NAME]                who drives the screen, what was booted, what is under way
                power-cycle [NAME]           off and on by hand
                reboot [NAME]
@@ -37,18 +38,17 @@ async function main(words: string[]): Promise<number> {
   const json = command === "world" ? rest.pop() : undefined;
   const name = rest[0] ?? "lab";
   const dir = join(LAB, name);
+  const { machine, install } = values;
+  const chosen =
+    machine || install ? { ...(machine && { machine }), ...(install && { install }) } : undefined;
   switch (command) {
     case "start": {
       const running = await attachTwin(dir);
-      const { machine, install } = values;
-      const twin =
-        running ??
-        (await startTwin({
-          dir,
-          detached: true,
-          ...(machine ? { machine } : {}),
-          ...(install ? { install } : {}),
-        }));
+      if (running && chosen)
+        throw new Error(
+          `${name} runs already; another machine is a fresh installation: npm run lab -- reset ${name} --machine PROFILE`,
+        );
+      const twin = running ?? (await startTwin({ ...(chosen ?? lastStart(dir)), dir, detached: true }));
       writeInventory(twin);
       console.log(`${running ? "already running" : "started"}: ${address(twin)}`);
       return 0;
@@ -60,8 +60,10 @@ async function main(words: string[]): Promise<number> {
       return 0;
     }
     case "reset": {
-      await (await running(dir)).reset();
-      console.log(`reset: ${name} is a fresh installation again`);
+      const twin = (await attachTwin(dir)) ?? (await startTwin({ ...lastStart(dir), dir, detached: true }));
+      await twin.reset(chosen);
+      writeInventory(twin);
+      console.log(`reset: ${name} is a fresh installation of ${twin.surroundings().machine.machine}`);
       return 0;
     }
     case "status": {

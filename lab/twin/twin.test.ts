@@ -6,7 +6,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { test } from "uvu";
 import * as assert from "uvu/assert";
 import { run } from "./sandbox.ts";
-import { attachTwin, startTwin } from "./twin.ts";
+import { attachTwin, lastStart, startTwin } from "./twin.ts";
 
 const dir = mkdtempSync(join(tmpdir(), "twin-"));
 const twin = await startTwin({ dir, world: { repository: { "dummy-psu-sender": "4.3.1" } } });
@@ -209,6 +209,33 @@ test("a reset brings back the start under the same address, as a new boot", asyn
   assert.is.not((await twin.exec("cat /proc/sys/kernel/random/boot_id")).stdout, bootId);
   assert.is((await ssh("true")).code, 0);
   assert.ok(twin.since(before).snapshots >= 0, "a reset clears dom0's logs, not the count");
+});
+
+test("a reset on another machine stays that machine", async () => {
+  const machine = () => twin.surroundings().machine.machine;
+  await twin.reset({ machine: "thinkpad-t400s" });
+  assert.match(machine(), /T400s/);
+  // It has no IOMMU, and its network works nevertheless.
+  assert.is((await twin.exec("qvm-start sys-firewall && qvm-check -q --running sys-net")).code, 0);
+  await twin.reset();
+  assert.match(machine(), /T400s/);
+  await twin.reset({});
+  assert.match(machine(), /Laptop/);
+  assert.equal(twin.compare(fresh, await twin.dump()), []);
+  const names = /There is no "nonsense" in lab\/twin\/machines, .*there are laptop, /;
+  assert.match(String(await twin.reset({ machine: "nonsense" }).catch(String)), names);
+  assert.is((await ssh("true")).code, 0, "nothing was touched");
+});
+
+test("a start as the last one was boots the disk that is there", async () => {
+  const other = mkdtempSync(join(tmpdir(), "twin-"));
+  const first = await startTwin({ dir: other, machine: "server" });
+  await first.exec("touch /etc/mark");
+  await first.stop();
+  const again = await startTwin({ ...lastStart(other), dir: other });
+  assert.is((await again.exec("test -e /etc/mark")).code, 0);
+  assert.match(again.surroundings().machine.machine, /PowerEdge/);
+  await again.remove();
 });
 
 test("a dom0 that does not come up is an error that says where to look", async () => {

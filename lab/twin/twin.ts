@@ -102,13 +102,7 @@ const DEFAULT_INSTALL = "qubes-4.3";
 export async function startTwin(options: StartOptions): Promise<Twin> {
   const dir = resolve(options.dir);
   if (await attachTwin(dir)) throw new Error(`The twin in ${dir} is already running; stop it first.`);
-  const machine = part<Machine>("machines", options.machine ?? DEFAULT_MACHINE);
-  const install = part<Install>("installs", options.install ?? DEFAULT_INSTALL);
-  const start: Start = {
-    install,
-    world: patched(patched(defaultWorld(machine), install.world ?? {}), options.world ?? {}),
-  };
-
+  const start = startOf(options);
   const paths = layout(dir);
   mkdirSync(join(paths.world, "bin"), { recursive: true });
   const text = JSON.stringify(start, null, 1);
@@ -139,6 +133,25 @@ export async function attachTwin(folder: string): Promise<Twin | null> {
   await endSshd(dir);
   rmSync(record);
   return null;
+}
+
+function startOf({ machine, install, world }: Partial<StartOptions>): Start {
+  const hardware = part<Machine>("machines", machine ?? DEFAULT_MACHINE);
+  const installed = part<Install>("installs", install ?? DEFAULT_INSTALL);
+  return {
+    install: installed,
+    world: patched(patched(defaultWorld(hardware), installed.world ?? {}), world ?? {}),
+  };
+}
+
+/** What the twin of a folder was started with, to start it so again; null where there was none. */
+export function lastStart(
+  folder: string,
+): Required<Pick<StartOptions, "machine" | "install" | "world">> | null {
+  const { start } = layout(resolve(folder));
+  if (!existsSync(start)) return null;
+  const { install, world } = JSON.parse(readFileSync(start, "utf8")) as Start;
+  return { machine: world.machine, install, world };
 }
 
 function part<T>(folder: "machines" | "installs", given: string | T): T {
@@ -388,12 +401,14 @@ export class Twin {
     return stdout;
   }
 
-  /** A fresh installation in its first world and a new boot; address and keys stay. */
-  async reset(): Promise<void> {
+  /** A fresh installation and a new boot, in its first world or another one; address and keys stay. */
+  async reset(options?: Pick<StartOptions, "machine" | "install">): Promise<void> {
+    const file = layout(this.dir).start;
+    const start = options ? startOf(options) : (JSON.parse(readFileSync(file, "utf8")) as Start);
     this.#running.snapshots = this.counters().snapshots;
     await end([this.#running.power]);
-    const start = JSON.parse(readFileSync(layout(this.dir).start, "utf8")) as Start;
     installRoot(this.dir, start.install, start.world);
+    writeFileSync(file, JSON.stringify(start, null, 1));
     this.#running.power = await switchOn(this.dir, start);
     await ask(this.dir, { do: "sshd" });
     this.record();

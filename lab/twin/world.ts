@@ -2,7 +2,7 @@
  * What surrounds a twin's dom0: the hardware, the network, the package repository, what the templates contain, and the
  * faults that a test switches on. It is not part of dom0's file system; inside it is read from /run/twin/world.json.
  */
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 
 /** One PCI function, as a dump of a real machine (lspci -vvnn) shows it; `null` is what the dump does not say. */
@@ -142,6 +142,12 @@ const HERE = import.meta.dirname;
 /** A fixture by name (`lab/twin/<folder>/<name>.json`) or by path; `extends` names one that it adds to. */
 export function fixture<T>(folder: "machines" | "installs", name: string): T {
   const own = join(HERE, folder, `${name}.json`);
+  if (!existsSync(own) && !existsSync(name)) {
+    const names = readdirSync(join(HERE, folder)).map((file) => file.replace(/\.json$/, ""));
+    throw new Error(
+      `There is no "${name}" in lab/twin/${folder}, and no file of that name; there are ${names.join(", ")}.`,
+    );
+  }
   const found = JSON.parse(readFileSync(existsSync(own) ? own : name, "utf8")) as T & { extends?: string };
   return found.extends === undefined ? found : { ...fixture<T>(folder, found.extends), ...found };
 }

@@ -451,7 +451,8 @@ class Hardware:
 
 def adapted(stored, world):
     """An installation's qubes on this machine: whoever holds a device that is not here gets the network functions, which is
-    what Qubes' installer gives sys-net.
+    what Qubes' installer gives sys-net. Without an IOMMU no HVM starts with devices (qubes-cli-formats.md §5): where such a machine
+    has a network, somebody has set sys-net to pv, which needs none (qubes-host.md (h) 2).
     """
     functions = Hardware(world).functions
     ports = {each.port: each.device_id for each in functions}
@@ -461,6 +462,8 @@ def adapted(stored, world):
         if any(ports.get(each["port"]) != each["device"] for each in raw.get("pci", [])):
             pci = [{"port": e.port, "device": e.device_id, "mode": "required", "options": {"no-strict-reset": "True"}} for e in network]
             raw = dict(raw, pci=pci)
+        if raw.get("pci") and not world["iommu"]:
+            raw = dict(raw, properties=dict(raw["properties"], virt_mode="pv"))
         qubes[name] = raw
     return dict(stored, qubes=qubes)
 
