@@ -78,6 +78,13 @@ test("a check fails: what it saw", () => {
     said({ code: "verify-failed", message: "a check failed", evidence }),
     /a check failed: session service exists: no output\. /,
   );
+  const black = { id: "X shows a picture", ok: false, seconds: 1, output: "Can't open display :0\nexit 1" };
+  const named = "the result does not work: X shows a picture: exit 1";
+  assert.match(
+    said({ code: "verify-failed", message: named, evidence: [black] }),
+    /lab: the result does not work: X shows a picture: Can't open display :0, exit 1\. /,
+    "once, in one line",
+  );
 });
 
 test("what could not be put back is named with its reason, and what stays changed is not called put back", () => {

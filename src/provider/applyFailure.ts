@@ -40,14 +40,22 @@ function partsOf(body: AgentErrorBody): { what: string; changed: string; next: s
 }
 
 /** What failed, without what was changed and what to do. */
-export function whatOf(body: AgentErrorBody): string {
-  const states = (body.failed ?? []).map((s) => `${s.id} (${s.function}): ${s.comment.trim()}`);
-  const checks = (body.evidence ?? [])
-    .filter((e) => !e.ok)
-    .map((e) => `${e.id}: ${e.output.trim() || "no output"}`);
+export function whatOf({ message, failed = [], evidence = [] }: AgentErrorBody): string {
+  const states = failed.map((s) => `${s.id} (${s.function}): ${s.comment.trim()}`);
+  const bad = evidence.filter((e) => !e.ok);
+  const checks = bad.map((e) => `${e.id}: ${oneLine(e.output) || "no output"}`);
   const details = [...states, ...checks].join("; ");
-  return details && !body.message.includes(details) ? `${body.message}: ${details}` : body.message;
+  if (!details || message.includes(details)) return message;
+  // The message names the checks too, each with its last line; here they are whole, and once.
+  const named = bad[0] ? message.indexOf(`: ${bad[0].id}: `) : -1;
+  return `${named < 0 ? message : message.slice(0, named)}: ${details}`;
 }
+
+const oneLine = (text: string) =>
+  text
+    .trim()
+    .split(/\s*\n\s*/)
+    .join(", ");
 
 function changedOf(body: AgentErrorBody): string {
   if (!body.changed && body.code === "internal") return NOT_KNOWN; // what the agent did not foresee
