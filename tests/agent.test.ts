@@ -28,7 +28,7 @@ const twin = await startTwin({
 });
 // Installing a package starts the qubes it is downloaded through; up already, they are clients of the GUI domain.
 await twin.exec("qvm-start sys-firewall");
-const bundle = await readBundle();
+const bundle = readBundle();
 const salt = (name: string) => readFileSync(new URL(`../salt/${name}`, import.meta.url), "utf8");
 const modules = {
   "_states/boot.py": salt("_states/boot.py"),
@@ -52,7 +52,7 @@ class Session {
       ...["-i", twin.identityFile, "-p", String(twin.port), "-F", "none", "-o", "BatchMode=yes"],
       ...["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR"],
       `${twin.user}@127.0.0.1`,
-      `python3 -I -c ${loader} ${bundle.digest}`,
+      `python3 -IS -c ${loader} ${bundle.digest}`,
     ]);
     this.process.stdin.on("error", () => {});
     this.#lines = createInterface({ input: this.process.stdout })[Symbol.asyncIterator]();

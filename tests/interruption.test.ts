@@ -423,7 +423,7 @@ fails: { test.fail_without_changes: [ {order: last} ] }
 
 test("control: with the undo switched off the comparison sees the harm; with it on it sees none", async () => {
   const { saltModules } = await import("../src/formula/modules.ts");
-  const real = await readBundle();
+  const real = readBundle();
   const modules = JSON.parse(real.text) as Record<string, string>;
   modules["journal"] +=
     '\ndef undo(record, emit, run, done=lambda outcome: None):\n    outcome = {"changed": [], "undone": [], "left": {}}\n' +

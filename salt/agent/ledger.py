@@ -5,8 +5,11 @@ the last entry is gone: formula files by owner, the directories that we had to m
 last apply that counts.
 """
 
+import hashlib
 import json
+import marshal
 import os
+import sys
 
 import common
 from common import Failure
@@ -106,10 +109,26 @@ def remove_ours():
 
 
 def store_agent(digest, bundle):
-    """Keeps the agent's source for the next session; older ones go."""
+    """
+    Keeps the agent's source for the next session, and beside it {module: code} as this very Python
+    compiles it, after its sha256 in hex (loader.py reads both); older ones go.
+    """
+    makers = {
+        digest + ".json": lambda: bundle,
+        "%s.%x" % (digest, sys.hexversion): lambda: _compiled(bundle),
+    }
     os.makedirs(common.path(common.AGENT), mode=0o700, exist_ok=True)
-    for name in os.listdir(common.path(common.AGENT)):
-        if name != digest + ".json":
-            common.remove_file(common.AGENT + "/" + name)
-    if not os.path.exists(common.path(common.AGENT + "/" + digest + ".json")):
-        common.write_file(common.AGENT + "/" + digest + ".json", bundle, 0o600)
+    there = set(os.listdir(common.path(common.AGENT)))
+    for name in there - set(makers):
+        common.remove_file(common.AGENT + "/" + name)
+    for name in set(makers) - there:
+        common.write_file(common.AGENT + "/" + name, makers[name](), 0o600)
+
+
+def _compiled(bundle):
+    modules = {
+        name: compile(source, "guidomain/%s.py" % name, "exec")
+        for name, source in json.loads(bundle).items()
+    }
+    code = marshal.dumps(modules)
+    return hashlib.sha256(code).hexdigest().encode() + code

@@ -839,7 +839,7 @@ class Agent:
             loader = file.read().replace("/var/lib/guidomain", case.root + "/var/lib/guidomain")
         loader = loader.replace("st_uid == 0", "st_uid == %d" % os.getuid())
         self.process = subprocess.Popen(
-            [sys.executable, "-I", "-c", loader, self.digest],
+            [sys.executable, "-IS", "-c", loader, self.digest],
             env=case.env,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

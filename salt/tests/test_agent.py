@@ -1,8 +1,11 @@
 """The agent as a process: loader, protocol, cancel, end of stdin, signals, SIGKILL."""
 
+import hashlib
 import json
+import marshal
 import os
 import signal
+import sys
 import time
 
 from fake import Agent, HostCase, wait_for
@@ -63,6 +66,35 @@ class Process(HostCase):
         with open(name, "a") as file:
             file.write(" ")
         self.assertFalse(Agent(self).stored)
+
+    def test_compiled_by_an_apply(self):
+        agent = Agent(self)
+        first = agent.ask("apply", self.args(ACTIONS, TOUCH))
+        confirm = {"id": first["ok"]["id"], "holder": "alice", "snapshot": {"packages": []}}
+        self.assertIn("ok", Agent(self).ask("confirm", confirm))
+        folder = self.root + "/var/lib/guidomain/agent/"
+        name = "%s%s.%x" % (folder, agent.digest, sys.hexversion)
+        self.assertEqual(len(os.listdir(folder)), 2)
+
+        def hello(modules, mode=0o600):
+            code = marshal.dumps(modules)
+            with open(name, "wb") as file:
+                file.write(hashlib.sha256(code).hexdigest().encode() + code)
+            os.chmod(name, mode)
+            return Agent(self).hello
+
+        with open(name, "rb") as file:
+            modules = marshal.loads(file.read()[64:])
+        self.assertEqual(hello(modules), agent.hello)
+        # That it is this code which runs, and only where it is whole and root's own.
+        other = "def main(*_): __import__('os').write(1, b'\"other\"\\n')"
+        modules["agent"] = compile(other, "other", "exec")
+        self.assertEqual(hello(modules), "other")
+        self.assertEqual(hello(modules, 0o666), agent.hello)
+        os.chmod(name, 0o600)
+        with open(name, "r+b") as file:
+            file.truncate(2000)
+        self.assertEqual(Agent(self).hello, agent.hello)
 
     def test_spoilt_source_is_refused(self):
         agent = Agent(self, spoil=True)

@@ -4,7 +4,7 @@ import { type GuiDomain, inMode } from "../model/guiDomain.ts";
 import type { Mode, Rung } from "../model/modes.ts";
 import { policyFile } from "../model/names.ts";
 import { NO_SETTINGS, PROHIBIT_START, type Settings } from "../model/settings.ts";
-import { render } from "./templates.ts";
+import { prepare, render } from "./templates.ts";
 
 const FEATURES: Record<Mode, Record<string, string>> = {
   gpu: { "video-model": "none", "input-dom0-proxy": "true", [PROHIBIT_START]: NOT_THIS_BOOT },
@@ -63,6 +63,11 @@ export function settingsOf(gui: GuiDomain, rung: Rung, grant: GpuGrant = NO_GRAN
       ? Object.fromEntries(bootWords(qube, ports).map((word) => [word, "set" as const]))
       : {},
   };
+}
+
+/** Compiles the templates that most descriptions need. */
+export function prepareFiles(): void {
+  for (const name of ["gui.policy", "gui-tools.policy", "xsession.desktop"]) prepare(`qubes/${name}`);
 }
 
 function filesOf(

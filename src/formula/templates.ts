@@ -52,11 +52,24 @@ const compiled = new Map<string, HandlebarsTemplateDelegate>();
 
 /** Fills in `templates/<name>.hbs`; a field that the template names and `data` lacks is an error. */
 export function render(name: string, data: object): string {
+  return templateOf(name)(data);
+}
+
+/** Compiles a template ahead: that takes ten times as long as filling it in. */
+export function prepare(name: string): void {
+  try {
+    templateOf(name)({}); // Handlebars compiles at the first call
+  } catch {
+    // nothing was given to it, and it says so
+  }
+}
+
+function templateOf(name: string): HandlebarsTemplateDelegate {
   let template = compiled.get(name);
   if (!template) {
     const source = readFileSync(new URL(`${name}.hbs`, FOLDER), "utf8");
     template = engine.compile(source, { noEscape: true, strict: true });
     compiled.set(name, template);
   }
-  return template(data);
+  return template;
 }

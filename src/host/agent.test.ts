@@ -225,21 +225,18 @@ test("a line has a limit, in both directions", async () => {
 });
 
 test("the real agent says hello and describes this machine", async () => {
-  await withAgent(
-    async (agent) => {
-      const snapshot = await agent.request("snapshot", { packages: ["qubes-core-dom0"] }, Snapshot);
-      assert.is(snapshot.facts.qubesRelease, null); // tests do not run in dom0
-      assert.equal(snapshot.qubes, {});
-      assert.equal(Object.keys(snapshot.packages), ["qubes-core-dom0"]);
-      try {
-        await agent.request("nonsense", {}, v.unknown());
-        assert.unreachable();
-      } catch (error) {
-        assert.is((error as AgentFailure).body.code, "bad-request");
-      }
-    },
-    await readBundle(),
-  );
+  await withAgent(async (agent) => {
+    const snapshot = await agent.request("snapshot", { packages: ["qubes-core-dom0"] }, Snapshot);
+    assert.is(snapshot.facts.qubesRelease, null); // tests do not run in dom0
+    assert.equal(snapshot.qubes, {});
+    assert.equal(Object.keys(snapshot.packages), ["qubes-core-dom0"]);
+    try {
+      await agent.request("nonsense", {}, v.unknown());
+      assert.unreachable();
+    } catch (error) {
+      assert.is((error as AgentFailure).body.code, "bad-request");
+    }
+  }, readBundle());
 });
 
 test.run();

@@ -29,7 +29,7 @@ export interface RequestOptions {
 export async function startAgent(line: SshLine, bundle: Bundle, options: StartOptions = {}): Promise<Agent> {
   const { signal, startTimeout = 20_000 } = options;
   const { name } = line.host;
-  const channel = await line.exec(`exec python3 -I -c ${quoted(bundle.loader)} ${bundle.digest}`, signal);
+  const channel = await line.exec(`exec python3 -IS -c ${quoted(bundle.loader)} ${bundle.digest}`, signal);
   const agent = new Agent(line, channel);
   const slow = new HostError(
     "protocol",

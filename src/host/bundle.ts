@@ -1,10 +1,10 @@
 /** The agent's source as it travels: one JSON object {module: source}, named by its sha256. */
 import { createHash } from "node:crypto";
-import { readdir, readFile } from "node:fs/promises";
+import { readdirSync, readFileSync } from "node:fs";
 import { basename } from "node:path";
 
 export interface Bundle {
-  /** Source of the loader, for `python3 -I -c`. */
+  /** Source of the loader, for `python3 -IS -c`. */
   loader: string;
   /** One line of JSON. */
   text: string;
@@ -18,17 +18,15 @@ const SALT = new URL("../../salt/", import.meta.url);
 const SHARED = ["_utils/qubes_admin.py", "_utils/grub.py"];
 
 /** Reads the agent from `salt/`: every module of `agent/` (but the loader) and `guard/`, and what it shares with the states. */
-export async function readBundle(salt: URL = SALT): Promise<Bundle> {
-  const inside = async (folder: string) =>
-    (await readdir(new URL(folder, salt)))
+export function readBundle(salt: URL = SALT): Bundle {
+  const inside = (folder: string) =>
+    readdirSync(new URL(folder, salt))
       .filter((name) => name.endsWith(".py") && name !== "loader.py")
       .map((name) => folder + name);
-  const files = [...(await inside("agent/")), ...(await inside("guard/")), ...SHARED].sort();
-  const source = (file: string) => readFile(new URL(file, salt), "utf8");
-  const entries = await Promise.all(
-    files.map(async (file) => [basename(file, ".py"), await source(file)] as const),
-  );
-  return bundleOf(await source("agent/loader.py"), Object.fromEntries(entries));
+  const files = [...inside("agent/"), ...inside("guard/"), ...SHARED].sort();
+  const source = (file: string) => readFileSync(new URL(file, salt), "utf8");
+  const modules = Object.fromEntries(files.map((file) => [basename(file, ".py"), source(file)]));
+  return bundleOf(source("agent/loader.py"), modules);
 }
 
 export function bundleOf(loader: string, modules: Record<string, string>): Bundle {

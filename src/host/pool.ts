@@ -33,7 +33,7 @@ export class HostPool {
   /** Hosts that others are reached through. */
   readonly #jumps = new Set<string>();
   readonly #closing = new AbortController();
-  #bundle: Promise<Bundle> | undefined;
+  #bundle: Bundle | undefined;
 
   constructor(options: PoolOptions) {
     this.#options = options;
@@ -60,8 +60,9 @@ export class HostPool {
     if (!session) {
       const { packages, snapshotTimeout, startTimeout } = this.#options;
       const open = async (fresh: boolean) => {
-        const [line, bundle] = await Promise.all([this.#line(host, fresh), this.#source()]);
-        return startAgent(line, bundle, {
+        const line = this.#line(host, fresh);
+        this.#bundle ??= this.#options.bundle ?? readBundle(); // the host is already answering
+        return startAgent(await line, this.#bundle, {
           signal: this.#closing.signal,
           ...(startTimeout && { startTimeout }),
         });
@@ -123,11 +124,6 @@ export class HostPool {
       this.#lines.set(key, opening);
     }
     return opening;
-  }
-
-  #source(): Promise<Bundle> {
-    this.#bundle ??= this.#options.bundle ? Promise.resolve(this.#options.bundle) : readBundle();
-    return this.#bundle;
   }
 }
 

@@ -80,6 +80,11 @@ export class HostSession {
     return this.#told(abortable(this.#snapshot, signal, () => cancelled(this.host, "reading the host")));
   }
 
+  /** Ends when the agent is at work, or cannot be: whoever uses it is told why. */
+  async opened(): Promise<void> {
+    await this.#connected().catch(ignore);
+  }
+
   /** The next snapshot asks the host anew. */
   forget(): void {
     this.#snapshot = null;

@@ -1,11 +1,15 @@
 /** The handlers by resource; see package.ts for why this is a module of its own. */
+import { prepareFiles } from "../formula/settings.ts";
 import { guiDomainHandler } from "./guiDomain.ts";
 import { hostHandler } from "./host.ts";
 import type { Hosts } from "./hosts.ts";
 import { pciAttachmentHandler } from "./pciAttachment.ts";
 
-export const handlersOf = (hosts: Hosts) => ({
-  host: hostHandler(hosts),
-  guiDomain: guiDomainHandler(hosts),
-  pciAttachment: pciAttachmentHandler(hosts),
-});
+export function handlersOf(hosts: Hosts) {
+  prepareFiles(); // while a host looks at itself
+  return {
+    host: hostHandler(hosts),
+    guiDomain: guiDomainHandler(hosts),
+    pciAttachment: pciAttachmentHandler(hosts),
+  };
+}

@@ -6,6 +6,7 @@ import { existsSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import os from "node:os";
 import path from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { saltModules } from "../formula/modules.ts";
 import type { HostError } from "../host/errors.ts";
 import {
@@ -47,6 +48,9 @@ export interface TrialRequest {
   verifyBoot?: Verification[];
 }
 
+/** Milliseconds that work which can wait leaves to opening a line. */
+const HEAD_START = 200;
+
 /** What an apply is about; the rest of its arguments is the same for all. */
 export type ApplyRequest = Pick<
   ApplyArgs,
@@ -63,6 +67,8 @@ export type HostAccess = Pick<
 export class Hosts {
   /** Of this engine operation. */
   claims = new Claims();
+  /** Ends when the host is at work, or has not answered for a while. Work of ours that can wait comes after it. */
+  reached: Promise<void> = Promise.resolve();
   readonly #scrubber: Scrubber;
   /** Grows with what descriptions name; the pool asks for these at each look. */
   readonly #packages = [...USUAL_PACKAGES];
@@ -85,11 +91,10 @@ export class Hosts {
     // A single host is what the run is about: it is looked at while the engine still starts the program. Whoever asks
     // for it shares this look, and gets its error.
     const [only, ...others] = hosts.keys();
-    if (only !== undefined && others.length === 0)
-      this.#pool
-        .session(only)
-        .snapshot()
-        .catch(() => {});
+    if (only === undefined || others.length > 0) return;
+    const session = this.#pool.session(only);
+    session.snapshot().catch(() => {});
+    this.reached = Promise.race([session.opened(), sleep(HEAD_START, undefined, { ref: false })]);
   }
 
   #poolOf(hosts: Inventory): HostPool {

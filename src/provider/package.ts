@@ -17,7 +17,11 @@ export function guidomain(): ProviderPackage {
   let opened: Hosts | undefined;
   // What reaches a host comes first: the host answers while the rest is loaded.
   const hosts = once(async () => (opened = new (await import("./hosts.ts")).Hosts(scrubber)));
-  const handlers = once(async () => (await import("./handlers.ts")).handlersOf(await hosts()));
+  const handlers = once(async () => {
+    const open = await hosts();
+    await open.reached; // loading takes the one thread that also brings the host to its work
+    return (await import("./handlers.ts")).handlersOf(open);
+  });
   return {
     name: "guidomain",
     version,

@@ -26,7 +26,7 @@ const PACKAGES = ["dummy-backlight-dom0", "dummy-psu-sender", "qubes-input-proxy
 const TALK = { bootTimeout: 20_000, retryEvery: 1 };
 const LOCK_WAIT = 20;
 
-let bundle: Promise<Bundle> | undefined;
+let bundle: Bundle | undefined;
 let modules: Promise<Record<string, string>> | undefined;
 
 /** What the state file holds. */
@@ -162,7 +162,7 @@ class Hosts implements HostAccess {
       {
         open: async () => {
           bundle ??= readBundle();
-          return startAgent(await controller.connect(), await bundle);
+          return startAgent(await controller.connect(), bundle);
         },
         retire: (agent) => {
           agent.close();
