@@ -170,9 +170,9 @@ test("what is refused below admin an admin may have, and a denial everybody", ()
 });
 
 const anyText = fc.oneof(
-  fc.string({ unit: "binary", maxLength: 12 }),
+  { weight: 5, arbitrary: fc.stringMatching(/^[a-zA-Z][a-zA-Z0-9_-]{0,10}$/) },
   fc.stringMatching(/^[a-z@.\n "'#+-]{1,8}$/),
-  fc.stringMatching(/^[a-zA-Z][a-zA-Z0-9_.+-]{0,10}$/),
+  fc.string({ unit: "binary", maxLength: 12 }),
 );
 test("whatever is taken stands in the policy as it was given, and nothing besides", () => {
   let taken = 0;
@@ -216,7 +216,7 @@ test("whatever is taken stands in the policy as it was given, and nothing beside
     }),
     { numRuns: 3000 },
   );
-  assert.ok(taken > 5, `${taken} taken`);
+  assert.ok(taken > 100, `${taken} taken`);
 });
 
 test.run();
