@@ -5,6 +5,7 @@
  */
 import { type Answer, type Call, Evaluator, type Facts, placeOf } from "./evaluate.ts";
 import type { Located } from "./load.ts";
+import { renderRule } from "./parse.ts";
 import { type Principal, tagOf } from "./principal.ts";
 import { adminOnly } from "./rights.ts";
 import { COMMANDS, GROUP_NAMES, groupOf, SERVICES } from "./services.ts";
@@ -121,7 +122,7 @@ function gather(
 }
 
 const spokenArgument = (argument: string) =>
-  argument === OTHER ? "any other" : argument === "+" ? "none" : argument.slice(1);
+  argument === OTHER ? "any other" : argument === "+" ? "no argument" : argument.slice(1);
 
 /** Targets as sets that a person knows, where all of a set are among them. */
 function spokenTargets(source: string, facts: Facts, targets: string[]): string[] {
@@ -205,6 +206,19 @@ export function explanationText({ source, may, mayNot }: Explanation): string {
   return [...(lines.length ? [`${source} may:`, ...lines] : [`${source} may ask nothing.`]), ...not, ""].join(
     "\n",
   );
+}
+
+/** One answer in words. */
+export function answerText({ service, argument, source, target }: Call, answer: Answer): string {
+  const asked = `${source} → ${target || "@default"}: ${service}${argument === "+" ? "" : argument}`;
+  const rule = answer.rule ? `\n  ${placeOf(answer.rule)}: ${renderRule(answer.rule)}` : "";
+  if (answer.decision === "deny")
+    return `denied: ${asked}${answer.rule?.action === "deny" ? "" : `: ${answer.reason}`}${rule}\n`;
+  const user = answer.user ? ` as ${answer.user}` : "";
+  if (answer.decision === "ask")
+    return `a person is asked first: ${asked}${user}; offered: ${answer.targets.join(", ")}${rule}\n`;
+  const by = answer.target === target ? "" : `, answered by ${answer.target}`;
+  return `allowed: ${asked}${by}${user}${rule}\n`;
 }
 
 export interface Difference {

@@ -240,7 +240,7 @@ test("a rule of one's own adds, takes away, and is seen in the difference", () =
     qubes.Gpg: sys-net [deny → ask]
 sys-gui may no longer:
   carry text and files between qubes
-    qubes.ClipboardCopy (none): mail [allow → deny]
+    qubes.ClipboardCopy (no argument): mail [allow → deny]
 `,
   );
 });

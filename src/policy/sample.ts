@@ -17,19 +17,37 @@ const qube = (guivm: string, more: Partial<Qube> = {}): Qube => ({
 export const ASKS = "sys-gui";
 export const SOMEBODY_ELSE = "sys-gui-bob";
 
-export const SAMPLE: Facts = {
-  dom0: { class: "AdminVM", tags: [], template_for_dispvms: false, default_dispvm: null, running: true },
-  [ASKS]: qube("dom0", { default_dispvm: "web-dvm" }),
-  work: qube(ASKS, { default_dispvm: "web-dvm" }),
-  mail: qube(ASKS, { default_dispvm: "web-dvm" }),
-  "web-dvm": qube(ASKS, { template_for_dispvms: true, running: false }),
-  [SOMEBODY_ELSE]: qube("dom0", { default_dispvm: "bob-dvm" }),
-  "bob-work": qube(SOMEBODY_ELSE, { default_dispvm: "bob-dvm" }),
-  "bob-dvm": qube(SOMEBODY_ELSE, { template_for_dispvms: true, running: false }),
-  "sys-net": qube("dom0", { tags: [tagOf("dom0")] }),
-  "sys-usb": qube("dom0", { class: "DispVM" }),
-  "fedora-43-xfce": qube("dom0", { class: "TemplateVM", running: false }),
-};
+/** A GUI domain and the qubes that it shows; of `disposable` new disposables are made. */
+export interface Shown {
+  qube: string;
+  clients: readonly string[];
+  disposable: string | null;
+}
+
+/** A host with these, and with what every host has; `others` are shown by dom0. */
+export function hostOf(domains: readonly Shown[], others: readonly string[] = []): Facts {
+  return {
+    dom0: { class: "AdminVM", tags: [], template_for_dispvms: false, default_dispvm: null, running: true },
+    "sys-net": qube("dom0"),
+    "sys-usb": qube("dom0", { class: "DispVM" }),
+    "fedora-43-xfce": qube("dom0", { class: "TemplateVM", running: false }),
+    ...Object.fromEntries(others.map((name) => [name, qube("dom0")])),
+    ...Object.fromEntries(
+      domains.flatMap(({ qube: gui, clients, disposable }) => [
+        ...clients.map((name) => [name, qube(gui, { default_dispvm: disposable })] as const),
+        ...(disposable
+          ? [[disposable, qube(gui, { template_for_dispvms: true, running: false })] as const]
+          : []),
+        [gui, qube("dom0", { default_dispvm: disposable })] as const,
+      ]),
+    ),
+  };
+}
+
+export const SAMPLE: Facts = hostOf([
+  { qube: ASKS, clients: ["work", "mail"], disposable: "web-dvm" },
+  { qube: SOMEBODY_ELSE, clients: ["bob-work"], disposable: "bob-dvm" },
+]);
 
 export function samplePrincipal(level: Level): Principal {
   const apps = [
