@@ -145,7 +145,7 @@ class Parser:
         """`service`: (service, argument) of an !include-service, whose files have lines without
         these two.
         """
-        for number, line in enumerate(text.splitlines(), 1):
+        for number, line in enumerate(re.split("\r\n|\n|\r", text), 1):
             line = line.strip()
             if line and not line.startswith("#"):
                 try:
@@ -271,7 +271,8 @@ def old_files():
     names = [
         name
         for name in os.listdir(OLD_POLICY)
-        if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9+._-]*", name)
+        if re.fullmatch(r"[A-Za-z0-9+_-][A-Za-z0-9+._-]*", name)
+        and not name.endswith((".rpmsave", ".rpmnew", ".swp"))
     ]
     for name in sorted(names, key=lambda name: ("+" not in name, name)):
         service, plus, argument = name.partition("+")
@@ -307,6 +308,10 @@ class Call:
         """The @dispvm: that a plain @dispvm stands for, None where the source has none."""
         name = self.qubes.get(source, {}).get("default_dispvm")
         return "@dispvm:" + name if name else None
+
+    def is_internal(self, target):
+        name = target[len("@dispvm:") :] if target.startswith("@dispvm:") else target
+        return bool(self.qubes.get(name, {}).get("internal"))
 
 
 def matches(pattern, name, call):
@@ -371,13 +376,19 @@ def runs(target, call):
 
 def ask_targets(rules, rule, call):
     if "target" in rule.params:
-        found = {rule.params["target"]}
+        target = rule.params["target"]
+        found = {"dom0" if target in DOM0 else target}
     else:
         found = set()
         for each in reversed([each for each in rules if each.fits_but_target(call)]):
             meant = set(expand(each.params.get("target") or each.target, call))
             found = found - meant if each.action == "deny" else found | meant
-        found.discard(call.source)
+        if "@dispvm" in found:
+            found.remove("@dispvm")
+            found.add(call.disposable_of(call.source))
+        found = {"dom0" if name in DOM0 else name for name in found}
+        found -= {call.source, None}
+        found = {name for name in found if not call.is_internal(name)}
     if rule.params.get("autostart") == "no":
         found = {target for target in found if runs(target, call)}
     if not found:
@@ -389,9 +400,13 @@ def ask_targets(rules, rule, call):
 
 def expand(pattern, call):
     """The qubes that a target of a line may mean, for a person to choose from."""
+    if pattern == "@adminvm":  # a denial of it does not take away what is spelled dom0
+        yield pattern
+        return
+    if pattern in ("*", "@anyvm", "@dispvm"):
+        yield "@dispvm"
     for name, qube in call.qubes.items():
-        if not qube.get("internal"):
-            if matches(pattern, name, call):
-                yield "dom0" if name in DOM0 else name
-            if qube.get("template_for_dispvms") and matches(pattern, "@dispvm:" + name, call):
-                yield "@dispvm:" + name
+        if matches(pattern, name, call):
+            yield "dom0" if name in DOM0 else name
+        if qube.get("template_for_dispvms") and matches(pattern, "@dispvm:" + name, call):
+            yield "@dispvm:" + name

@@ -37,6 +37,8 @@ def decide(source, target, name):
     prefix = "qrexec: %s: %s -> %s: " % (name, source, target)
     try:
         outcome = judge(load(), source, target, name)
+        if outcome[:2] == ("allow", source):
+            raise AccessDenied("loopback qrexec connection not supported")
     except PolicySyntaxError as error:
         log(prefix + "error loading policy: %s" % error)
         raise AccessDenied("error loading policy: %s" % error)
