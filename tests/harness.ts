@@ -74,11 +74,14 @@ export class TestStack {
 
   async #run(command: "up" | "preview" | "refresh" | "destroy"): Promise<Outcome> {
     const outcome: Outcome = { ok: true, output: "", changes: {}, diffs: {}, errors: [], outputs: {} };
+    const note = (text: string) => {
+      outcome.output += text;
+    };
     const options = {
       color: "never" as const,
-      onOutput: (text: string) => {
-        outcome.output += text;
-      },
+      onOutput: note,
+      // With a detailed diff the engine writes diagnostics there.
+      onError: note,
       onEvent: (event: EngineEvent) => this.#note(event, outcome),
     };
     try {

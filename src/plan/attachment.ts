@@ -159,12 +159,15 @@ function staleOf(qube: string, tree: PciTree, snapshot: Snapshot): string[] {
 export function devicesShown(resolved: Resolved, snapshot: Snapshot) {
   const tree = pciTree(snapshot.facts.pci);
   const settings = Object.values(resolved.settings.devices);
-  return resolved.functions.map((fn, i) => ({
-    name: describe(fn),
-    sbdf: fn.sbdf,
-    port: fn.port,
-    identity: resolved.identities[i],
-    options: Object.keys(settings[i]?.options ?? {}),
-    siblings: siblings(tree, fn).stays.map(describe),
-  }));
+  return resolved.functions.map((known, i) => {
+    const fn = functionAt(tree, known.sbdf) ?? known; // of this look at the host: siblings are told by the tree
+    return {
+      name: describe(fn),
+      sbdf: fn.sbdf,
+      port: fn.port,
+      identity: resolved.identities[i],
+      options: Object.keys(settings[i]?.options ?? {}),
+      siblings: siblings(tree, fn).stays.map(describe),
+    };
+  });
 }

@@ -1,5 +1,6 @@
 /** Where two property values differ, by path, as the engine's detailed diff wants it. */
 
+import { Refusal } from "../model/failure.ts";
 import type { ChangeKind, Changes, Properties, Value } from "./handler.ts";
 
 /** A property path taken apart: names of object properties and numbers of list items. */
@@ -92,4 +93,17 @@ export function parsePath(text: string): Path {
     else path.push(name ?? (quoted as string).replaceAll('\\"', '"'));
   }
   return path;
+}
+
+/**
+ * What a diff may look at, or null where that is refused. A refresh and a destroy ask for the diff as well, and do not fail by it;
+ * an update follows a difference, and it is refused there, in a preview too.
+ */
+export async function unlessRefused<T>(look: () => T | Promise<T>): Promise<T | null> {
+  try {
+    return await look();
+  } catch (error) {
+    if (error instanceof Refusal) return null;
+    throw error;
+  }
 }

@@ -284,6 +284,25 @@ test("delete: refused while clients run, keep forgets, an adopted one that was n
   assert.equal([everything(host.snapshot()), host.snapshot().ledger], [before, {}]);
 });
 
+test("what the host does not allow any more is refused to an up and its preview; a refresh looks, and a destroy takes it back", async () => {
+  const program = new Program();
+  const { host } = program;
+  const before = everything(host.snapshot());
+  await program.up({ clients: ["work"] });
+  host.byHand((now) => {
+    const template = now.qubes["fedora-43-xfce"];
+    if (template) template.class = "StandaloneVM";
+  });
+  const state = program.state as ReadResult;
+  const asked = { id: state.id, oldInputs: state.inputs, oldOutputs: state.outputs, news: state.inputs };
+  const { changes } = await program.handler.diff(asked, program.hosts.context("sys-gui"));
+  assert.equal(changes, { settings: "update" });
+  for (const run of [program.preview({ clients: ["work"] }), program.up({ clients: ["work"] })])
+    assert.match((await failing(Refusal, run)).message, /"fedora-43-xfce" is not a template but of class/);
+  await program.destroy();
+  assert.equal(differing(before, everything(host.snapshot())), ["qube:fedora-43-xfce"]);
+});
+
 test("running clients: pending until they restart, or restarted where that is allowed", async () => {
   const host = () => new HostModel(install({ qubes: { work: qube({ state: "Running" }) } }));
   const patient = new Program(host());

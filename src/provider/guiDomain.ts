@@ -12,7 +12,7 @@ import { decide } from "../plan/rungs.ts";
 import { sameValue } from "../plan/values.ts";
 import { apply } from "./applying.ts";
 import { announce, bringUp } from "./climb.ts";
-import { diffByPath, replacing, topLevel } from "./diff.ts";
+import { diffByPath, replacing, topLevel, unlessRefused } from "./diff.ts";
 import {
   adopted,
   asProperties,
@@ -84,14 +84,14 @@ export function guiDomainHandler(hosts: HostAccess): Handler {
       const looks = !hasUnknown(news) && oldOutputs["looked"] !== false;
       let wanted: Settings | null | undefined;
       let missing: Changes = {};
+      let isRefused = false;
       if (looks) {
         const gui = guiOf(news);
         const snapshot = await hosts.snapshot(gui.host, allPackages(gui), context, oldOutputs["connection"]);
-        ({ wanted } = announce(
-          { hosts, gui, context },
-          snapshot,
-          memoryOf(news, gui, snapshot, context.urn),
-        ).decision);
+        const memory = memoryOf(news, gui, snapshot, context.urn);
+        const announced = await unlessRefused(() => announce({ hosts, gui, context }, snapshot, memory));
+        isRefused = announced === null;
+        wanted = announced?.decision.wanted;
         // What the description names anew and the host has already (after an import, say) is no change.
         if (wanted) {
           const live = liveSettings(gui.qube, wanted, snapshot);
@@ -109,6 +109,7 @@ export function guiDomainHandler(hosts: HostAccess): Handler {
       if (looks)
         for (const [path, kind] of Object.entries(changes))
           if (topLevel(path) === "settings" && kind !== "delete" && !(path in missing)) delete changes[path];
+      if (isRefused) changes["settings"] = "update";
       return { changes, deleteBeforeReplace: true };
     },
 

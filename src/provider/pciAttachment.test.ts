@@ -13,7 +13,7 @@ import {
   install,
   qube,
 } from "../plan/testing/hostModel.ts";
-import type { Properties, ReadResult } from "./handler.ts";
+import { hasUnknown, type Properties, type ReadResult } from "./handler.ts";
 import { pciAttachmentHandler } from "./pciAttachment.ts";
 import { failing, Program } from "./testProgram.ts";
 
@@ -83,6 +83,7 @@ test("attach, nothing to do, drift, repair, options, delete", async () => {
     [attached?.["sbdf"], attached?.["port"], attached?.["options"]],
     ["0000:3a:00.0", one.port, []],
   );
+  assert.equal(attached?.["siblings"], []);
   assert.is(made.outputs["state"], "ready");
   assert.equal(await made.preview(ARGS), {});
 
@@ -184,9 +185,23 @@ test("a device that is gone: said, kept, and refused until it is back or describ
   });
   await made.refresh();
   assert.is(made.outputs["state"], "missing");
+  // A refresh asks for the difference too, and does not fail by it.
+  const { id, inputs, outputs } = made.state as ReadResult;
+  const asked = { id, oldInputs: inputs, oldOutputs: outputs, news: inputs };
+  const { changes } = await made.handler.diff(asked, made.hosts.context("dock-usb"));
+  assert.equal(changes, { "settings.devices": "update" });
+  assert.match((await failing(Refusal, made.preview(ARGS))).message, /no device of this machine is/);
   assert.match((await failing(Refusal, made.up(ARGS))).message, /no device of this machine is/);
   await made.destroy();
   assert.equal(assigned(made.host), []);
+});
+
+test("another device is named that is not there: refused, and not taken for the one before", async () => {
+  const made = program();
+  await made.up(ARGS);
+  const other = { ...ARGS, device: { vendor: "10de" } };
+  for (const run of [made.preview(other), made.up(other)])
+    assert.match((await failing(Refusal, run)).message, /no device of this machine is \{ vendor: "10de" \}/);
 });
 
 test("a running qube gets it when it restarts", async () => {
@@ -293,7 +308,9 @@ for (const [name, args, host, message] of BAD)
     const facts = { ...(host.facts ?? install().facts), pci: [bridge, usb(), sata, nic] };
     const made = program(machine(facts.pci, { ...host, facts }));
     const before = made.host.snapshot();
-    const error = await failing(Refusal, made.up({ ...ARGS, ...args } as Properties));
+    const asked = { ...ARGS, ...args } as Properties;
+    assert.not(hasUnknown(await made.check(asked)), "outside a preview the engine takes no unknown");
+    const error = await failing(Refusal, made.up(asked));
     assert.match(error.message, message);
     assert.match(error.message, /^PCI attachment of .* on host lab: .*Nothing was changed on the host\./);
     assert.equal([made.host.snapshot(), made.hosts.applied], [before, []]);

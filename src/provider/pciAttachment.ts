@@ -15,7 +15,7 @@ import { liveSettings } from "../plan/live.ts";
 import { requireQubes } from "../plan/preflight.ts";
 import { partsOf, sameValue } from "../plan/values.ts";
 import { type Applying, apply } from "./applying.ts";
-import { diffByPath, replacing, topLevel } from "./diff.ts";
+import { diffByPath, replacing, topLevel, unlessRefused } from "./diff.ts";
 import {
   type Context,
   type Handler,
@@ -53,8 +53,11 @@ export function pciAttachmentHandler(hosts: HostAccess): Handler {
       } catch (error) {
         // Whoever needs the host is told: a description can be checked without it.
         if (!(error instanceof HostError || error instanceof Refusal)) throw error;
-        const { settings = UNKNOWN, identities } = olds;
-        return { inputs: { ...inputs, settings, ...(identities && { identities }) }, failures: [] };
+        // Not unknown: outside a preview the engine takes none, and would say that in place of the reason.
+        const { settings = plain({ devices: {} }) } = olds;
+        // What other selectors meant says nothing about these.
+        const identities = known.length > 0 && { identities: known.map(plain) };
+        return { inputs: { ...inputs, settings, ...identities }, failures: [] };
       }
     },
 
@@ -65,8 +68,8 @@ export function pciAttachmentHandler(hosts: HostAccess): Handler {
         ),
       );
       if (oldOutputs["looked"] !== false && !hasUnknown(withoutSettings(news))) {
-        const look = await prepare(news, oldOutputs, context);
-        if (look.resolved.stale.length) changes["settings.devices"] = "update";
+        const look = await unlessRefused(() => prepare(news, oldOutputs, context));
+        if (look === null || look.resolved.stale.length) changes["settings.devices"] = "update";
       }
       return { changes, deleteBeforeReplace: true };
     },

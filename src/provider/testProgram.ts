@@ -48,7 +48,12 @@ export class Program {
   async preview(args: Properties = {}): Promise<Changes> {
     await this.refresh();
     assert.ok(this.state);
-    return (await this.#diff(await this.check(args), true)) ?? {};
+    const news = await this.check(args);
+    const changes = await this.#diff(news, true);
+    const { id, inputs: oldInputs, outputs: oldOutputs } = this.state;
+    const context = this.hosts.context(this.name, { preview: true });
+    if (Object.keys(changes).length) await this.handler.update({ id, oldInputs, oldOutputs, news }, context);
+    return changes;
   }
 
   async #diff(news: Properties, preview = false): Promise<Changes> {
