@@ -3,7 +3,7 @@
  * included (tests/fixtures/policy-4.3.json); not modelled: calls to or on behalf of a RemoteVM.
  */
 import type { Located } from "./load.ts";
-import { checkToken, Wrong } from "./parse.ts";
+import { checkToken, renderRule, Wrong } from "./parse.ts";
 
 /** What of a qube counts for policy. */
 export interface Qube {
@@ -59,7 +59,8 @@ export const placeOf = (rule: Located) => `${rule.file}:${rule.line ?? "(end)"}`
 export class Evaluator {
   readonly rules: readonly Located[];
   readonly facts: Facts;
-  readonly #byService = new Map<string, Located[]>();
+  readonly #byCall = new Map<string, Located[]>();
+  readonly #targets = new Map<string, string>();
   readonly #byUuid: Map<string, string>;
 
   constructor(rules: readonly Located[], facts: Facts) {
@@ -73,11 +74,11 @@ export class Evaluator {
   evaluate(call: Call): Answer {
     let rule: Located | undefined;
     try {
-      const target = this.#verify(checkToken(call.target || "@default", "call", "target"));
+      const target = this.#target(call.target);
       const source = this.#named(call.source);
       if (!this.facts[source]) throw new Denied(`there is no qube ${call.source}`);
       const asked = { ...call, source, target, given: call.target };
-      rule = this.#rulesFor(call.service).find((each) => this.#fits(each, asked));
+      rule = this.#rulesFor(call.service, source).find((each) => this.#fits(each, asked));
       // The two common denials without the cost of an exception: a table has a hundred thousand questions.
       if (!rule) return { decision: "deny", reason: "no rule fits", rule: null };
       if (rule.action === "deny") return { decision: "deny", reason: `denied by ${placeOf(rule)}`, rule };
@@ -89,13 +90,37 @@ export class Evaluator {
     }
   }
 
-  #rulesFor(service: string): Located[] {
-    let found = this.#byService.get(service);
+  /** Whether every question of `source` about `service` has the same answer here and there, because the rules for it are the same. */
+  isSame(there: Evaluator, service: string, source: string): boolean {
+    const [a, b] = [this.#rulesFor(service, source), there.#rulesFor(service, source)];
+    return (
+      a.length === b.length &&
+      a.every((rule, i) => rule === b[i] || renderRule(rule) === renderRule(b[i] as Located))
+    );
+  }
+
+  /** The rules for a service and a source. */
+  #rulesFor(service: string, source: string): Located[] {
+    const key = `${service} ${source}`;
+    let found = this.#byCall.get(key);
     if (!found) {
-      found = this.rules.filter((rule) => rule.service === null || rule.service === service);
-      this.#byService.set(service, found);
+      found = this.rules.filter(
+        (rule) =>
+          (rule.service === null || rule.service === service) && this.#means(rule.source, source, null),
+      );
+      this.#byCall.set(key, found);
     }
     return found;
+  }
+
+  /** What a call's target comes to, once for each that is asked. */
+  #target(given: string): string {
+    let target = this.#targets.get(given);
+    if (target === undefined) {
+      target = this.#verify(checkToken(given || "@default", "call", "target"));
+      this.#targets.set(given, target);
+    }
+    return target;
   }
 
   /** The name behind `uuid:…`, where there is one. */
@@ -121,16 +146,12 @@ export class Evaluator {
     return template ? DISPOSABLE + template : null;
   }
 
-  #fitsButTarget(rule: Located, call: Asked): boolean {
-    return (
-      (rule.service === null || rule.service === call.service) &&
-      (rule.argument === null || rule.argument === call.argument) &&
-      this.#means(rule.source, call.source, null)
-    );
+  #fits(rule: Located, call: Asked): boolean {
+    return this.#fitsArgument(rule, call) && this.#means(rule.target, call.target, call.source);
   }
 
-  #fits(rule: Located, call: Asked): boolean {
-    return this.#fitsButTarget(rule, call) && this.#means(rule.target, call.target, call.source);
+  #fitsArgument(rule: Located, call: Asked): boolean {
+    return rule.argument === null || rule.argument === call.argument;
   }
 
   /** Whether a token of a rule means `name`, a qube or what a caller may say instead. `source`: the caller, where `name` is the target. */
@@ -211,8 +232,8 @@ export class Evaluator {
   /** What a person may choose from: what any rule for this call lets through, less what an earlier one denies. */
   #offered(call: Asked): string[] {
     const found = new Set<string>();
-    for (const rule of this.#rulesFor(call.service).toReversed()) {
-      if (!this.#fitsButTarget(rule, call)) continue;
+    for (const rule of this.#rulesFor(call.service, call.source).toReversed()) {
+      if (!this.#fitsArgument(rule, call)) continue;
       for (const target of this.#expand(rule.options.target ?? rule.target))
         if (rule.action === "deny") found.delete(target);
         else found.add(target);

@@ -43,15 +43,21 @@ const TELLING: Record<string, string[]> = Object.fromEntries([
   ]),
 ]);
 
-export function servicesOf(...policies: (readonly Located[])[]): string[] {
-  const named = policies.flat().flatMap((rule) => rule.service ?? []);
-  return [...new Set([...SERVICES, ...named, UNKNOWN])].sort();
-}
-
-export function argumentsOf(service: string, ...policies: (readonly Located[])[]): string[] {
-  const named = policies.flat().flatMap((rule) => (rule.service === service ? (rule.argument ?? []) : []));
-  const telling = (TELLING[service] ?? []).map((each) => `+${each}`);
-  return [...new Set(["+", ...telling, ...named.sort(), OTHER])];
+/** Every service with every argument to ask about. */
+export function callsOf(...policies: (readonly Located[])[]): [service: string, arguments_: string[]][] {
+  const calls = new Map([...SERVICES, UNKNOWN].map((service) => [service, new Set<string>()]));
+  for (const { service, argument } of policies.flat()) {
+    if (service === null) continue;
+    const known = calls.get(service) ?? new Set();
+    calls.set(service, known);
+    if (argument !== null) known.add(argument);
+  }
+  return [...calls]
+    .map(([service, named]): [string, string[]] => {
+      const telling = (TELLING[service] ?? []).map((each) => `+${each}`);
+      return [service, [...new Set(["+", ...telling, ...[...named].sort(), OTHER])]];
+    })
+    .sort(([a], [b]) => (a < b ? -1 : 1));
 }
 
 /** Whom a call can be for. */
@@ -82,35 +88,37 @@ function gather(
   policies: (readonly Located[])[],
   facts: Facts,
   markOf: (call: Call) => string | null,
+  counts: (service: string) => boolean = () => true,
 ): Group[] {
   const groups = new Map<string, Map<string, Said>>();
   const targets = targetsOf(facts);
-  for (const service of servicesOf(...policies)) {
+  for (const [service, list] of callsOf(...policies)) {
+    if (!counts(service)) continue;
     /** Arguments by what is answered to them. */
     const byAnswers = new Map<string, string[]>();
-    for (const argument of argumentsOf(service, ...policies)) {
+    for (const argument of list) {
       const marks = targets.map((target) => markOf({ service, argument, source, target }));
       const key = JSON.stringify(marks);
       byAnswers.set(key, [...(byAnswers.get(key) ?? []), argument]);
     }
-    for (const [key, list] of byAnswers) {
+    for (const [key, same] of byAnswers) {
       const marks = JSON.parse(key) as (string | null)[];
       for (const mark of new Set(marks)) {
         if (mark === null) continue;
         const said: Said = {
           mark,
           services: [service === UNKNOWN ? "any other service" : service],
-          arguments: byAnswers.size === 1 ? ["any"] : list.map(spokenArgument),
+          arguments: byAnswers.size === 1 ? ["any"] : same.map(spokenArgument),
           targets: spokenTargets(
             source,
             facts,
             targets.filter((_, i) => marks[i] === mark),
           ),
         };
-        const same = JSON.stringify([mark, said.arguments, said.targets]);
+        const words = JSON.stringify([mark, said.arguments, said.targets]);
         const group = groups.get(groupOf(service)) ?? new Map<string, Said>();
-        group.get(same)?.services.push(...said.services);
-        if (!group.has(same)) group.set(same, said);
+        group.get(words)?.services.push(...said.services);
+        if (!group.has(words)) group.set(words, said);
         groups.set(groupOf(service), group);
       }
     }
@@ -250,7 +258,13 @@ export function difference(
     return old === now ? null : `changes ${old} → ${now}`;
   };
   return sources.flatMap((source) => {
-    const groups = gather(source, [before, after], facts, markOf);
+    const groups = gather(
+      source,
+      [before, after],
+      facts,
+      markOf,
+      (service) => !was.isSame(is, service, source),
+    );
     const of = (kind: string): Group[] =>
       groups.flatMap(({ name, said }) => {
         const those = said.flatMap((each) =>
@@ -306,12 +320,13 @@ export function breaches(
   };
   const belongings = (qube: string) =>
     Object.keys(facts).filter((name) => facts[name]?.tags.includes(tagOf(qube)));
+  const calls = callsOf(rules);
   for (const { qube, level, apart } of principals) {
     const foreign = new Set(apart.flatMap((other) => [other, ...belongings(other)]));
     const isForeign = (target: string) => foreign.has(target.replace("@dispvm:", ""));
     for (const source of [qube, ...belongings(qube)])
-      for (const service of servicesOf(rules))
-        for (const argument of argumentsOf(service, rules)) {
+      for (const [service, list] of calls)
+        for (const argument of list) {
           const admins = level === "admin" ? null : adminOnly(service, argument);
           const counts = admins && (source === qube || COMMANDS.includes(service));
           for (const target of targetsOf(facts)) {

@@ -3,7 +3,7 @@ import fc from "fast-check";
 import { test } from "uvu";
 import * as assert from "uvu/assert";
 import { type Answer, Evaluator, type Facts } from "./evaluate.ts";
-import { argumentsOf, breaches, difference, differenceText, servicesOf, targetsOf } from "./explain.ts";
+import { breaches, callsOf, difference, differenceText, targetsOf } from "./explain.ts";
 import { grantOf, levelFile, withGrant, withLines, withoutGrant, withoutLines } from "./levels.ts";
 import { lintOwn } from "./lint.ts";
 import { type Files, loadPolicy, POLICY } from "./load.ts";
@@ -23,8 +23,8 @@ const at = (level: Level) => evaluators.get(level) as Evaluator;
 /** Every question to one policy, with its answer. */
 function* table(evaluator: Evaluator, sources: string[], facts: Facts = SAMPLE) {
   for (const source of sources)
-    for (const service of servicesOf(evaluator.rules))
-      for (const argument of argumentsOf(service, evaluator.rules))
+    for (const [service, list] of callsOf(evaluator.rules))
+      for (const argument of list)
         for (const target of targetsOf(facts)) {
           const call = { service, argument, source, target };
           yield { call, answer: evaluator.evaluate(call) };
