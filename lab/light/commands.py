@@ -197,6 +197,9 @@ class Commands:
             return 1, "", "denied: %s\n" % error
         return (0 if outcome[0] == "allow" else 1), ""
 
+    def may(self, source, target, name):
+        return self.qrexec_policy_exec([source, target, name])[0] == 0
+
     # --- qubes
 
     def qvm_run(self, words):
@@ -206,6 +209,6 @@ class Commands:
                 self.machine.call("admin.vm.Start", "", name)
             if self.machine.system.qube(name).state() != "Running":
                 return 255, "", "vm.%s: no qrexec agent answers\n" % name
-            return inside.run(self.machine, name, command) + ("",)
+            return inside.run(self.machine, name, command, self.may) + ("",)
         except (QubesException, Refused) as error:
             return 255, "", "vm.%s: %s\n" % (name, error)

@@ -1,15 +1,17 @@
 """What runs inside a qube, answered from lab/twin's model of its content (dom0/guest/content.py). Formats: lab/twin/dom0/guest/guest-tool."""
+import re
+
 from guest.content import content
 
 import shell
 
 
-def run(machine, qube, command):
-    """(status, output) of a command that root runs in the running qube."""
+def run(machine, qube, command, may):
+    """(status, output) of a command that root runs in the running qube. `may`: whether dom0's policy allows a call."""
     world = machine.world
     view = machine.system.inside(machine.system.qube(qube))
     template = (world.get("templates") or {}).get(view["template"]) or {"packages": {}}
-    inside = content(view, template, machine.system.world.fault("guest", qube), world.get("faults"))
+    inside = content(view, template, machine.system.world.fault("guest", qube), world.get("faults"), may)
     return shell.run(command, lambda argv, env, _: tool(inside, argv, env), shell.Tree(inside["files"]))
 
 
@@ -29,6 +31,19 @@ def tool(inside, argv, env):
         return (0 if active else 3), "active\n" if active else "inactive\n"
     if name == "ss":
         return 0, "".join("LISTEN 0      32           0.0.0.0:%-5d      0.0.0.0:*    \n" % port for port in inside["listening"])
+    if name == "pgrep" and words[:1] == ["-F"]:
+        pid = inside["files"].get(words[1], "").strip()
+        return (0, pid + "\n") if pid in map(str, inside["processes"].values()) else (3, "")
+    if name == "pgrep" and words[0] in ("-x", "-f"):
+        fits = re.fullmatch if words[0] == "-x" else re.search
+        found = sorted(pid for process, pid in inside["processes"].items() if fits(words[1], process))
+        return int(not found), "".join("%d\n" % pid for pid in found)
+    if name == "runuser" and words[2:4] == ["--", "env"]:
+        return tool(inside, words[5:], dict([words[4].split("=")]))
+    if name == "pactl" and env.get("XDG_RUNTIME_DIR"):
+        return 0, "".join('\t\tapplication.name = "%s"\n' % each for each in inside["playing"])
+    if name == "echo":
+        return 0, " ".join(words) + "\n"
     if name == "lspci" and words == ["-k"]:
         return 0, "".join(device(each) for each in inside["pci"])
     if name == "xrandr":

@@ -1,5 +1,5 @@
 """A shell that is just large enough for the checks that a plan sends (src/plan/verify.ts): words, quotes, globs, variables before a
-command, pipes, && and ||. It runs no program: commands are functions, files are a `Files`. What it does not know ends the run of
+command, pipes, &&, ||, ! and waiting (until …; do sleep 1; done). It runs no program: commands are functions, files are a `Files`. What it does not know ends the run of
 the laboratory, since a check that fails only here would pass for a finding.
 """
 import fnmatch
@@ -7,6 +7,9 @@ import glob
 import os
 import re
 import shlex
+
+
+WAITING = re.compile(r"until (.+); do sleep 1; done(.*)")
 
 
 class Unknown(Exception):
@@ -53,6 +56,16 @@ class Tree(Disk):
 
 def run(text, commands, files):
     """(exit status, output) of a line. `commands(argv, env, stdin)` → (status, output)."""
+    waiting = WAITING.fullmatch(text)
+    if waiting:
+        # Nothing changes while it waits, but that its time runs out (exit status of a timeout).
+        code, out = run(waiting.group(1), commands, files)
+        if code:
+            return 124, out
+        if not waiting.group(2):
+            return 0, out
+        code, more = run("true " + waiting.group(2), commands, files)
+        return code, out + more
     lexer = shlex.shlex(text, posix=True, punctuation_chars="|&;")
     lexer.whitespace_split = True
     words, code, out, joint = list(lexer), 0, "", ";"
@@ -62,7 +75,9 @@ def run(text, commands, files):
         end = next((i for i, word in enumerate(words) if word in ("&&", "||")), len(words))
         line, following = words[:end], words[end : end + 1]
         if joint == ";" or (joint == "&&") == (code == 0):
-            code, said = pipe(line, commands, files)
+            negates = line[0] == "!"
+            code, said = pipe(line[negates:], commands, files)
+            code = int(not code) if negates else code
             out += said
         joint, words = (following or [";"])[0], words[end + 1 :]
     return code, out

@@ -77,6 +77,8 @@ export interface Faults {
   noReset?: boolean;
   /** The kernel of a qube has no driver for its display: for all, or for these sbdf. */
   guestNoDrm?: boolean | string[];
+  /** The kernel of a qube has no driver for its sound functions. */
+  guestNoSound?: boolean;
   triggers?: Trigger[];
   /** Faults of the Qubes model, read by qubesd. */
   [name: string]: unknown;

@@ -4,11 +4,15 @@ import fc from "fast-check";
 import { test } from "uvu";
 import * as assert from "uvu/assert";
 import { parse } from "yaml";
+import { parseAudioDomain } from "../model/audioDomain.ts";
 import { NOT_THIS_BOOT } from "../model/gpu.ts";
 import type { Restore } from "../plan/changes.ts";
 import { inTwoParts } from "../plan/rungs.ts";
 import { guiOf } from "../plan/testing/cases.ts";
+import { Evaluator } from "../policy/evaluate.ts";
+import { loadPolicy } from "../policy/load.ts";
 import { rulesOf } from "../policy/rules.ts";
+import { audioSettingsOf } from "./audioSettings.ts";
 import { devicesFormulaOf, formulaOf, keepFormulaOf } from "./formula.ts";
 import { slsName } from "./names.ts";
 import { settingsOf } from "./settings.ts";
@@ -283,6 +287,108 @@ test("devices of a qube, apart from any GUI domain", () => {
     { assign: { "00_14.0:0x8086:0xa0ed::p0c0330": {} } },
     { unassign: ["00_14.0:*"] },
   ]);
+});
+
+const audioDomain = (args: object) => {
+  const parsed = parseAudioDomain("sys-audio", { host: "lab", ...args });
+  if ("faults" in parsed) throw new Error(JSON.stringify(parsed.faults));
+  return parsed.audio;
+};
+const CARD = { "0x8086:0x02c8::p040300": { port: "00_1f.3", options: { "no-strict-reset": "True" } } };
+
+test("an audio domain: its files lie apart from those of a GUI domain; devices before clients", () => {
+  const audio = audioDomain({ clients: ["work"], microphone: "allowed" });
+  const settings = audioSettingsOf(audio, CARD);
+  const { sls, files } = formulaOf({
+    qube: "sys-audio",
+    part: "audio",
+    mode: "audio",
+    settings,
+    restores: [],
+  });
+  assert.is(sls, "guidomain.sys-audio.audio");
+  assert.equal(Object.keys(files).sort(), [
+    "guidomain/sys-audio/audio/files/50-sys-audio.policy",
+    "guidomain/sys-audio/audio/init.sls",
+  ]);
+  const parsed = states(files["guidomain/sys-audio/audio/init.sls"] ?? "");
+  assert.equal(Object.keys(parsed), [
+    "sys-audio qube",
+    "sys-audio properties",
+    "sys-audio devices",
+    "sys-audio features",
+    "sys-audio services",
+    "/etc/qubes/policy.d/50-sys-audio.policy",
+    "sys-audio client work",
+  ]);
+  assert.equal(parsed["sys-audio client work"]?.["qube.properties"], [
+    { name: "work" },
+    { set: { audiovm: "sys-audio" } },
+    { require: [{ qube: "sys-audio services" }] },
+  ]);
+});
+
+test("what an audio domain may ask, as allowed and denied pairs", () => {
+  const is = (...tags: string[]) => ({
+    class: "AppVM",
+    tags,
+    template_for_dispvms: false,
+    default_dispvm: null,
+    running: true,
+  });
+  const facts = {
+    dom0: { ...is(), class: "AdminVM" },
+    "sys-audio": is(),
+    work: is("audiovm-sys-audio"),
+    vault: is("audiovm-dom0"),
+  };
+  const asks = (microphone: string, target: string, call: string) => {
+    const { files } = audioSettingsOf(audioDomain({ clients: ["work"], microphone }), {});
+    const { rules, faults } = loadPolicy(files);
+    assert.equal(faults, []);
+    const [service = "", ...argument] = call.split("+");
+    const asked = { service, argument: `+${argument.join("+")}`, source: "sys-audio", target };
+    return new Evaluator(rules, facts).evaluate(asked).decision === "allow";
+  };
+  const mic = "admin.vm.device.mic.Attach+dom0+mic";
+  for (const [target, call] of [
+    ["dom0", "admin.Events+"],
+    ["work", "admin.vm.CurrentState+"],
+    ["work", "admin.vm.property.Get+xid"],
+    ["work", "admin.vm.feature.CheckWithTemplate+audio-model"],
+  ] as const)
+    assert.is(asks("denied", target, call), true, `${target} ${call}`);
+  for (const [target, call] of [
+    ["vault", "admin.vm.property.Get+xid"],
+    ["work", "admin.vm.property.Get+guivm"],
+    ["work", "admin.vm.property.Set+audiovm"],
+    ["dom0", "admin.vm.property.Get+xid"],
+    ["work", mic],
+    ["work", "qubes.StartApp+firefox"],
+  ] as const)
+    assert.is(asks("denied", target, call), false, `${target} ${call}`);
+  assert.equal(
+    [
+      asks("allowed", "work", mic),
+      asks("allowed", "vault", mic),
+      asks("allowed", "work", "admin.vm.device.pci.Attach+x"),
+    ],
+    [true, false, false],
+  );
+});
+
+test("a shared audio domain is nothing but service, devices, policy and clients", () => {
+  const audio = audioDomain({ qube: "sys-usb", shared: true, clients: "default", emulated: ["win"] });
+  const settings = audioSettingsOf(audio, {});
+  const { files } = formulaOf({ qube: "sys-usb", part: "audio", mode: "audio", settings, restores: [] });
+  const parsed = states(files["guidomain/sys-usb/audio/init.sls"] ?? "");
+  assert.equal(Object.keys(parsed), [
+    "sys-usb services",
+    "/etc/qubes/policy.d/40-audio-sys-usb.policy",
+    "sys-usb sound card win",
+    "sys-usb defaults",
+  ]);
+  assert.equal(parsed["sys-usb services"]?.["qube.services"], [{ name: "sys-usb" }, { on: ["audiovm"] }]);
 });
 
 test("what goes back: clients and defaults first, the qube after them, packages last", () => {

@@ -17,8 +17,12 @@ export interface Formula {
   digest: string;
 }
 
+/** What the formula makes of a qube, whose files lie apart: a qube may be a GUI domain and an audio domain. */
+export type Part = "gui" | "audio";
+
 export interface FormulaRequest {
   qube: string;
+  part?: Part;
   mode: string;
   /** null: nothing is asked for any more. */
   settings: Settings | null;
@@ -27,16 +31,17 @@ export interface FormulaRequest {
   quiet?: string[];
 }
 
-export function formulaOf({ qube, mode, settings, restores, quiet }: FormulaRequest): Formula {
-  const sls = slsName(qube);
-  const { files, beside } = folder(sls);
+export function formulaOf({ qube, part = "gui", mode, settings, restores, quiet }: FormulaRequest): Formula {
+  const at = placeOf(qube, part);
+  const sls = at.replaceAll("/", ".");
+  const { files, beside } = folder(at);
   const back = restored(qube, restores, beside);
-  files[`guidomain/${sls}/init.sls`] = settings
+  files[`guidomain/${at}/init.sls`] = settings
     ? render("qubes/gui-domain.sls", {
         scope: qube,
         qube,
         sls,
-        mode,
+        title: `${TITLES[part]} ${qube} (${mode} mode)`,
         class: settings.class,
         template: settings.template,
         label: settings.label,
@@ -50,7 +55,11 @@ export function formulaOf({ qube, mode, settings, restores, quiet }: FormulaRequ
         features: pairs(settings.features),
         services: Object.keys(settings.services),
         globals: pairs(settings.globals),
-        clients: Object.entries(settings.clients).map(([client, guivm]) => ({ client, guivm })),
+        clients: [
+          ...clientsOf("guivm", settings.clients),
+          ...clientsOf("audiovm", settings.audioClients ?? {}),
+        ],
+        audioModels: pairs(settings.audioModels ?? {}),
         files: Object.entries(settings.files).map(([path, text]) => ({
           path,
           source: beside(path, text),
@@ -61,7 +70,7 @@ export function formulaOf({ qube, mode, settings, restores, quiet }: FormulaRequ
         restore: back.rest,
       })
     : [
-        `#!yaml\n# GUI domain ${qube} is taken away; what guidomain changed goes back to what it was.\n`,
+        `#!yaml\n# ${TITLES[part]} ${qube} is taken away; what guidomain changed goes back to what it was.\n`,
         back.devices && `\n${back.devices}`,
         quiet &&
           render("qubes/quiet.sls", {
@@ -75,6 +84,13 @@ export function formulaOf({ qube, mode, settings, restores, quiet }: FormulaRequ
       ].join("");
   return { sls: `guidomain.${sls}`, files, digest: digestOf(files) };
 }
+
+const TITLES: Record<Part, string> = { gui: "GUI domain", audio: "audio domain" };
+
+const placeOf = (qube: string, part: Part) => (part === "gui" ? slsName(qube) : `${slsName(qube)}/${part}`);
+
+const clientsOf = (property: string, clients: Record<string, string>) =>
+  Object.entries(clients).map(([client, domain]) => ({ client, property, domain }));
 
 /** Assignments of one qube ("PORT:ID" → options, and those that go). `name` sets it apart from others of the same qube. */
 export function devicesFormulaOf(request: {
@@ -94,21 +110,23 @@ export function devicesFormulaOf(request: {
 /** What is applied once a trial boot is confirmed: boot arguments, the start with the host, and what is for good. */
 export function keepFormulaOf(request: {
   qube: string;
+  part?: Part;
   settings: Pick<Settings, "bootArguments" | "properties">;
   restores: Restore[];
 }): Formula {
-  const { qube, settings, restores } = request;
-  const sls = `${slsName(qube)}/keep`;
-  const { files, beside } = folder(sls);
+  const { qube, part = "gui", settings, restores } = request;
+  const at = `${placeOf(qube, part)}/keep`;
+  const { files, beside } = folder(at);
   const back = restored(qube, restores, beside);
-  files[`guidomain/${sls}/init.sls`] = render("qubes/keep.sls", {
+  files[`guidomain/${at}/init.sls`] = render("qubes/keep.sls", {
     scope: qube,
     qube,
+    title: `${TITLES[part]} ${qube}`,
     words: listOrNot(Object.keys(settings.bootArguments)),
     properties: pairs(settings.properties),
     restore: `${back.devices && `\n${back.devices}`}${back.rest}`,
   });
-  return { sls: `guidomain.${slsName(qube)}.keep`, files, digest: digestOf(files) };
+  return { sls: `guidomain.${at.replaceAll("/", ".")}`, files, digest: digestOf(files) };
 }
 
 type Beside = (path: string, text: string, folder?: string) => string;

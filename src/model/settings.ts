@@ -28,6 +28,10 @@ export interface Settings {
   globals: Record<string, string>;
   /** Client → its GUI domain. */
   clients: Record<string, string>;
+  /** Client → its audio domain; an audio domain's settings alone have it. */
+  audioClients?: Record<string, string>;
+  /** Client without an agent → its emulated sound card. */
+  audioModels?: Record<string, string>;
   /** Path in dom0 → text. */
   files: Record<string, string>;
   /** Packages of dom0. */
@@ -56,6 +60,9 @@ export const NO_SETTINGS: Settings = {
 
 /** The feature that keeps a qube from starting; its value is the reason that a person reads (qubes-cli-formats.md §5). */
 export const PROHIBIT_START = "prohibit-start";
+
+/** The feature that gives an HVM an emulated sound card, whose sound its stubdomain sends to its audio domain (qubes-host.md (h) 4). */
+export const AUDIO_MODEL = "audio-model";
 
 /** Every file of ours can be read by all and written by root alone. */
 export const FILE_MODE = "0644";
@@ -97,6 +104,12 @@ export function wishes(qube: string, settings: Settings): Wish[] {
     ),
     ...entries(settings.clients).map(
       ([c, value]): Wish => ({ key: `property:${c}:guivm`, value: explicit(value) }),
+    ),
+    ...entries(settings.audioModels ?? {}).map(
+      ([c, value]): Wish => ({ key: `feature:${c}:${AUDIO_MODEL}`, value }),
+    ),
+    ...entries(settings.audioClients ?? {}).map(
+      ([c, value]): Wish => ({ key: `property:${c}:audiovm`, value: explicit(value) }),
     ),
     ...entries(settings.globals).map(([g, value]): Wish => ({ key: `global:${g}`, value: explicit(value) })),
     ...Object.keys(settings.bootArguments).map((word): Wish => ({ key: `bootarg:${word}`, value: true })),

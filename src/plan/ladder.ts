@@ -102,7 +102,7 @@ export function beginLadder({ rungs, before, reboot, keys, remembered }: LadderS
 }
 
 /** Whether what was learnt still says something. */
-function holds(failed: Remembered, now: RungKey | undefined): boolean {
+export function holds(failed: Pick<Remembered, "key" | "reset">, now: RungKey | undefined): boolean {
   if (!now || failed.key.inputs !== now.inputs || failed.key.retry !== now.retry) return false;
   return failed.reset || failed.key.hardware === now.hardware;
 }

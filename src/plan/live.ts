@@ -18,6 +18,8 @@ import { deviceParts, partsOf, satisfied, valueOf } from "./values.ts";
  */
 export function liveSettings(qube: string, wanted: Settings, snapshot: Snapshot): Settings {
   const live: Settings = structuredClone(NO_SETTINGS);
+  if (wanted.audioClients) live.audioClients = {};
+  if (wanted.audioModels) live.audioModels = {};
   for (const wish of wishes(qube, wanted)) {
     const value = valueOf(snapshot, wish.key);
     const same = satisfied(wish, snapshot);
@@ -31,13 +33,16 @@ export function liveSettings(qube: string, wanted: Settings, snapshot: Snapshot)
       }
       case "property":
         if (of === qube) live.properties[name] = property(wish.value, value, same);
+        else if (name === "audiovm")
+          live.audioClients = { ...live.audioClients, [of]: property(wish.value, value, same) };
         else live.clients[of] = property(wish.value, value, same);
         break;
       case "global":
         live.globals[name] = property(wish.value, value, same);
         break;
       case "feature":
-        if (name.startsWith("service."))
+        if (of !== qube) live.audioModels = { ...live.audioModels, [of]: value as string };
+        else if (name.startsWith("service."))
           live.services[name.slice("service.".length)] = value === "1" ? "on" : "off";
         else live.features[name] = same ? (wish.value as string) : (value as string);
         break;

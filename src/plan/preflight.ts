@@ -39,7 +39,12 @@ export function requireQubes(resource: string, host: string, snapshot: Snapshot)
 }
 
 /** Refuses what cannot work in whatever mode; returns what the user should know beforehand. */
-export function preflight(gui: GuiDomain, snapshot: Snapshot): Notice[] {
+export function preflight(
+  gui: GuiDomain,
+  snapshot: Snapshot,
+  /** Whether another resource of this program makes that qube. */
+  coming: (qube: string) => boolean = () => false,
+): Notice[] {
   const resource = `GUI domain ${gui.qube}`;
   const refuse = (what: string, next: string) => new Refusal({ resource, host: gui.host, what, next });
   requireQubes(resource, gui.host, snapshot);
@@ -76,7 +81,7 @@ export function preflight(gui: GuiDomain, snapshot: Snapshot): Notice[] {
       `its template cannot be changed from "${existing.properties["template"]?.value}" to "${gui.template}" while the qube is ${existing.state.toLowerCase()}`,
       `Shut "${gui.qube}" down first (its clients too)`,
     );
-  if (gui.audiovm && gui.audiovm !== "dom0" && !snapshot.qubes[gui.audiovm])
+  if (gui.audiovm && gui.audiovm !== "dom0" && !snapshot.qubes[gui.audiovm] && !coming(gui.audiovm))
     throw refuse(
       `audio domain "${gui.audiovm}" does not exist there`,
       `Set "audiovm" to a qube that is there, "dom0" or ""`,

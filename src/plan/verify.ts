@@ -4,7 +4,7 @@ import type { GuiDomain } from "../model/guiDomain.ts";
 import type { Mode, Rung } from "../model/modes.ts";
 import { followersOf } from "./preflight.ts";
 
-const POLICY = /^\/etc\/qubes\/policy\.d\/[^/]+\.policy$/;
+export const POLICY = /^\/etc\/qubes\/policy\.d\/[^/]+\.policy$/;
 
 /** Packages without which the mode cannot work, installed in the template (qubes-host.md (b) "Template packages"). */
 const TEMPLATE_PACKAGES: Record<Mode, string[]> = {

@@ -29,9 +29,7 @@ export class Claims {
           resource,
           host,
           what: `${wordsFor(key)} is claimed by ${ownerName(other)} as well`,
-          next: key.startsWith("given:")
-            ? "Give it to one qube only"
-            : "One of the two must let go of it; a qube has exactly one GUI domain",
+          next: adviceFor(key),
         });
       const owner = otherOwner(snapshot, key, urn);
       if (owner !== null)
@@ -44,6 +42,21 @@ export class Claims {
     }
     for (const key of keys) this.#owners.set(`${host}\0${key}`, urn);
   }
+
+  /** Whether a resource of this program wants that there. */
+  has(host: string, key: string): boolean {
+    return this.#owners.has(`${host}\0${key}`);
+  }
+}
+
+function adviceFor(key: string): string {
+  const { kind, name } = partsOf(key);
+  if (kind === "given") return "Give it to one qube only";
+  if (kind === "property" && name === "audiovm")
+    return 'One of the two must let go of it; a qube has exactly one audio domain: that of a GuiDomain\'s qube stands in its "audiovm"';
+  if (kind === "global" && name === "default_audiovm")
+    return "One of the two must let go of it; a host has one default audio domain";
+  return "One of the two must let go of it; a qube has exactly one GUI domain";
 }
 
 /** A key in the user's words. */
@@ -53,7 +66,8 @@ export function wordsFor(key: string): string {
     case "qube":
       return `qube "${of}"`;
     case "property":
-      return name === "guivm" ? `the GUI domain of "${of}"` : `property ${name} of "${of}"`;
+      if (name === "guivm") return `the GUI domain of "${of}"`;
+      return name === "audiovm" ? `the audio domain of "${of}"` : `property ${name} of "${of}"`;
     case "feature":
       return name.startsWith("service.")
         ? `service ${name.slice(8)} of "${of}"`

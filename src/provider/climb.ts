@@ -56,7 +56,7 @@ export function announce(
   remembered: readonly Remembered[],
   done?: Ladder,
 ): Announced {
-  const notices = preflight(gui, snapshot);
+  const notices = preflight(gui, snapshot, (qube) => hosts.claims.has(gui.host, `qube:${qube}`));
   const decision = decide(gui, snapshot, context.urn, remembered, done);
   const { ladder, wanted, target, needsBoot } = decision;
   if (ladder.end?.kind === "below" && !done) throw refusalOf(gui, decision);

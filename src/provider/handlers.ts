@@ -1,5 +1,6 @@
 /** The handlers by resource; see package.ts for why this is a module of its own. */
 import { prepareFiles } from "../formula/settings.ts";
+import { audioDomainHandler } from "./audioDomain.ts";
 import { guiDomainHandler } from "./guiDomain.ts";
 import { hostHandler } from "./host.ts";
 import type { Hosts } from "./hosts.ts";
@@ -10,6 +11,7 @@ export function handlersOf(hosts: Hosts) {
   return {
     host: hostHandler(hosts),
     guiDomain: guiDomainHandler(hosts),
+    audioDomain: audioDomainHandler(hosts),
     pciAttachment: pciAttachmentHandler(hosts),
   };
 }

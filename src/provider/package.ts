@@ -33,6 +33,10 @@ export function guidomain(): ProviderPackage {
         // A ladder may take two boots of a machine that checks its memory, and somebody's way to its keyboard.
         defaultTimeout: 90 * 60,
       }),
+      "guidomain:index:AudioDomain": later(async () => (await handlers()).audioDomain, {
+        refreshBeforeUpdate: true,
+        defaultTimeout: 30 * 60,
+      }),
       "guidomain:index:PciAttachment": later(async () => (await handlers()).pciAttachment, {
         refreshBeforeUpdate: true,
         defaultTimeout: 30 * 60,

@@ -1,5 +1,5 @@
 /** A rung as one apply on the host: what is asked for at once, and what waits until a boot has proved it. Pure. Design §5. */
-import { formulaOf, keepFormulaOf } from "../formula/formula.ts";
+import { formulaOf, keepFormulaOf, type Part } from "../formula/formula.ts";
 import type { Snapshot } from "../host/protocol.ts";
 import { NOT_THIS_BOOT } from "../model/gpu.ts";
 import type { GuiDomain } from "../model/guiDomain.ts";
@@ -14,7 +14,7 @@ import type { ApplyRequest } from "./hosts.ts";
 
 type Request = Omit<ApplyRequest, "owner">;
 
-const NOTHING = { bootArguments: {}, properties: {} };
+export const NOTHING = { bootArguments: {}, properties: {} };
 
 /** Seconds that a change without a boot may wait for its confirmation. */
 const LIVE = 180;
@@ -160,7 +160,7 @@ export function takeAwayRequest(
  * What an undo could not bring back waits until the change is confirmed: a qube that is removed takes its data along, a package needs
  * the network to come again. Boot arguments wait because they decide the next boot.
  */
-function parted(restores: Restore[]): { now: Restore[]; later: Restore[] } {
+export function parted(restores: Restore[]): { now: Restore[]; later: Restore[] } {
   const waits = ({ key, to }: Restore) =>
     partsOf(key).kind === "bootarg" || (to === null && ["qube", "package"].includes(partsOf(key).kind));
   return { now: restores.filter((r) => !waits(r)), later: restores.filter(waits) };
@@ -179,13 +179,18 @@ function bootOf(wanted: Settings | null, later: Restore[], snapshot: Snapshot) {
   };
 }
 
-function keepOf(qube: string, settings: Pick<Settings, "bootArguments" | "properties">, restores: Restore[]) {
+export function keepOf(
+  qube: string,
+  settings: Pick<Settings, "bootArguments" | "properties">,
+  restores: Restore[],
+  part: Part = "gui",
+) {
   const touch = [
     ...Object.keys(settings.bootArguments).map((word) => `bootarg:${word}`),
     ...Object.keys(settings.properties).map((name) => `property:${qube}:${name}`),
     ...restores.map((r) => r.key),
   ];
   if (touch.length === 0) return null;
-  const formula = keepFormulaOf({ qube, settings, restores });
+  const formula = keepFormulaOf({ qube, part, settings, restores });
   return { formula: formula.files, sls: formula.sls, touch };
 }

@@ -2,6 +2,7 @@
 import { runtime } from "@pulumi/pulumi";
 import { test } from "uvu";
 import * as assert from "uvu/assert";
+import { ARGUMENTS as audioDomainArguments } from "../model/audioDomain.ts";
 import { ARGUMENTS as guiDomainArguments } from "../model/guiDomain.ts";
 import { ARGUMENTS as attachmentArguments } from "../model/pciAttachment.ts";
 import * as resources from "../resources/index.ts";
@@ -42,6 +43,26 @@ const guiArgs: Record<keyof resources.GuiDomainArgs, true> = {
   hostPackages: true,
   viewers: true,
 };
+const audioArgs: Record<keyof resources.AudioDomainArgs, true> = {
+  host: true,
+  qube: true,
+  shared: true,
+  devices: true,
+  clients: true,
+  restartClients: true,
+  microphone: true,
+  emulated: true,
+  retry: true,
+  onFallback: true,
+  limits: true,
+  onDelete: true,
+  unreachable: true,
+  template: true,
+  label: true,
+  memory: true,
+  vcpus: true,
+  autostart: true,
+};
 const attachmentArgs: Record<keyof resources.PciAttachmentArgs, true> = {
   host: true,
   qube: true,
@@ -59,6 +80,7 @@ await runtime.setMocks({
 });
 const host = new resources.Host("lab");
 const gui = new resources.GuiDomain("sys-gui", { host });
+const audio = new resources.AudioDomain("sys-audio", { host });
 const attachment = new resources.PciAttachment("dock", { host, qube: "sys-usb", device: { class: "usb" } });
 /** What a resource has beside what every resource has. */
 const own = (resource: object) =>
@@ -68,6 +90,8 @@ test("inputs", () => {
   assert.equal(sorted(Object.keys(of("GuiDomain").inputProperties)), sorted(Object.keys(guiArgs)));
   assert.equal(sorted(guiDomainArguments), sorted(Object.keys(guiArgs)));
   assert.equal(sorted(Object.keys(of("Host").inputProperties)), sorted(Object.keys(hostArgs)));
+  assert.equal(sorted(Object.keys(of("AudioDomain").inputProperties)), sorted(Object.keys(audioArgs)));
+  assert.equal(sorted(audioDomainArguments), sorted(Object.keys(audioArgs)));
   assert.equal(sorted(Object.keys(of("PciAttachment").inputProperties)), sorted(Object.keys(attachmentArgs)));
   assert.equal(sorted(attachmentArguments), sorted(Object.keys(attachmentArgs)));
 });
@@ -75,6 +99,7 @@ test("inputs", () => {
 test("outputs", () => {
   assert.equal(sorted(own(gui)), sorted(Object.keys(of("GuiDomain").properties)));
   assert.equal(sorted(own(host)), sorted(Object.keys(of("Host").properties)));
+  assert.equal(sorted(own(audio)), sorted(Object.keys(of("AudioDomain").properties)));
   assert.equal(sorted(own(attachment)), sorted(Object.keys(of("PciAttachment").properties)));
 });
 

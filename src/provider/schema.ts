@@ -150,6 +150,113 @@ const guiOutputs: Record<string, Property> = {
   },
 };
 
+/** What means the same as for a GUI domain. */
+const same = (name: string) => guiInputs[name] as Property;
+
+const audioInputs: Record<string, Property> = {
+  host: same("host"),
+  qube: { ...text, description: "The qube that becomes the audio domain. Default: the resource's name." },
+  shared: {
+    type: "boolean",
+    description:
+      "true: the qube has another purpose already, and only what makes it an audio domain is changed. Default: false.",
+  },
+  devices: {
+    ...any,
+    description:
+      "Its sound devices, one selector or a list. Default: class audio, all but those of a display; none where it is shared.",
+  },
+  clients: {
+    oneOf: [text, list],
+    ...any,
+    description:
+      'Qubes whose sound it plays: a list, or "default" for every qube without an audio domain of its own. Default: none.',
+  },
+  restartClients: {
+    ...text,
+    description:
+      "never (default) or allowed: whether running clients that cannot be told of their new audio domain are restarted.",
+  },
+  microphone: {
+    ...text,
+    description: "denied (default) or allowed: whether its desktop may give its clients the microphone.",
+  },
+  emulated: {
+    ...list,
+    description: "HVM clients without Qubes' agent, which get an emulated sound card.",
+  },
+  retry: {
+    oneOf: [text, { type: "number" }],
+    ...any,
+    description: "What did not work is tried again when this changes.",
+  },
+  onFallback: {
+    ...text,
+    description:
+      "When the sound has to stay where it was: warn (default), accept, or fail (the run fails with that in place).",
+  },
+  limits: { ...any, description: "Seconds: start (120) of the qube, checks (30) for each check." },
+  onDelete: same("onDelete"),
+  unreachable: same("unreachable"),
+  template: same("template"),
+  label: same("label"),
+  memory: {
+    type: "integer",
+    description: "Memory, MiB; it does not change while the qube runs. Default: 400.",
+  },
+  vcpus: same("vcpus"),
+  autostart: same("autostart"),
+};
+
+const audioOutputs: Record<string, Property> = {
+  ...audioInputs,
+  settings: {
+    ...any,
+    description: "Every value on the host that follows from the arguments; a preview is a diff of these.",
+  },
+  sound: { ...text, description: "The qube to which the clients' sound goes now." },
+  state: {
+    ...text,
+    description:
+      "ready: set up and checked. inUse: a stream of a client was seen. staged: its qube has to start anew before clients are sent to it. fallback: the sound stayed where it was. drifted, unverified, failed: as they say.",
+  },
+  attempts: {
+    type: "array",
+    items: any,
+    description:
+      "audio, and before where the sound stayed: verdict (ok, refused, failed, staged), reason, evidence of one that failed.",
+  },
+  remembered: {
+    ...any,
+    description: "What did not work, and under what circumstances; it is tried again when these change.",
+  },
+  attached: {
+    type: "array",
+    items: any,
+    description: "Its sound devices now: name, sbdf, port, options, siblings that share the reset.",
+  },
+  streams: {
+    type: "array",
+    items: any,
+    description: "Clients whose stream the last run has seen, while both qubes run since.",
+  },
+  pending: {
+    type: "array",
+    items: any,
+    description: "What is needed before all takes effect: kind (restart, session), qubes, why.",
+  },
+  evidence: { type: "array", items: any, description: "What each check saw: id, ok, seconds, output." },
+  origin: {
+    ...text,
+    description: "created: this resource made the qube. adopted: it was there before, and stays.",
+  },
+  looked: {
+    type: "boolean",
+    description: "false: the host did not answer, this is the state of the last time.",
+  },
+  connection: { ...any, description: "How the host was reached, without secrets." },
+};
+
 const attachmentInputs: Record<string, Property> = {
   host: { ...text, description: "Name of the host, as `guidomain:hosts` or the inventory has it." },
   qube: { ...text, description: "The qube that gets the device, each time it starts." },
@@ -278,6 +385,13 @@ export function schemaOf(version: string): object {
         requiredInputs: ["host"],
         properties: guiOutputs,
         required: ["host", "qube", "mode", "state", "attempts", "pending", "evidence", "origin"],
+      },
+      "guidomain:index:AudioDomain": {
+        description: "An audio domain with its sound devices, clients and policy.",
+        inputProperties: audioInputs,
+        requiredInputs: ["host"],
+        properties: audioOutputs,
+        required: ["host", "qube", "sound", "state", "attempts", "pending", "evidence", "origin"],
       },
       "guidomain:index:PciAttachment": {
         description: "A PCI device given to a qube for good, outside any ladder.",

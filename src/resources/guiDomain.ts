@@ -74,8 +74,9 @@ export interface Attempt {
 }
 
 export interface Pending {
-  kind: "restart" | "reboot";
-  /** Of "restart". */
+  /** "session": somebody has to sit down at that qube's desktop. */
+  kind: "restart" | "reboot" | "session";
+  /** Of "restart" and "session". */
   qubes?: string[];
   why: string;
 }

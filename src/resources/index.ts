@@ -1,3 +1,4 @@
+export * from "./audioDomain.ts";
 export * from "./guiDomain.ts";
 export * from "./host.ts";
 export * from "./pciAttachment.ts";

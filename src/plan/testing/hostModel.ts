@@ -261,6 +261,8 @@ export class HostModel {
   } | null = null;
   /** Live checks that fail, by their id. */
   readonly failing = new Map<string, string>();
+  /** What checks that pass have seen, by their id. */
+  readonly seen = new Map<string, string>();
 
   constructor(snapshot: Snapshot = install()) {
     this.#now = structuredClone(snapshot);
@@ -457,7 +459,12 @@ export class HostModel {
   #verify(checks: Verification[]): Evidence[] {
     const evidence = checks.map((check): Evidence => {
       const wrong = this.failing.get(check.id) ?? this.#wrong(check);
-      return { id: check.id, ok: wrong === null, seconds: 0, output: wrong ?? "as wanted" };
+      return {
+        id: check.id,
+        ok: wrong === null,
+        seconds: 0,
+        output: wrong ?? this.seen.get(check.id) ?? "as wanted",
+      };
     });
     if (evidence.every(({ ok }) => ok)) return evidence;
     this.failing.clear();
@@ -667,11 +674,14 @@ export class HostModel {
     return explicit(value);
   }
 
-  /** Refused, and so left running, while qubes run that have it as their GUI domain. */
+  /** Refused, and so left running, while qubes run that have it as their GUI or audio domain. */
   #shutdown(name: string): void {
     const { qubes } = this.#now;
     const live = qubes[name];
-    const clients = clientsOf(this.#now, name).filter((client) => qubes[client]?.state !== "Halted");
+    const heard = Object.keys(qubes).filter(
+      (n) => n !== name && qubes[n]?.properties["audiovm"]?.value === name,
+    );
+    const clients = [...clientsOf(this.#now, name), ...heard].filter((n) => qubes[n]?.state !== "Halted");
     if (live && clients.length === 0) live.state = "Halted";
   }
 

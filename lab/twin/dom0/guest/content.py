@@ -38,11 +38,65 @@ VNC_PORT = 5900
 
 
 def driver(device, faults):
-    """What the qube's kernel binds a device of its to. guestNoDrm: true, or sbdf of displays that it cannot light."""
+    """What the qube's kernel binds a device of its to. guestNoDrm: true, or sbdf of displays that it cannot light; guestNoSound: true."""
     without = faults.get("guestNoDrm")
     if device["class"].startswith("03") and (without is True or device["sbdf"] in (without or [])):
         return None
+    if is_sound(device) and faults.get("guestNoSound"):
+        return None
     return device["module"]
+
+
+def is_sound(device):
+    return device["class"][:4] in ("0401", "0403")
+
+
+def cards(devices):
+    """/proc/asound/cards: a card for each sound function that has a driver."""
+    rows = [
+        " %d [PCH            ]: HDA-Intel - HDA Intel PCH\n                      %s\n" % (number, each["name"])
+        for number, each in enumerate(devices)
+    ]
+    return "".join(rows) or "--- no soundcards ---\n"
+
+
+# What qvm-start-daemon must learn before it serves anybody, and of each client (qubes-host.md (f) "Audio domain"; (e) "no sound": a
+# denied admin.Events). In R4.3 one whose domain ids it may not read is passed over, without a word.
+DAEMON_ASKS = [("admin.Events", ""), ("admin.vm.List", "")]
+CLIENT_ASKS = [
+    ("admin.vm.CurrentState", ""),
+    ("admin.vm.property.Get", "xid"),
+    ("admin.vm.property.Get", "stubdom_xid"),
+    ("admin.vm.property.Get", "audiovm"),
+    ("admin.vm.feature.CheckWithTemplate", "audio"),
+    ("admin.vm.feature.CheckWithTemplate", "audio-model"),
+]
+
+
+def sound(qube, packages, has_desktop, may):
+    """(processes, files, names whose streams play) of an audio domain: qvm-start-daemon belongs to the desktop, starts only where a
+    service asks for it, and starts one pacat-simple-vchan a client, whose pid is in /run/qubes/pacat.XID (qubes-host.md (d) 5).
+    """
+    name, on = qube["name"], set(qube["services"])
+
+    def allowed(target, asks):
+        return all(may(name, target, "%s+%s" % ask) for ask in asks)
+
+    if not (has_desktop and "qubes-core-admin-client" in packages and on & {"audiovm", "guivm"}):
+        return {}, {}, []
+    if not allowed("dom0", DAEMON_ASKS):
+        return {}, {}, []
+    processes, files, playing = {"qvm-start-daemon": 800}, {}, []
+    if "audiovm" not in on or "qubes-audio-daemon" not in packages:
+        return processes, files, playing
+    for number, client in enumerate(qube.get("clients", [])):
+        if not allowed(client["name"], CLIENT_ASKS):
+            continue
+        processes["pacat-simple-vchan -l %d %s" % (client["xid"], client["name"])] = 810 + number
+        files["/run/qubes/pacat.%d" % client["xid"]] = "%d\n" % (810 + number)
+        if client["connects"]:
+            playing.append(client["name"])
+    return processes, files, playing
 
 
 def connectors(displays):
@@ -70,12 +124,13 @@ def input_devices(inputs):
     return "".join(parts)
 
 
-def content(qube, template, fault=None, faults=None):
+def content(qube, template, fault=None, faults=None, may=lambda source, target, call: True):
     """What room.py builds and the stand-ins answer from.
 
     `qube`: internal.GetQube of qubesd; `template`: its entry in world.json {"packages", "files"};
     `fault`: the same keys as the result, which then replace (units: add to) what follows from the
-    rest; `faults`: all of the world's, of which guestNoDrm is about this.
+    rest; `faults`: all of the world's, of which guestNoDrm and guestNoSound are about this; `may`: whether the policy of
+    dom0 allows a call.
     """
     packages = template.get("packages", {})
     on = set(qube["services"])
@@ -97,7 +152,9 @@ def content(qube, template, fault=None, faults=None):
     if login:
         processes.update({"lightdm": 610, "Xorg": 640})
     if agent:
-        processes.update({"qubes-gui": 540, "Xorg": 560})
+        processes["qubes-gui"] = 540
+        if qube.get("shown"):
+            processes["Xorg"] = 560
     if vnc:
         processes["x11vnc"] = 700
     files = {path: "" for package in packages for path in FILES.get(package, [])}
@@ -109,6 +166,12 @@ def content(qube, template, fault=None, faults=None):
     files["/etc/hostname"] = qube["name"] + "\n"
     files["/proc/bus/input/devices"] = input_devices(inputs)
     files.update(connectors(drm))
+    # A desktop comes up when somebody shows it: dom0's GUI daemon, another GUI domain, or the qube's own greeter.
+    desktop = "Xorg" in processes
+    daemons, pids, playing = sound(qube, packages, desktop, may)
+    processes.update(daemons)
+    files.update(pids)
+    files["/proc/asound/cards"] = cards([each for each in pci if is_sound(each) and each["driver"]])
     if login:
         files["/var/run/lightdm/root/:0"] = files["/run/lightdm/root/:0"] = ""
     inside = {
@@ -122,6 +185,7 @@ def content(qube, template, fault=None, faults=None):
         "listening": [VNC_PORT] if vnc else [],
         "pci": pci,
         "inputs": inputs,
+        "playing": playing,
         "x": [output for each in drm for output in each["outputs"]] if login else None,
         "system": "running",
     }

@@ -270,6 +270,35 @@ class Qube(Holder):
             and self.feature_with_template("gui")
         )
 
+    def has_desktop(self, passed=()):
+        """Somebody shows it, so the X server inside has started: dom0 where somebody sits there, a GUI domain that has a desktop
+        itself, or its own screen.
+        """
+        guivm = self.value("guivm") if self.has("guivm") else None
+        if not self.run or self.name in passed:
+            return False
+        if guivm is None:
+            return True
+        if guivm == "dom0":
+            return bool(self.system.world.get("dom0Session"))
+        return self.system.qubes[guivm].has_desktop(passed + (self.name,))
+
+    def emulates_sound(self):
+        """Its stubdomain plays for it (qubes-host.md (h) 4)."""
+        return self.value("virt_mode") == "hvm" and bool(self.feature_with_template("audio-model"))
+
+    def connects(self, audiovm):
+        """Its sound reaches the audio domain that it has now. R4.3 writes the id into its QubesDB at once (core-admin 4.3.50,
+        ext/audio.py); PipeWire watches that, PulseAudio reads it when it starts (gui-agent-linux), and so does a stubdomain
+        without qrexec.
+        """
+        began = (self.run or {}).get("audiovm") == audiovm
+        if self.emulates_sound():
+            return began or bool(self.feature_with_template("stubdom-qrexec"))
+        inside = (self.system.world.get("templates") or {}).get(self.system.template_of(self)) or {}
+        packages = inside.get("packages", {})
+        return "pipewire-qubes" in packages or ("pulseaudio-qubes" in packages and began)
+
     def cpu_time(self):
         """Nanoseconds, whole milliseconds: what booting costs a qube here, then an idle thousandth.
         """
@@ -623,6 +652,7 @@ class System(Holder):
             xid = run["stubdom_xid"] = xid + 1
         self.boot["nextXid"] = xid + 1
         run["attached"] = [device.sbdf for device in devices]
+        run["audiovm"] = qube.value("audiovm")
         # A qube sees the services that were on when it started: /run/qubes-service is written at
         # its boot.
         run["services"] = [
@@ -724,13 +754,34 @@ class System(Holder):
                 self.host.hang("the disk controller %s was pulled from dom0" % device.sbdf)
             self.host.detach(device.sbdf)
 
-    def inside(self, qube):
-        """What the inside of a running qube follows from; internal.GetQube."""
+    def template_of(self, qube):
+        """Whose content its root volume has."""
         template = qube.root or (qube.template or qube).name
         while (
             template in self.qubes and self.qubes[template].template
         ):  # a disposable's template's template
             template = self.qubes[template].template.name
+        return template
+
+    def audio_clients(self, qube):
+        """Running qubes whose audio domain it is now, with the domain whose sound its daemon asks for."""
+        return [
+            {
+                "name": other.name,
+                "xid": other.run["stubdom_xid" if other.emulates_sound() else "xid"],
+                "connects": other.connects(qube.name),
+            }
+            for other in self.qubes.values()
+            if other is not qube
+            and other.run
+            and other.state() == "Running"
+            and other.has("audiovm")
+            and other.value("audiovm") == qube.name
+            and other.feature_with_template("audio") != ""
+        ]
+
+    def inside(self, qube):
+        """What the inside of a running qube follows from; internal.GetQube."""
         run = qube.run or {}
         machine = hardware.Hardware(self.world.read())
         outputs, given = machine.outputs(), run.get("attached", [])
@@ -740,7 +791,9 @@ class System(Holder):
         return {
             "name": qube.name,
             "state": qube.state(),
-            "template": template,
+            "template": self.template_of(qube),
+            "shown": qube.has_desktop(),
+            "clients": self.audio_clients(qube),
             "services": [name[len("service.") :] for name in run.get("services", [])],
             "qrexec": bool(qube.feature_with_template("qrexec")),
             "user": qube.value("default_user") if qube.has("default_user") else "root",

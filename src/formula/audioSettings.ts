@@ -1,0 +1,64 @@
+/** An audio domain's description → what each value on a Qubes host has to be. Source: qubes-host.md (b), column audio; (f) "Audio domain". */
+import type { AudioDomain } from "../model/audioDomain.ts";
+import { type DeviceSetting, NO_SETTINGS, type Settings } from "../model/settings.ts";
+import { render } from "./templates.ts";
+
+export const AUDIO_SERVICE = "audiovm";
+
+/** The sound card that stubdomains emulate (qubes-host.md (h) 4). */
+const EMULATED_CARD = "ich6";
+
+/**
+ * A qube of its own has the place of Qubes' own formula, which is converged then. One that is shared may have rules of its own in 50-gui,
+ * down to a denial of all else, so what it may ask as an audio domain comes before them: the first that fits counts.
+ */
+export const audioPolicy = ({ qube, shared }: Pick<AudioDomain, "qube" | "shared">): string =>
+  `/etc/qubes/policy.d/${shared ? "40-audio" : "50"}-${qube.toLowerCase()}.policy`;
+
+/** What the desktop's devices menu asks for. */
+const MICROPHONE = ["Attached", "Assigned", "Attach", "Detach"];
+
+export function audioSettingsOf(audio: AudioDomain, devices: Record<string, DeviceSetting>): Settings {
+  const { qube, clients, template, label, memory, vcpus } = audio;
+  const policy = render("qubes/audio.policy", {
+    qube,
+    destinations: [qube, "@adminvm", `@tag:audiovm-${qube}`],
+    // R4.3's qvm-start-daemon reads these of each client (qubes-host.md (f)).
+    properties: ["audiovm", "xid", "stubdom_xid", "virt_mode", "is_preload"],
+    features: ["audio", "audio-model"],
+    microphone: audio.microphone === "allowed" && MICROPHONE,
+  });
+  const settings: Settings = {
+    ...NO_SETTINGS,
+    services: { [AUDIO_SERVICE]: "on" },
+    devices,
+    files: { [audioPolicy(audio)]: policy },
+    globals: clients === "default" ? { default_audiovm: qube } : {},
+    audioClients: clients === "default" ? {} : Object.fromEntries(clients.map((client) => [client, qube])),
+    audioModels: Object.fromEntries(audio.emulated.map((client) => [client, EMULATED_CARD])),
+  };
+  if (audio.shared) return settings;
+  return {
+    ...settings,
+    class: "AppVM",
+    template: template ?? "",
+    label: label ?? "",
+    properties: {
+      netvm: "",
+      virt_mode: Object.keys(devices).length ? "hvm" : "pvh",
+      autostart: audio.autostart ? "True" : "False",
+      // With PCI devices there is no balancing: what it has at its start is what it has.
+      maxmem: "0",
+      ...(memory !== null && { memory: String(memory) }),
+      ...(vcpus !== null && { vcpus: String(vcpus) }),
+    },
+    features: { servicevm: "1" },
+  };
+}
+
+/** What can be there before the qube has started anew: no sound goes to it yet. */
+export const withoutClients = (settings: Settings): Settings => ({
+  ...settings,
+  globals: {},
+  audioClients: {},
+});

@@ -1,0 +1,165 @@
+/** What a program may say about an audio domain, and the rules it must keep. Pure. Sources: design §2, §4, §6; qubes-host.md (b), (h). */
+import * as v from "valibot";
+import { Selector } from "../pci/selector.ts";
+import { integer, listOf, named, oneOf, only, shown, text, wrong } from "./fields.ts";
+import { DEFAULT_TEMPLATE, type Fault, faultsOf } from "./guiDomain.ts";
+import { hostNameFault, qubeNameFault } from "./names.ts";
+
+/** MiB; qubes-host.md (b), column audio. */
+const MEMORY = 400;
+
+/** Seconds: for the audio domain to start, and for one check. */
+export const AUDIO_LIMITS = { start: 120, checks: 30 };
+
+const SECONDS = "a whole number of seconds";
+const qubeName = named(qubeNameFault);
+const flag = v.boolean(({ input }) => `${shown(input)} is not allowed; give true or false`);
+
+/** One selector, or several. */
+const Devices = v.lazy((value) => (Array.isArray(value) ? listOf(Selector) : Selector)) as v.GenericSchema<
+  unknown,
+  Selector | Selector[]
+>;
+
+const fields = {
+  host: named(hostNameFault),
+  /** The qube; the resource's own name unless given. */
+  qube: v.optional(qubeName),
+  shared: v.optional(flag),
+  devices: v.optional(Devices),
+  clients: v.optional(
+    v.union(
+      [v.literal("default"), v.array(qubeName)],
+      ({ input }) => `${shown(input)} is not allowed; give "default" or a list of qubes`,
+    ),
+  ),
+  restartClients: v.optional(oneOf("never", "allowed")),
+  microphone: v.optional(oneOf("denied", "allowed")),
+  emulated: v.optional(listOf(qubeName)),
+  retry: v.optional(v.union([v.string(), v.number()], wrong("a number or a text"))),
+  onFallback: v.optional(oneOf("warn", "accept", "fail")),
+  limits: v.optional(
+    only(
+      { start: v.optional(integer(10, 3600, SECONDS)), checks: v.optional(integer(1, 600, SECONDS)) },
+      wrong("limits in seconds: start, checks"),
+      "there is no such part",
+    ),
+  ),
+  onDelete: v.optional(oneOf("restore", "keep")),
+  unreachable: v.optional(oneOf("fail", "skip")),
+  template: v.optional(qubeName),
+  label: v.optional(text),
+  memory: v.optional(integer(64, 1_048_576, "a whole number of MiB")),
+  vcpus: v.optional(integer(1, 128, "a whole number of virtual processors")),
+  autostart: v.optional(flag),
+};
+
+/** What a program may give; every argument but `host` may be left out. */
+export const ARGUMENTS = Object.keys(fields).sort();
+
+const AudioDomainArgs = only(
+  fields,
+  wrong("the properties of an audio domain"),
+  `not a property of an audio domain; allowed are ${ARGUMENTS.join(", ")}`,
+);
+type AudioDomainArgs = v.InferOutput<typeof AudioDomainArgs>;
+
+/** An audio domain as described: every default filled in, every rule that needs no host kept. */
+export interface AudioDomain {
+  host: string;
+  qube: string;
+  /** The qube has another purpose (a GUI domain, sys-usb): only what makes it an audio domain is changed. */
+  shared: boolean;
+  /** What it is given, by what it is; none: it has its devices already, such as a USB controller. */
+  devices: Selector[];
+  clients: "default" | string[];
+  restartClients: "never" | "allowed";
+  /** Whether its desktop may give its clients the microphone. */
+  microphone: "denied" | "allowed";
+  /** HVM clients without an agent inside, which get an emulated sound card. */
+  emulated: string[];
+  retry: string;
+  onFallback: "warn" | "accept" | "fail";
+  /** Seconds. */
+  limits: { start: number; checks: number };
+  onDelete: "restore" | "keep";
+  unreachable: "fail" | "skip";
+  /** Of a qube of its own; null, here and below: it is shared, or the host's default. */
+  template: string | null;
+  label: string | null;
+  memory: number | null;
+  vcpus: number | null;
+  autostart: boolean | null;
+}
+
+/** What belongs to the qube itself, which whoever it is shared with decides. */
+const OF_THE_QUBE = ["template", "label", "memory", "vcpus", "autostart"] as const;
+
+/** What is wrong with single arguments; the rules over several are left to `parseAudioDomain`. */
+export const audioFaults = (value: unknown): Fault[] => faultsOf(v.safeParse(AudioDomainArgs, value).issues);
+
+/** The description with its defaults, or what is wrong with it, by property path. */
+export function parseAudioDomain(name: string, value: unknown): { audio: AudioDomain } | { faults: Fault[] } {
+  const parsed = v.safeParse(AudioDomainArgs, value);
+  if (!parsed.success) return { faults: faultsOf(parsed.issues) };
+  const args = parsed.output;
+  const shared = args.shared ?? false;
+  const own = <T>(given: T | undefined, otherwise: T | null): T | null =>
+    shared ? null : (given ?? otherwise);
+  const devices = args.devices ?? (shared ? [] : { class: "audio" });
+  const audio: AudioDomain = {
+    host: args.host,
+    qube: args.qube ?? name,
+    shared,
+    devices: Array.isArray(devices) ? devices : [devices],
+    clients: args.clients === "default" ? "default" : unique(args.clients ?? []),
+    restartClients: args.restartClients ?? "never",
+    microphone: args.microphone ?? "denied",
+    emulated: unique(args.emulated ?? []),
+    retry: String(args.retry ?? ""),
+    onFallback: args.onFallback ?? "warn",
+    limits: {
+      start: args.limits?.start ?? AUDIO_LIMITS.start,
+      checks: args.limits?.checks ?? AUDIO_LIMITS.checks,
+    },
+    onDelete: args.onDelete ?? "restore",
+    unreachable: args.unreachable ?? "fail",
+    template: own(args.template, DEFAULT_TEMPLATE),
+    label: own(args.label, "black"),
+    memory: own(args.memory, MEMORY),
+    vcpus: own(args.vcpus, null),
+    autostart: own(args.autostart, true),
+  };
+  const faults = rules(audio, name, args);
+  return faults.length ? { faults } : { audio };
+}
+
+/** Lists whose order means nothing are kept sorted, so that their order is never a difference. */
+const unique = (names: string[]) => [...new Set(names)].sort();
+
+/** Rules over several fields. */
+function rules(audio: AudioDomain, name: string, args: AudioDomainArgs): Fault[] {
+  const faults: Fault[] = [];
+  const add = (property: string, reason: string) => faults.push({ property, reason });
+  if (args.qube === undefined) {
+    const bad = qubeNameFault(name);
+    if (bad) add("qube", `${bad}. The qube takes the resource's name unless "qube" says otherwise`);
+  }
+  if (!audio.shared && /^config-/i.test(audio.qube))
+    add("qube", `"${audio.qube}" would give its policy the name of one of Qubes' own files; choose another`);
+  if (audio.shared)
+    for (const property of OF_THE_QUBE)
+      if (args[property] !== undefined)
+        add(
+          property,
+          `${shown(args[property])} is not allowed: qube "${audio.qube}" is shared, and whoever it belongs to says what it is; leave it out`,
+        );
+  if (audio.template === audio.qube) add("template", `"${audio.template}" cannot be its own template`);
+  const { clients } = audio;
+  if (clients !== "default" && clients.includes(audio.qube))
+    add("clients", `"${audio.qube}" cannot be its own client: it plays its own sound by itself`);
+  for (const client of audio.emulated)
+    if (clients !== "default" && !clients.includes(client))
+      add("emulated", `"${client}" is not one of its clients; add it to "clients"`);
+  return faults;
+}

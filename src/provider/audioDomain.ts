@@ -1,0 +1,662 @@
+/** The resource `guidomain:index:AudioDomain`: Pulumi's calls → plan, formula and one apply on the host. Design §4, §6. */
+import { audioPolicy, audioSettingsOf, withoutClients } from "../formula/audioSettings.ts";
+import { formulaOf } from "../formula/formula.ts";
+import { AgentFailure, HostError } from "../host/errors.ts";
+import type { Evidence, Snapshot } from "../host/protocol.ts";
+import { type AudioDomain, audioFaults, parseAudioDomain } from "../model/audioDomain.ts";
+import { Refusal, sentence } from "../model/failure.ts";
+import { NO_SETTINGS, type Settings } from "../model/settings.ts";
+import { assigned } from "../pci/identity.ts";
+import { siblings } from "../pci/siblings.ts";
+import { describe, isAudio, pciTree } from "../pci/tree.ts";
+import {
+  type AudioDecision,
+  audioChecks,
+  audioWords,
+  decideAudio,
+  inForce,
+  isFixed,
+  isSilent,
+  OF_HARDWARE,
+  otherPurpose,
+  preflightSilence,
+  type RememberedSound,
+  type Stream,
+  soundKey,
+  soundOf,
+  streamsNow,
+  streamsOf,
+  waitingForSound,
+} from "../plan/audio.ts";
+import { owns, type Plan, planApply, planDelete } from "../plan/changes.ts";
+import { appliedSettings, liveSettings } from "../plan/live.ts";
+import { sameValue } from "../plan/values.ts";
+import { rulesOf } from "../policy/rules.ts";
+import { applyFailure, whatOf } from "./applyFailure.ts";
+import { apply } from "./applying.ts";
+import { diffByPath, replacing, topLevel } from "./diff.ts";
+import { asProperties, asValue } from "./guiDomainState.ts";
+import {
+  type Changes,
+  type Context,
+  type Handler,
+  hasUnknown,
+  PartialFailure,
+  type Properties,
+  UNKNOWN,
+} from "./handler.ts";
+import type { ApplyRequest, HostAccess } from "./hosts.ts";
+import { keepOf, NOTHING, parted } from "./rungRequest.ts";
+
+const REPLACING = ["host", "qube"];
+
+/** Arguments that reach the host through `settings` alone: a difference shows there, once. */
+const MIRRORED = new Set([
+  "autostart",
+  "clients",
+  "devices",
+  "emulated",
+  "label",
+  "memory",
+  "microphone",
+  "template",
+  "vcpus",
+  // Not an argument: what a read has learnt, on its way to the check of the same run.
+  "remembered",
+]);
+
+export function audioDomainHandler(hosts: HostAccess): Handler {
+  return {
+    async check(news, olds, context) {
+      const { settings: _, remembered: __, ...args } = news;
+      if (hasUnknown(args)) {
+        const known = Object.fromEntries(Object.entries(args).filter(([, value]) => !hasUnknown(value)));
+        const failures = audioFaults(known).filter((f) => known[topLevel(f.property)] !== undefined);
+        return { inputs: { ...args, settings: UNKNOWN }, failures };
+      }
+      const parsed = parseAudioDomain(context.name, args);
+      if ("faults" in parsed) return { inputs: news, failures: parsed.faults };
+      const { audio } = parsed;
+      const { remembered } = olds;
+      const learnt = remembered === undefined ? {} : { remembered };
+      let settings: Settings;
+      try {
+        const snapshot = await hosts.snapshot(audio.host, [], context);
+        settings = decideAudio(audio, snapshot, context.urn, memoryOf(olds), coming(audio.host)).wanted;
+      } catch (error) {
+        // Whoever needs the host is told: a description can be checked without it.
+        if (!(error instanceof HostError || error instanceof Refusal)) throw error;
+        settings = (olds["settings"] as Settings | undefined) ?? audioSettingsOf(audio, {});
+      }
+      return {
+        inputs: { ...described(audio), settings: asProperties(settings), ...learnt },
+        failures: [],
+      };
+    },
+
+    async diff({ oldInputs, oldOutputs, news }, context) {
+      const looks = !hasUnknown(news) && oldOutputs["looked"] !== false;
+      let wanted: Settings | undefined;
+      let missing: Changes = {};
+      const changes: Changes = {};
+      if (looks) {
+        const audio = audioOf(news);
+        const snapshot = await hosts.snapshot(audio.host, [], context, oldOutputs["connection"]);
+        try {
+          ({ wanted } = prepare(audio, snapshot, memoryOf(news), context));
+          const live = liveSettings(audio.qube, wanted, snapshot);
+          missing = diffByPath({ settings: asProperties(live) }, { settings: asProperties(wanted) });
+        } catch (error) {
+          // A refresh asks too, and it refuses nothing; the update that follows is refused, in the preview already.
+          if (!(error instanceof Refusal)) throw error;
+          changes["settings"] = "update";
+        }
+      }
+      const settings = wanted ? asProperties(wanted) : looks ? oldInputs["settings"] : news["settings"];
+      const now = settings === undefined ? news : { ...news, settings };
+      for (const [path, kind] of Object.entries(replacing(diffByPath(oldInputs, now), REPLACING)))
+        if (!MIRRORED.has(topLevel(path))) changes[path] = kind;
+      // What the host has already, in the words of another description, is no change.
+      if (wanted)
+        for (const [path, kind] of Object.entries(changes))
+          if (topLevel(path) === "settings" && kind !== "delete" && !(path in missing)) delete changes[path];
+      return { changes, deleteBeforeReplace: true };
+    },
+
+    async create(inputs, context) {
+      const audio = audioOf(inputs);
+      if (!context.preview) return { id: idOf(audio), outputs: await bringUp(audio, inputs, {}, context) };
+      const snapshot = await hosts.snapshot(audio.host, [], context);
+      announce(audio, snapshot, prepare(audio, snapshot, memoryOf(inputs), context), context);
+      return { id: "", outputs: inputs };
+    },
+
+    async read({ id, outputs, inputs }, context) {
+      const [host = "", qube = ""] = id.split("/");
+      const imported = Object.keys(inputs).length === 0;
+      let snapshot: Snapshot;
+      try {
+        snapshot = await hosts.snapshot(host, [], context, outputs["connection"]);
+      } catch (error) {
+        const skip = inputs["unreachable"] === "skip";
+        if (!skip || !(error instanceof HostError) || error.kind !== "unreachable") throw error;
+        hosts.notLookedAt(host, error, context);
+        return { id, outputs: { ...outputs, looked: false }, inputs };
+      }
+      const isThere = snapshot.qubes[qube] !== undefined;
+      if (!isThere && (imported || outputs["state"] !== "fallback")) return null;
+      const audio = imported ? adopted(host, qube, snapshot, context.urn) : audioOf(inputs);
+      const memory = memoryOf({ ...inputs, ...outputs });
+      let wanted: Settings | null = null;
+      let why = "";
+      try {
+        wanted = wantedNow(audio, snapshot, outputs, decideAudio(audio, snapshot, context.urn, memory));
+      } catch (error) {
+        if (!(error instanceof Refusal)) throw error;
+        // Whoever wants it is refused with that reason; until then what was made stays.
+        why = error.message;
+        context.log(why, { severity: "warning" });
+      }
+      const { remembered: _, ...rest } = imported ? described(audio) : inputs;
+      const learnt = memory ? { remembered: asValue(memory) } : {};
+      const { remembered: __, ...kept } = outputs;
+      const live = wanted && liveSettings(qube, wanted, snapshot);
+      const settings = live ? asProperties(live) : (inputs["settings"] ?? asProperties(NO_SETTINGS));
+      return {
+        id,
+        inputs: { ...rest, ...learnt, settings },
+        outputs: {
+          attempts: [],
+          evidence: [],
+          streams: [],
+          ...rest,
+          ...kept,
+          ...learnt,
+          settings,
+          ...outputsOf(
+            audio,
+            snapshot,
+            context.urn,
+            stateOf(outputs, live !== null && sameValue(live, wanted)),
+            {
+              streams: streamsIn(outputs),
+              silent: isSilent(evidenceOf(outputs)),
+            },
+          ),
+          connection: hosts.connection(host),
+        },
+      };
+    },
+
+    async update({ oldOutputs, news }, context) {
+      const audio = audioOf(news);
+      if (oldOutputs["looked"] === false && audio.unreachable === "skip") return { ...oldOutputs, ...news };
+      if (!context.preview) return bringUp(audio, news, oldOutputs, context);
+      const snapshot = await hosts.snapshot(audio.host, [], context, oldOutputs["connection"]);
+      const memory = memoryOf({ ...news, ...oldOutputs });
+      announce(audio, snapshot, prepare(audio, snapshot, memory, context), context);
+      const { sound: _, state: __, attempts: ___, evidence: ____, pending: _____, ...kept } = oldOutputs;
+      return { ...kept, ...news };
+    },
+
+    async delete({ id, outputs }, context) {
+      const [host = "", qube = ""] = id.split("/");
+      const resource = audioWords({ qube });
+      const connection = outputs["connection"];
+      const snapshot = await hosts.snapshot(host, [], context, connection);
+      const onDelete = outputs["onDelete"] === "keep" ? "keep" : "restore";
+      const plan = planDelete(snapshot, context.urn, onDelete);
+      if (plan.release.length === 0) return; // never brought up, or adopted and never changed
+      if (removes(qube, plan)) preflightSilence(resource, host, qube, snapshot);
+      if (onDelete === "restore" && plan.restores.length) context.log(describeDelete(qube, plan));
+      await apply(
+        { hosts, host, resource, context, connection },
+        { ...takeAwayRequest(qube, plan, snapshot), owner: context.urn },
+      );
+    },
+
+    abandoned(request, { signal }) {
+      const why = signal.reason instanceof Error ? signal.reason.message : "stopped";
+      const id = request.operation === "create" ? idOf(audioOf(request.inputs)) : request.id;
+      const [host = "", qube = ""] = id.split("/");
+      const reasons = [
+        sentence({
+          resource: audioWords({ qube }),
+          host,
+          what: why,
+          changed: "The host puts back by itself what was half done, and then gives its lock back",
+          next: `Run "pulumi ${request.operation === "delete" ? "destroy" : "up"}" again to go on`,
+        }),
+      ];
+      if (request.operation === "delete") return { id, outputs: request.outputs, reasons };
+      const inputs = request.operation === "create" ? request.inputs : request.news;
+      const before = request.operation === "update" ? request.oldOutputs : {};
+      return { id, outputs: { ...before, ...inputs, ...unfinished(reasons[0] ?? "") }, reasons };
+    },
+  };
+
+  /** Whether this program makes that qube on that host: it is not there yet, and will be. */
+  function coming(host: string): (qube: string) => boolean {
+    return (qube) => hosts.claims.has(host, `qube:${qube}`);
+  }
+
+  /** What is done next, claimed before anything is touched. */
+  function prepare(
+    audio: AudioDomain,
+    snapshot: Snapshot,
+    memory: RememberedSound | null,
+    context: Context,
+  ): AudioDecision & { plan: Plan } {
+    const decision = decideAudio(audio, snapshot, context.urn, memory, coming(audio.host));
+    const { wanted } = decision;
+    const plan =
+      decision.target === "before"
+        ? planDelete(snapshot, context.urn, "restore")
+        : planApply(audio.qube, wanted, snapshot, context.urn);
+    const given = Object.values(wanted.devices).map((device) => `given:${device.port}`);
+    // Also what waits for a start, or stayed where it was: two that want one client differ all the same.
+    const clients = Object.keys(audioSettingsOf(audio, {}).audioClients ?? {}).map(
+      (client) => `property:${client}:audiovm`,
+    );
+    const globals = audio.clients === "default" ? ["global:default_audiovm"] : [];
+    hosts.claims.claim(
+      audio.host,
+      context.urn,
+      audioWords(audio),
+      [...new Set([...plan.touch, ...given, ...clients, ...globals])],
+      snapshot,
+    );
+    return { ...decision, plan };
+  }
+
+  function announce(
+    audio: AudioDomain,
+    snapshot: Snapshot,
+    { target, reason, notices, startsAnew, plan }: AudioDecision & { plan: Plan },
+    context: Context,
+  ): void {
+    if (!context.preview || plan.changes.length + plan.restores.length === 0) {
+      if (context.preview && target === "before") context.log(staysText(audio, snapshot, reason), WARNING);
+      return;
+    }
+    for (const { text, severity } of notices) context.log(text, { severity });
+    if (target === "staged") context.log(`its clients wait: ${reason}`, WARNING);
+    if (target === "before") context.log(staysText(audio, snapshot, reason), WARNING);
+    if (startsAnew) context.log(`qube ${audio.qube} starts anew; nobody's sound goes through it now`);
+  }
+
+  async function bringUp(
+    audio: AudioDomain,
+    { remembered: _, ...inputs }: Properties,
+    olds: Properties,
+    context: Context,
+  ): Promise<Properties> {
+    const resource = audioWords(audio);
+    const { host, qube } = audio;
+    const connection = olds["connection"];
+    const snapshot = await hosts.snapshot(host, [], context, connection);
+    const wasUp = inForce(audio, snapshot, context.urn);
+    const decision = prepare(audio, snapshot, memoryOf({ ...inputs, ...olds }), context);
+    const { target, wanted, plan, reason, functions } = decision;
+    announce(audio, snapshot, decision, context);
+
+    const outputs = (
+      now: Snapshot,
+      state: string,
+      verdict: string,
+      evidence: readonly Evidence[],
+      more: Properties = {},
+    ): Properties => ({
+      ...inputs,
+      settings: asProperties(wanted),
+      attempts: [{ mode: "audio", verdict, reason: reason ?? "", ...more }],
+      evidence: asValue(evidence),
+      connection: hosts.connection(host),
+      ...outputsOf(audio, now, context.urn, state, {
+        streams: evidence === evidenceOf(olds) ? streamsIn(olds) : streamsOf(audio, evidence, now),
+        silent: isSilent(evidence),
+      }),
+    });
+    const partial = (why: string, kept: Properties) =>
+      new PartialFailure({ id: idOf(audio), outputs: kept, reasons: [why] });
+    const failed = (why: string) =>
+      partial(why, { ...olds, ...inputs, ...unfinished(why), connection: hosts.connection(host) });
+
+    /** The sound stays where it was: no error, unless the program says so. */
+    const stays = (now: Snapshot, why: string, learnt: RememberedSound | null, verdict: string) => {
+      const kept: Properties = {
+        ...outputs(now, "fallback", verdict, learnt?.evidence ?? []),
+        settings: asProperties(NO_SETTINGS),
+        attempts: asValue([
+          { mode: "audio", verdict, reason: why, ...(learnt && { evidence: learnt.evidence }) },
+          { mode: "before", verdict: "ok", reason: "" },
+        ]),
+        ...(learnt && { remembered: asValue(learnt) }),
+      };
+      if (audio.onFallback === "fail")
+        throw partial(
+          sentence({
+            resource,
+            host,
+            what: `its sound stays with "${soundOf(audio, now)}", and onFallback is "fail": ${why}`,
+            changed: "The host is as it was before",
+            next: 'Mend that and change "retry", or set onFallback to "warn" or "accept"',
+          }),
+          kept,
+        );
+      if (audio.onFallback === "warn") context.log(staysText(audio, now, why), WARNING);
+      return kept;
+    };
+
+    const waiting =
+      audio.restartClients === "allowed"
+        ? waitingForSound(
+            audio,
+            snapshot,
+            streamsIn(olds).map((s) => s.client),
+          )
+        : [];
+    const claimed = plan.touch.every((key) => owns(snapshot.ledger[key], context.urn));
+    const isDone =
+      claimed &&
+      plan.changes.length + plan.release.length + waiting.length === 0 &&
+      (target === "before" || (hasEvidence(olds) && olds["state"] !== "failed"));
+    if (target === "before") {
+      let now = snapshot;
+      if (!isDone) {
+        if (removes(qube, plan)) preflightSilence(resource, host, qube, snapshot);
+        const request = { ...takeAwayRequest(qube, plan, snapshot), owner: context.urn };
+        now = (await apply({ hosts, host, resource, context, connection, partial: failed }, request))
+          .snapshot;
+      }
+      return stays(now, reason ?? "", decision.remembered, decision.remembered ? "failed" : "refused");
+    }
+    const state = target === "staged" ? "staged" : "ready";
+    const verdict = target === "staged" ? "staged" : "ok";
+    // Evidence of a staged one is not that of one in force.
+    if (isDone && (target === "staged") === (olds["state"] === "staged"))
+      return outputs(snapshot, state, verdict, evidenceOf(olds));
+
+    const request = applyRequest(audio, decision, snapshot, waiting);
+    try {
+      const result = await hosts.apply(host, { ...request, owner: context.urn }, context, connection);
+      const left = planApply(qube, wanted, result.snapshot, context.urn).changes;
+      if (left.length)
+        throw partial(
+          sentence({
+            resource,
+            host,
+            what: `the host does not have what was applied: ${left.map((c) => c.wish.key).join(", ")}`,
+            changed: "The rest was applied and is kept",
+            next: 'Look for who else changes them, then run "pulumi up" again',
+          }),
+          outputs(result.snapshot, "drifted", verdict, result.evidence),
+        );
+      if (target === "staged") context.log(`its clients wait: ${reason}`, WARNING);
+      return outputs(result.snapshot, state, verdict, result.evidence);
+    } catch (error) {
+      if (error instanceof Refusal || error instanceof PartialFailure) throw error;
+      const broken = wasUp || target === "staged" ? null : ofThisHardware(error);
+      if (!broken) throw failed(applyFailure(error, resource, host));
+      const now = await hosts.snapshot(host, [], context, connection);
+      const names = functions.map(describe).join("; ");
+      const why = names ? `${broken.why} (it had been given ${names})` : broken.why;
+      return stays(
+        now,
+        why,
+        { reason: why, key: soundKey(audio, snapshot), evidence: broken.evidence },
+        "failed",
+      );
+    }
+  }
+}
+
+const WARNING = { severity: "warning" } as const;
+
+/** Seconds that a change may wait for its confirmation. */
+const LIVE = 180;
+
+function applyRequest(
+  audio: AudioDomain,
+  { target, wanted, startsAnew, plan }: AudioDecision & { plan: Plan },
+  snapshot: Snapshot,
+  waiting: string[],
+): Omit<ApplyRequest, "owner"> {
+  const { qube } = audio;
+  const { now, later } = parted(plan.restores);
+  const settings = appliedSettings(qube, wanted, snapshot);
+  const formula = formulaOf({ qube, part: "audio", mode: target, settings, restores: now });
+  // A client that runs and cannot be told of its new audio domain.
+  const fixed = soundClients(audio, plan).filter((name) => {
+    const client = snapshot.qubes[name];
+    return client?.state === "Running" && isFixed(client, snapshot);
+  });
+  return {
+    touch: plan.touch,
+    release: plan.release,
+    restart: audio.restartClients === "allowed" ? [...new Set([...waiting, ...fixed])].sort() : [],
+    shutdown: startsAnew ? [qube] : [],
+    formula: formula.files,
+    sls: formula.sls,
+    verify: audioChecks(audio, snapshot, Object.keys(settings.files), target === "audio"),
+    trial: { seconds: LIVE, boot: null, watch: null },
+    keep: keepOf(qube, NOTHING, later, "audio"),
+  };
+}
+
+/** Clients that this change moves. */
+const soundClients = (audio: AudioDomain, { changes }: Plan): string[] =>
+  audio.clients === "default"
+    ? []
+    : audio.clients.filter((name) => changes.some(({ wish }) => wish.key === `property:${name}:audiovm`));
+
+function takeAwayRequest(qube: string, plan: Plan, snapshot: Snapshot): Omit<ApplyRequest, "owner"> {
+  const { now, later } = parted(plan.restores);
+  const formula = formulaOf({ qube, part: "audio", mode: "", settings: null, restores: now });
+  const any = now.length > 0;
+  return {
+    touch: plan.touch,
+    release: plan.release,
+    restart: [],
+    shutdown: removes(qube, plan) && snapshot.qubes[qube]?.state !== "Halted" ? [qube] : [],
+    formula: any ? formula.files : {},
+    sls: any ? formula.sls : "",
+    verify: [],
+    keep: keepOf(qube, NOTHING, later, "audio"),
+  };
+}
+
+const removes = (qube: string, plan: Plan) =>
+  plan.restores.some((r) => r.key === `qube:${qube}` && r.to === null);
+
+function describeDelete(qube: string, plan: Plan): string {
+  const gone = removes(qube, plan);
+  const rest = plan.restores.length - (gone ? 1 : 0);
+  return gone
+    ? `qube ${qube} is removed with its private volume (it was created here); ${rest} other values go back to what they were`
+    : `qube ${qube} was there before and stays; ${rest} values go back to what they were`;
+}
+
+/** What the agent has put back because this qube, with these devices, did not work; not what Salt or the line did. */
+function ofThisHardware(error: unknown): { why: string; evidence: readonly Evidence[] } | null {
+  if (!(error instanceof AgentFailure) || error.body.code !== "verify-failed") return null;
+  const { evidence = [], left = {} } = error.body;
+  if (Object.keys(left).length || !evidence.some(({ id, ok }) => !ok && OF_HARDWARE.has(id))) return null;
+  return { why: whatOf(error.body), evidence };
+}
+
+const staysText = (audio: AudioDomain, snapshot: Snapshot, why: string | null) =>
+  `the sound stays with "${soundOf(audio, snapshot)}": ${why}`;
+
+// ------------------------------------------------------------------------------------------- state
+
+const idOf = ({ host, qube }: AudioDomain) => `${host}/${qube}`;
+
+/** The description as arguments: what is left to the host, or to the other owner of the qube, stays away. */
+const described = (audio: AudioDomain): Properties =>
+  asProperties(Object.fromEntries(Object.entries(audio).filter(([, value]) => value !== null)));
+
+/** Checked inputs back as a description. */
+function audioOf(inputs: Properties): AudioDomain {
+  const { settings: _, remembered: __, ...args } = inputs;
+  const parsed = parseAudioDomain(String(args["qube"] ?? ""), args);
+  if ("faults" in parsed)
+    throw new Error(
+      `the state does not describe an audio domain: ${parsed.faults.map((f) => `${f.property}: ${f.reason}`).join("; ")}`,
+    );
+  return parsed.audio;
+}
+
+const memoryOf = ({ remembered }: Properties): RememberedSound | null =>
+  typeof remembered === "object" && remembered !== null ? (remembered as unknown as RememberedSound) : null;
+
+const evidenceOf = ({ evidence }: Properties): readonly Evidence[] =>
+  Array.isArray(evidence) ? (evidence as unknown as Evidence[]) : [];
+
+const hasEvidence = (outputs: Properties): boolean => evidenceOf(outputs).length > 0;
+
+const streamsIn = ({ streams }: Properties): Stream[] =>
+  Array.isArray(streams) ? (streams as unknown as Stream[]) : [];
+
+const unfinished = (reason: string): Properties => ({
+  sound: "unknown",
+  state: "failed",
+  attempts: [{ mode: "audio", verdict: "failed", reason }],
+  pending: [],
+  evidence: [],
+  streams: [],
+  looked: true,
+});
+
+/** What the host should have, as the last run left it. */
+function wantedNow(
+  audio: AudioDomain,
+  snapshot: Snapshot,
+  { state }: Properties,
+  decision: AudioDecision,
+): Settings {
+  if (state === "fallback") return NO_SETTINGS;
+  const { wanted } = decision;
+  if (state === "staged" && decision.target === "audio") return withoutClients(wanted);
+  // It has come up, whatever would be decided for a new one.
+  if (decision.target === "before" && snapshot.qubes[audio.qube])
+    return audioSettingsOf(audio, wanted.devices);
+  return wanted;
+}
+
+/** What was claimed of it before still holds, no more: an import is not a check, and a failure stays one until an apply. */
+function stateOf({ state, evidence }: Properties, asWanted: boolean): string {
+  if (state === "failed") return "failed";
+  if (!asWanted) return "drifted";
+  if (state === "fallback" || state === "staged") return state;
+  return hasEvidence({ evidence: evidence ?? [] }) ? "ready" : "unverified";
+}
+
+/** Outputs that the live host tells. `state` is what is known of it while no stream of a client is. */
+function outputsOf(
+  audio: AudioDomain,
+  snapshot: Snapshot,
+  urn: string,
+  state: string,
+  seen: { streams: readonly Stream[]; silent: boolean },
+): Properties {
+  const { qube } = audio;
+  const tree = pciTree(snapshot.facts.pci);
+  const attached = (snapshot.qubes[qube]?.pci ?? []).flatMap(({ port, device, options }) => {
+    const fn = assigned(tree, port, device);
+    if (!fn || !isAudio(fn)) return [];
+    return [
+      {
+        name: describe(fn),
+        sbdf: fn.sbdf,
+        port: fn.port,
+        options: Object.keys(options).filter((name) => options[name] !== ""),
+        siblings: siblings(tree, fn).stays.map(describe),
+      },
+    ];
+  });
+  attached.sort((a, b) => (a.sbdf < b.sbdf ? -1 : 1));
+  const streams = streamsNow(audio, seen.streams, snapshot);
+  const works = state === "ready" || state === "drifted";
+  const clients = works
+    ? waitingForSound(
+        audio,
+        snapshot,
+        streams.map((s) => s.client),
+      )
+    : [];
+  const created = snapshot.ledger[`qube:${qube}`];
+  const isRunning = snapshot.qubes[qube]?.state === "Running";
+  return {
+    sound: soundOf(audio, snapshot),
+    state: state === "ready" && streams.length ? "inUse" : state,
+    attached: asValue(attached),
+    streams: asValue(streams),
+    pending: asValue([
+      ...(state === "staged"
+        ? [{ kind: "restart", qubes: [qube], why: "it is an audio domain from its next start on" }]
+        : []),
+      ...(works && isRunning && seen.silent
+        ? [
+            {
+              kind: "session",
+              qubes: [qube],
+              why: "its sound daemon starts with its desktop, which its GUI domain brings up when somebody sits there",
+            },
+          ]
+        : clients.length
+          ? [
+              {
+                kind: "restart",
+                qubes: clients,
+                why: "no stream of theirs was seen: PulseAudio, and a card that is emulated, look for their audio domain only when they start",
+              },
+            ]
+          : []),
+    ]),
+    origin: created?.owner === urn && created.first === null ? "created" : "adopted",
+    looked: true,
+  };
+}
+
+/** The description of one that was made by hand: what the host shows of it, defaults for the rest. */
+function adopted(host: string, qube: string, snapshot: Snapshot, urn: string): AudioDomain {
+  const live = snapshot.qubes[qube];
+  const of = (name: string) => live?.properties[name];
+  const explicit = (name: string) => {
+    const value = of(name);
+    return value && !value.default ? { [name]: Number(value.value) } : {};
+  };
+  const shared = live ? otherPurpose(qube, live, snapshot, urn) !== null : false;
+  const tree = pciTree(snapshot.facts.pci);
+  const devices = (live?.pci ?? []).flatMap(({ port, device }) => {
+    const fn = assigned(tree, port, device);
+    return fn && isAudio(fn) ? [{ vendor: fn.vendor, device: fn.device, address: fn.port ?? fn.sbdf }] : [];
+  });
+  const clients = Object.keys(snapshot.qubes).filter((name) => {
+    const audiovm = snapshot.qubes[name]?.properties["audiovm"];
+    return name !== qube && audiovm?.value === qube && !audiovm.default;
+  });
+  const rules = rulesOf(snapshot.files[audioPolicy({ qube, shared })]?.content ?? "");
+  const parsed = parseAudioDomain(qube, {
+    host,
+    shared,
+    devices,
+    clients: snapshot.globals["default_audiovm"]?.value === qube ? "default" : clients,
+    ...(rules.some((rule) => rule.startsWith("admin.vm.device.mic.Attach ")) && { microphone: "allowed" }),
+    ...(!shared && {
+      template: of("template")?.value,
+      label: of("label")?.value,
+      autostart: of("autostart")?.value === "True",
+      ...explicit("memory"),
+      ...explicit("vcpus"),
+    }),
+  });
+  if (!("faults" in parsed)) return parsed.audio;
+  throw new Refusal({
+    resource: audioWords({ qube }),
+    host,
+    what: `it cannot be imported: ${parsed.faults.map((f) => `${f.property} ${f.reason}`).join("; ")}`,
+    next: "Change the qube by hand first, or describe it in the program and let pulumi up converge it",
+  });
+}
