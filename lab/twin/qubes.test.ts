@@ -113,6 +113,17 @@ test("properties: what is let pass", () =>
     ["qvm-ls nosuch", 2, "qvm-ls: error: no such domain: 'nosuch'"],
   ]));
 
+// core-admin 4.3.50: the property is there before the tag fails
+test("a GUI domain whose name no tag can carry", () =>
+  steps([
+    ["qvm-create --label black the.gui", 0],
+    ["qvm-prefs vault guivm the.gui", 1, "qvm-prefs: error: Failed to access 'guivm' property"],
+    ["qvm-prefs vault guivm", 0, "the.gui"],
+    ["qvm-tags vault list | grep -c guivm", 1, "0"],
+    ["qvm-prefs vault guivm dom0", 0],
+    ["qvm-remove -f the.gui", 0],
+  ]));
+
 test("features, services, tags, checks", () =>
   steps([
     ["qvm-features --unset vault nothing", 0],

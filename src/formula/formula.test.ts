@@ -569,7 +569,8 @@ test("the names of no two qubes meet in one SLS, and no path of a formula looks 
       const { files } = formulaOf({
         qube,
         mode: "xephyr",
-        settings: settingsOf(guiOf(qube, { host: "lab" }), "xephyr"),
+        // A GUI domain takes no name with a dot; a qube that is given a device does.
+        settings: settingsOf({ ...guiOf("x", { host: "lab" }), qube }, "xephyr"),
         restores: [],
       });
       for (const file of Object.keys(files))

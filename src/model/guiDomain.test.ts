@@ -91,7 +91,12 @@ test("no object, and a resource's name that cannot be a qube's", () => {
     faultsOf({ host: "lab" }, "my gui").join(),
     /^qube: "my gui" is not a qube's name.*resource's name unless "qube" says/,
   );
-  assert.equal(faultsOf({ host: "lab", qube: "sys-gui" }, "my gui"), []);
+  assert.match(
+    faultsOf({ host: "lab" }, "sys.gui").join(),
+    /^qube: "sys\.gui" cannot be a GUI domain: .* the tag "guivm-sys\.gui", and a tag takes no "\."/,
+  );
+  assert.match(faultsOf({ host: "lab", qube: "sys.gui" }).join(), /^qube: "sys\.gui" cannot be a GUI domain/);
+  assert.equal(faultsOf({ host: "lab", qube: "sys-gui", clients: ["my.work"] }, "my gui"), []);
 });
 
 test("defaults of the modes", () => {

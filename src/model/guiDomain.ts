@@ -4,7 +4,7 @@ import { Selector } from "../pci/selector.ts";
 import { GPU_MEMORY } from "../pci/verdict.ts";
 import { integer, listOf, named, oneOf, only, pathOf, shown, text, wrong } from "./fields.ts";
 import { MODES, type Mode, type Rung } from "./modes.ts";
-import { hostNameFault, qubeNameFault } from "./names.ts";
+import { guiDomainNameFault, hostNameFault, qubeNameFault } from "./names.ts";
 
 const allowedModes = MODES.map((m) => `"${m}"`).join(", ");
 
@@ -48,7 +48,7 @@ const userName = named((name) =>
 const fields = {
   host: named(hostNameFault),
   /** The qube; the resource's own name unless given. */
-  qube: v.optional(qubeName),
+  qube: v.optional(named(guiDomainNameFault)),
   display: v.optional(listOf(mode)),
   gpu: v.optional(Selector),
   reboot: v.optional(oneOf("never", "allowed")),
@@ -217,7 +217,7 @@ function rules(gui: GuiDomain, name: string, args: GuiDomainArgs): Fault[] {
   const faults: Fault[] = [];
   const add = (property: string, reason: string) => faults.push({ property, reason });
   if (args.qube === undefined) {
-    const bad = qubeNameFault(name);
+    const bad = guiDomainNameFault(name);
     if (bad) add("qube", `${bad}. The qube takes the resource's name unless "qube" says otherwise`);
   }
   ladderFaults(gui, add);

@@ -16,6 +16,15 @@ export function qubeNameFault(name: string): string | null {
   return null;
 }
 
+/** The tag that Qubes gives to the qubes which a GUI domain shows: exactly one of them on each. */
+export const tagOf = (guiDomain: string) => `guivm-${guiDomain}`;
+
+/** Why a qube cannot be a GUI domain by its name. Qubes takes fewer letters in a tag than in a name (core-admin 4.3.50, vm/__init__.py: Tags.add). */
+export function guiDomainNameFault(name: string): string | null {
+  if (qubeNameFault(name) !== null || !name.includes(".")) return qubeNameFault(name);
+  return `${JSON.stringify(name)} cannot be a GUI domain: Qubes marks the qubes that it shows with the tag "${tagOf(name)}", and a tag takes no "."; choose a name without one`;
+}
+
 /** The base name of a policy file for a qube: lower case, because other letters stop every qrexec call (qubes-host.md (f)). */
 export function policyFile(order: number, kind: string, qube: string): string {
   return `/etc/qubes/policy.d/${order}-${kind}-${qube.toLowerCase()}.policy`;

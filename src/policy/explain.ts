@@ -3,10 +3,11 @@
  * the rules. Every question: all services that the reference or a rule knows and one that neither does, with each argument that a rule tells
  * apart and one that none does, to every qube and token. Between these no rule can distinguish, so nothing is left out.
  */
+import { tagOf } from "../model/names.ts";
 import { type Answer, type Call, Evaluator, type Facts, placeOf } from "./evaluate.ts";
 import type { Located } from "./load.ts";
 import { renderRule } from "./parse.ts";
-import { type Principal, tagOf } from "./principal.ts";
+import type { Principal } from "./principal.ts";
 import { adminOnly } from "./rights.ts";
 import { COMMANDS, GROUP_NAMES, groupOf, SERVICES } from "./services.ts";
 

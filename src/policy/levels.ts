@@ -1,8 +1,8 @@
 /** A GUI domain's level → the policy that gives it. Design §7; qubes-host.md (f), row "Rank". */
-import { policyFile } from "../model/names.ts";
+import { policyFile, tagOf } from "../model/names.ts";
 import { type Files, POLICY } from "./load.ts";
 import { type Line, type Options, parseFile, type Rule, renderFile, renderRule } from "./parse.ts";
-import { type Principal, tagOf } from "./principal.ts";
+import type { Principal } from "./principal.ts";
 import { HARMLESS_FEATURES, HARMLESS_PROPERTIES } from "./rights.ts";
 import { adminReads, COMMANDS } from "./services.ts";
 

@@ -61,7 +61,7 @@ test("a control character, a carriage return or a second line cannot hide in a r
 
 test("a GUI domain's name must be one that its tag can carry", () => {
   assert.equal(said({ qube: "sys.gui", level: "user" }), [
-    `qube: "sys.gui" cannot be a GUI domain with rights: its qubes are known by the tag "guivm-sys.gui", and a tag has only letters, digits, "_" and "-"`,
+    `qube: "sys.gui" cannot be a GUI domain: Qubes marks the qubes that it shows with the tag "guivm-sys.gui", and a tag takes no "."; choose a name without one`,
   ]);
 });
 

@@ -1,7 +1,7 @@
 /** Who asks: a GUI domain with its level, as a program says it. What cannot be a name is refused here, so nothing below has to quote. */
 import * as v from "valibot";
 import { listOf, named, oneOf, only, pathOf, shown, wrong } from "../model/fields.ts";
-import { qubeNameFault } from "../model/names.ts";
+import { guiDomainNameFault, qubeNameFault, tagOf } from "../model/names.ts";
 import { parseFile, type Rule } from "./parse.ts";
 import { adminOnly, changes } from "./rights.ts";
 
@@ -9,17 +9,7 @@ import { adminOnly, changes } from "./rights.ts";
 export const LEVELS = ["admin", "operator", "user", "guest", "kiosk"] as const;
 export type Level = (typeof LEVELS)[number];
 
-/** The tag by which a GUI domain's qubes are its own: Qubes keeps exactly one such tag on a qube. */
-export const tagOf = (qube: string) => `guivm-${qube}`;
-
 const cut = (value: string) => shown(value.length > 40 ? `${value.slice(0, 40)}…` : value);
-
-/** Qubes takes only these letters in a tag, so a GUI domain with another one in its name has no qubes. */
-const guiDomainFault = (name: string) =>
-  qubeNameFault(name) ??
-  (/^[A-Za-z0-9_-]+$/.test(name)
-    ? null
-    : `${cut(name)} cannot be a GUI domain with rights: its qubes are known by the tag "${tagOf(name)}", and a tag has only letters, digits, "_" and "-"`);
 
 const tagFault = (tag: string) => {
   if (!/^[A-Za-z0-9_-]{1,80}$/.test(tag))
@@ -54,13 +44,13 @@ const app = only(
 );
 
 const fields = {
-  qube: named(guiDomainFault),
+  qube: named(guiDomainNameFault),
   level: oneOf(...LEVELS),
   /** What the GUI domain creates gets this tag besides those that Qubes sets. */
   tag: v.optional(named(tagFault, "a tag")),
   apps: v.optional(listOf(app)),
   rules: v.optional(listOf(named(ruleFault, "a rule"))),
-  apart: v.optional(listOf(named(guiDomainFault))),
+  apart: v.optional(listOf(named(guiDomainNameFault))),
 };
 const FIELDS = Object.keys(fields).join(", ");
 const Args = only(fields, wrong("who may do what"), `not a property of an access; allowed are ${FIELDS}`);

@@ -49,7 +49,7 @@ const policyOf = (qube: string, args: object) => {
 
 const CASES: [string, object, string[]][] = [
   ["sys-gui", {}, [POWER, BRIGHTNESS]],
-  ["My_gui.1", { hostPackages: [] }, []],
+  ["My_gui-1", { hostPackages: [] }, []],
   [
     "sys-gui-vnc",
     { display: ["vnc"], viewers: ["work", "vault"] },

@@ -1,8 +1,9 @@
 /** A host on which the levels can be asked about when none is at hand: as Qubes installs it, and one more person with qubes of his own. */
+import { tagOf } from "../model/names.ts";
 import type { Facts, Qube } from "./evaluate.ts";
 import { grantOf, withGrant } from "./levels.ts";
 import { type Files, loadPolicy } from "./load.ts";
-import { type Level, type Principal, parsePrincipal, tagOf } from "./principal.ts";
+import { type Level, type Principal, parsePrincipal } from "./principal.ts";
 import { STOCK } from "./services.ts";
 
 const qube = (guivm: string, more: Partial<Qube> = {}): Qube => ({

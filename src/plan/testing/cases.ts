@@ -8,7 +8,7 @@ import { FILE_MODE, type Settings } from "../../model/settings.ts";
 import { byDefault, explicit, install, qube } from "./hostModel.ts";
 
 const CLIENTS = ["work", "vault", "sys-net", "personal"];
-const QUBES = ["sys-gui", "sys-gui-vnc", "My_gui.1", "g..x"];
+const QUBES = ["sys-gui", "sys-gui-vnc", "My_gui-1", "g--x"];
 
 const maybe = <T>(value: fc.Arbitrary<T>) => fc.option(value, { nil: undefined });
 

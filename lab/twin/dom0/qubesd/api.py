@@ -215,7 +215,7 @@ def tag_list(call):
 
 
 def tag_name(call):
-    if not re.fullmatch(r"[a-zA-Z0-9_.-]+", call.arg):
+    if not re.fullmatch(r"[a-zA-Z0-9_-]+", call.arg):
         raise Refused("illegal tag name")
     return call.arg
 

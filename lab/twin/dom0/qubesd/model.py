@@ -15,6 +15,7 @@ The stored form (qubes.json; an installation's `install.json` holds the same wit
 What runs belongs to a boot: under another boot id nothing runs. Times are seconds since the epoch.
 """
 
+import re
 import time
 import uuid
 
@@ -330,6 +331,8 @@ class Qube(Holder):
             self.add_tag("%s-%s" % (kind, value))
 
     def add_tag(self, tag):
+        if not re.fullmatch(r"[a-zA-Z0-9_-]+", tag):
+            raise Refused("Invalid character in tag")
         if tag not in self.tags:
             self.tags.add(tag)
             self.system.emit(self.name, "domain-tag-add:" + tag, {"tag": tag})
