@@ -1,18 +1,24 @@
-/** The twin's policy, an implementation of its own: it answers as Qubes' own evaluator did (tests/fixtures/policy-4.3.json). */
+/** The twin's policy, an implementation of its own: it answers as Qubes' own evaluator did (tests/fixtures/policy-4.3.json), and as the product's. */
 import { spawnSync } from "node:child_process";
 import { readFileSync } from "node:fs";
 import path from "node:path";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
+import { Evaluator, type Facts } from "../../src/policy/evaluate.ts";
+import { callsOf, targetsOf } from "../../src/policy/explain.ts";
+import type { Files } from "../../src/policy/load.ts";
+import { LEVELS } from "../../src/policy/principal.ts";
+import { ASKS, SAMPLE, sampleFiles, sampleRules } from "../../src/policy/sample.ts";
 
 interface Case {
   why: string;
+  files: Files;
   fault?: string;
   calls?: string[];
   answers?: { d: string; target?: string; targets?: string[]; user?: string | null; real?: string }[];
 }
 const file = path.join(import.meta.dirname, "../../tests/fixtures/policy-4.3.json");
-const { cases } = JSON.parse(readFileSync(file, "utf8")) as { cases: Case[] };
+const { facts, cases } = JSON.parse(readFileSync(file, "utf8")) as { facts: Facts; cases: Case[] };
 
 /** Lays each case's files below a folder of its own and prints what the twin makes of them, one line a case. */
 const program = `
@@ -22,7 +28,7 @@ sys.path.insert(0, sys.argv[1])
 import policy
 from policy import call as calls
 
-data = json.load(open(sys.argv[2]))
+data = json.load(sys.stdin)
 qubes = {
     name: {**qube, "type": qube["class"], "power_state": "Running" if qube["running"] else "Halted"}
     for name, qube in data["facts"].items()
@@ -38,11 +44,10 @@ for case in data["cases"]:
         for path, text in case["files"].items():
             os.makedirs(os.path.dirname(root + path), exist_ok=True)
             open(root + path, "w").write(text)
-        load = policy.load
-        calls.load = lambda: load(folders)
         answers, fault = [], None
         try:
-            calls.load()
+            rules = policy.load(folders)
+            calls.load = lambda: rules
         except policy.AccessDenied as error:
             fault = str(error)
         except policy.PolicySyntaxError as error:
@@ -56,16 +61,23 @@ for case in data["cases"]:
                 answers.append({"d": "deny", "real": str(error)})
         print(json.dumps({"fault": fault, "answers": answers}).replace(root, ""))
 `;
-const run = spawnSync("python3", ["-c", program, path.join(import.meta.dirname, "dom0"), file], {
-  encoding: "utf8",
-});
-const told = run.stdout
-  .trim()
-  .split("\n")
-  .map((line) => JSON.parse(line) as { fault: string | null; answers: object[] });
+
+function ask(qubes: Facts, asked: { files: Files; calls?: string[] }[]) {
+  const run = spawnSync("python3", ["-c", program, path.join(import.meta.dirname, "dom0")], {
+    encoding: "utf8",
+    input: JSON.stringify({ facts: qubes, cases: asked }),
+    maxBuffer: 2 ** 28,
+  });
+  assert.is(run.status, 0, run.stderr);
+  return run.stdout
+    .trim()
+    .split("\n")
+    .map((line) => JSON.parse(line) as { fault: string | null; answers: object[] });
+}
 
 const twin = suite("policy of the twin");
-twin("answered every case", () => assert.is(told.length, cases.length, run.stderr));
+const told = ask(facts, cases);
+twin("answered every case", () => assert.is(told.length, cases.length));
 cases.forEach(({ why, fault = null, calls = [], answers = [] }, i) => {
   twin(why, () => {
     assert.is(told[i]?.fault, fault);
@@ -80,4 +92,36 @@ cases.forEach(({ why, fault = null, calls = [], answers = [] }, i) => {
     });
   });
 });
+
+for (const level of LEVELS)
+  twin(`as the product answers every question of a GUI domain and of a qube at level ${level}`, () => {
+    const evaluator = new Evaluator(sampleRules(level), SAMPLE);
+    const questions = [ASKS, "work"].flatMap((source) =>
+      callsOf(evaluator.rules).flatMap(([service, list]) =>
+        list.flatMap((argument) =>
+          targetsOf(SAMPLE).map((target) => ({ service, argument, source, target })),
+        ),
+      ),
+    );
+    assert.ok(questions.length > 5000);
+    const calls = questions.map((call) => `${call.service}${call.argument} ${call.source} ${call.target}`);
+    const [theirs] = ask(SAMPLE, [{ files: sampleFiles(level), calls }]);
+    questions.forEach((call, i) => {
+      const answer = evaluator.evaluate(call);
+      const { d, target, targets } = (theirs?.answers[i] ?? {}) as {
+        d?: string;
+        target?: string;
+        targets?: string[];
+      };
+      const same =
+        d === answer.decision &&
+        (answer.decision === "allow"
+          ? target === answer.target
+          : answer.decision === "deny" || String(targets) === String(answer.targets));
+      if (!same)
+        assert.unreachable(
+          `${calls[i]}: ${JSON.stringify(theirs?.answers[i])} and ${JSON.stringify(answer)}`,
+        );
+    });
+  });
 twin.run();
