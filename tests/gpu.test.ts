@@ -92,4 +92,25 @@ test("it fails only when tried: put back, then xephyr, with what was seen", asyn
   assert.equal(twin.compare(pristine, await twin.dump(), BOOTED), []);
 });
 
+test("the card is gone: the host goes back by itself, and xephyr comes up in that qube", async () => {
+  await twin.clearFaults();
+  const gpu = { class: "display", vendor: "8086" } as const;
+  await up({ reboot: "allowed", gpu });
+  assert.equal((await twin.screen()).drivenBy, "sys-gui");
+  const assigned = async () =>
+    (await twin.exec("qvm-pci list -s | grep sys-gui | cut -d ' ' -f 1 | sort -u")).stdout;
+  assert.match(await assigned(), /^dom0:\*$/m);
+  const { machine } = twin.surroundings();
+  const devices = machine.devices.filter(({ sbdf }) => sbdf !== "0000:00:02.0");
+  await twin.world({ nextMachine: { ...machine, devices } });
+  await twin.reboot(); // stops in the initramfs, which is to hide it
+  await twin.powerCycle();
+  const { outputs } = await up({ reboot: "allowed", gpu });
+  assert.equal([outputs["mode"], outputs["state"]], ["xephyr", "ready"], JSON.stringify(outputs));
+  assert.equal(attempts(outputs), ["gpu failed", "xephyr ok"]);
+  assert.equal(await assigned(), "");
+  const destroy = await stack.destroy();
+  assert.ok(destroy.ok, destroy.output);
+});
+
 test.run();

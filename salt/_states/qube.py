@@ -314,8 +314,8 @@ def _tags(run, name, add, remove):
 
 def devices(name, assign=None, unassign=None, **kwargs):
     """`assign`: {"PORT:ID": {option: "True"}}, required, whatever mode and options it had before;
-    ID "*" is any device on that port. `unassign`: ["PORT:ID"], done first; one that is not there is
-    fine.
+    ID "*" is any device on that port, PORT "*" that device on whatever port. `unassign`:
+    ["PORT:ID"], done first; one that is not there is fine.
 
     An option that is off is left out: in Qubes' store any non-empty text, "False" too, means on.
     """
@@ -342,7 +342,8 @@ def _devices(run, name, assign, unassign):
     for text in unassign or []:
         place = _place(text)
         old = assigned(place)
-        if old is not None and place[0] not in available and not _frees(run, name, place):
+        empty = place[0] != "*" and place[0] not in available
+        if old is not None and empty and not _frees(run, name, place):
             run.notes.append(
                 "%s stays assigned: Qubes cannot take it away while its place is empty" % text
             )
@@ -358,10 +359,16 @@ def _devices(run, name, assign, unassign):
     for text, options in (assign or {}).items():
         port, device = place = _place(text)
         # qubesd takes any port and any id; the qube would then fail to start (§8, traps 4 and 7).
-        if port not in available:
+        if port == "*":
+            count = list(available.values()).count(device)
+            if count != 1:
+                text = "%s: dom0 has %d such PCI devices, where one is meant"
+                run.errors.append(text % (device, count))
+                continue
+        elif port not in available:
             run.errors.append("%s: dom0 has no such PCI device" % port)
             continue
-        if device not in ("*", available[port]):
+        elif device not in ("*", available[port]):
             run.errors.append("%s: dom0 has %s there, not %s" % (port, available[port], device))
             continue
         old = assigned(place)
@@ -397,7 +404,7 @@ def _frees(run, name, place):
 
 
 def _place(text):
-    """(port, id) of "00_02.0:0x8086:0x9a49::p030000"."""
+    """(port, id) of "00_02.0:0x8086:0x9a49::p030000" or "*:0x8086:0x9a49::p030000"."""
     port, _, device = text.partition(":")
     return port, device or "*"
 

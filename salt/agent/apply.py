@@ -66,7 +66,7 @@ def check_args(args):
             keep is None or _has(keep, formula=dict, sls=str, touch=list)
         )
         good = good and (boot is None or _has(boot, add=list, remove=list))
-        good = good and (watch is None or _has(watch, qube=str, ports=list, checks=list))
+        good = good and (watch is None or _has(watch, qube=str, ports=list, ids=list, checks=list))
         good = good and (watch is None or watch["seconds"] > 0)
         grub.check((boot["add"] + boot["remove"]) if boot else [])
     except (KeyError, TypeError, ValueError) as error:

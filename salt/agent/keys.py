@@ -22,8 +22,11 @@ FORMS = {
     "global": re.compile("[a-z0-9_]+"),
     "file": re.compile(r"/[^\x00-\x1f\x7f]+"),
     "package": re.compile(r"[A-Za-z0-9][A-Za-z0-9+._-]*"),
-    # The qube, and PORT:IDENTITY, the identity "*" where any device on that port was meant.
-    "device": re.compile(r"(%s):([0-9a-f_.-]+:(?:\*|[!-)+-~]+))" % NAME),
+    # The qube, and PORT:IDENTITY; "*" for one of the two: any device on that port, or that device
+    # on whatever port.
+    "device": re.compile(
+        r"(%s):([0-9a-f_.-]+:(?:\*|[!-)+-~]+)|\*:[!-)+-~]+)" % NAME
+    ),
     "bootarg": re.compile(grub.TOKEN.pattern),
 }
 
@@ -178,7 +181,8 @@ def _restore_device(qube, port, device, before):
         if before is not None:
             admin.assign_pci(qube, port, device, before["options"], before["mode"])
     except admin.EmptyReply as error:
-        if port in {one["port"] for one in admin.pci_available()}:
+        # One that names no port comes and goes at any time (src/model/settings.ts, assignmentOf).
+        if port == "*" or port in {one["port"] for one in admin.pci_available()}:
             raise
         raise Failure("stuck", STUCK) from error
 

@@ -390,9 +390,19 @@ def rescue(kept, emit, run):
 def _allow(kept):
     """Without its card the qube may start in any boot."""
     now = admin.get_feature(kept["qube"], "prohibit-start")
-    given = {device["port"] for device in admin.pci_assigned(kept["qube"])} if now else set()
-    if now and now.startswith("guidomain:") and not given & set(kept["ports"]):
+    if now and now.startswith("guidomain:") and not given(kept):
         admin.remove_feature(kept["qube"], "prohibit-start")
+
+
+def given(mode):
+    """The assignments of the mode's qube that are for the devices it keeps from dom0: by their
+    places, or by what they are on whatever port."""
+    ids = mode.get("ids", [])  # a record of before had places only
+    return [
+        one
+        for one in admin.pci_assigned(mode["qube"])
+        if one["port"] in mode["ports"] or (one["port"] == "*" and one["device"] in ids)
+    ]
 
 
 def _read(key):

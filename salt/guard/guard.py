@@ -270,7 +270,7 @@ class Guard:
         for mode in (kept, trial and trial["watch"]):
             if mode:
                 try:
-                    self._prohibit(mode["qube"], set(mode["ports"]))
+                    self._prohibit(mode)
                 except admin.AdminError as error:
                     if error.type == "QubesVMNotFoundError":
                         continue  # it is only about to be made, or is gone
@@ -278,13 +278,19 @@ class Guard:
         reach("guard.prohibit")
 
     @staticmethod
-    def _prohibit(qube, ports):
-        given = {d["port"] for d in admin.pci_assigned(qube)} & ports
-        places = {d["port"]: d["sbdf"] for d in admin.pci_available()}
-        hidden = all(
-            os.path.exists(common.path("/sys/bus/pci/drivers/pciback/%s" % places.get(port)))
-            for port in given
-        )
+    def _prohibit(mode):
+        qube, given, available = mode["qube"], trials.given(mode), admin.pci_available()
+
+        def is_hidden(one):
+            """By what it is Qubes gives every device of that kind, also one that came since."""
+            part = "device" if one["port"] == "*" else "port"
+            found = [device["sbdf"] for device in available if device[part] == one[part]]
+            return found and all(
+                os.path.exists(common.path("/sys/bus/pci/drivers/pciback/" + sbdf))
+                for sbdf in found
+            )
+
+        hidden = all(is_hidden(one) for one in given)
         now = admin.get_feature(qube, "prohibit-start")
         if given and not hidden:
             if not now:

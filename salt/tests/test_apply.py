@@ -606,9 +606,12 @@ class Apply(HostCase):
                         else ["admin", "remove_feature", name, feature]
                     )
             if dice.random() < 0.5:
-                port, device = "00_02.0", dice.choice(["*", "0x8086:0x9b41::p030000"])
+                ways = ["00_02.0 *", "00_02.0 0x8086:0x9b41::p030000", "* 0x8086:0x9b41::p030000"]
+                port, device = dice.choice(ways).split()
                 touch.append("device:%s:%s:%s" % (name, port, device))
-                had = any(entry[0].endswith(":" + device) for entry in self.pci(name))
+                had = any(
+                    entry[0].endswith("+%s:%s" % (port, device)) for entry in self.pci(name)
+                )
                 actions.append(
                     ["admin", "unassign_pci", name, port, device]
                     if had

@@ -19,8 +19,8 @@ import steps
 import trial as trials
 import units
 
-PORT = "00_02.0:0x8086:0x9b41::p030000"
-DEVICE = "device:sys-gui:" + PORT
+ID = "0x8086:0x9b41::p030000"
+DEVICE = "device:sys-gui:*:" + ID
 TOKENS = ["rd.qubes.hide_pci=00_02.0", "systemd.mask=lightdm.service", "guidomain.gpu=sys-gui"]
 POLICY = "/etc/qubes/policy.d/50-gui.policy"
 STAGED = [
@@ -34,6 +34,7 @@ KEPT = ["bootarg:" + token for token in TOKENS] + ["property:sys-gui:autostart"]
 WATCH = {
     "qube": "sys-gui",
     "ports": ["00_02.0"],
+    "ids": [ID],
     "seconds": 120,
     "checks": [{"kind": "start", "id": "up", "qube": "sys-gui", "timeout": 60}],
 }
@@ -84,11 +85,11 @@ class Trials(HostCase):
         ]
         return self.args(actions, ["property:work:memory", "file:" + POLICY], **more)
 
-    def gpu(self, seconds=300, **more):
+    def gpu(self, seconds=300, port="*", **more):
         actions = [
             ["admin", "create", "sys-gui", "AppVM", "fedora", "black"],
             ["admin", "set_feature", "sys-gui", "prohibit-start", guard.PROHIBIT],
-            ["admin", "assign_pci", "sys-gui", *PORT.split(":", 1), {"permissive": "True"}],
+            ["admin", "assign_pci", "sys-gui", port, ID, {"permissive": "True"}],
             ["admin", "set_property", None, "default_guivm", "sys-gui"],
             ["file", POLICY, "a b c d allow\n"],
         ]
@@ -98,7 +99,7 @@ class Trials(HostCase):
         ]
         args = self.args(
             actions,
-            STAGED,
+            [key.replace("*", port) for key in STAGED],
             trial={"seconds": seconds, "boot": {"add": TOKENS, "remove": []}, "watch": WATCH},
             keep={"formula": formula("keep", keep), "sls": "guidomain.keep", "touch": KEPT},
         )
@@ -107,7 +108,7 @@ class Trials(HostCase):
     def back(self):
         actions = [
             ["admin", "set_property", None, "default_guivm", "dom0"],
-            ["admin", "unassign_pci", "sys-gui", *PORT.split(":", 1)],
+            ["admin", "unassign_pci", "sys-gui", "*", ID],
             ["admin", "remove_feature", "sys-gui", "prohibit-start"],
         ]
         keep = [
@@ -552,9 +553,41 @@ class Rules(Trials):
         self.assertIsNotNone(trials.watch())
         self.quiet()
 
-    def test_a_device_that_is_gone_cannot_be_taken_away(self):
-        """As on real qubesd. It is told, and does not stay in the way."""
+    def test_a_device_that_is_gone_is_taken_away(self):
         self.whole(self.gpu())
+        self.qubes.available = []
+        self.assertIsNone(self.power_cycle())
+        self.assertEqual(self.power_cycle(), "guidomain-rescue")
+        self.alone()
+        self.assertEqual(self.screen(), "dom0")
+        self.assertEqual((self.outcome()["what"], self.outcome()["left"]), ("rescued", {}))
+        self.assertEqual(self.qubes.qubes["sys-gui"]["pci"], [])
+        self.assertNotIn("prohibit-start", self.qubes.qubes["sys-gui"]["features"])
+        self.quiet()
+
+    def test_a_second_card_of_that_kind(self):
+        """Qubes would give it too, and take it from the driver that runs it in dom0."""
+        self.whole(self.gpu())
+        self.qubes.available = self.qubes.available + [("00_03.0", ID, "0000:00:03.0")]
+        self.assertEqual(self.power_cycle(), "qubes")
+        self.alone()
+        self.assertIsNone(self.hung)
+        self.assertEqual(self.screen(), "dom0")
+        self.assertEqual(self.outcome()["what"], "rescued")
+
+    def test_without_the_guard_a_second_card_hangs_the_host(self):
+        """Negative control."""
+        self.whole(self.gpu())
+        self.qubes.available = self.qubes.available + [("00_03.0", ID, "0000:00:03.0")]
+        self.machine.guards = False
+        self.assertEqual(self.power_cycle(), "qubes")
+        self.autostart()
+        self.assertIsNone(self.screen())
+
+    def test_a_device_that_is_gone_cannot_be_taken_away_by_its_place(self):
+        """As on real qubesd. It is told, and does not stay in the way."""
+        key = "device:sys-gui:00_02.0:" + ID
+        self.whole(self.gpu(port="00_02.0"))
         real, self.qubes.available = self.qubes.available, []
         self.assertIsNone(self.power_cycle())
         self.assertEqual(self.power_cycle(), "guidomain-rescue")
@@ -562,10 +595,10 @@ class Rules(Trials):
         self.assertEqual(self.screen(), "dom0")
         outcome = self.outcome()
         self.assertEqual(outcome["what"], "left")
-        self.assertEqual(list(outcome["left"]), [DEVICE])
-        self.assertIn("put the device back", outcome["left"][DEVICE])
+        self.assertEqual(list(outcome["left"]), [key])
+        self.assertIn("put the device back", outcome["left"][key])
         self.assertIsNone(trials.watch())
-        self.assertNotIn(DEVICE, ledger.load()["entries"])
+        self.assertNotIn(key, ledger.load()["entries"])
         # It still has the assignment: it must not start should the device come back.
         self.qubes.available = real
         self.assertIn("prohibit-start", self.qubes.qubes["sys-gui"]["features"])

@@ -176,6 +176,25 @@ class States(HostCase):
         self.converges("devices", "work", unassign=[device, "00_14.3:*"])
         self.assertEqual(self.qubes.qubes["work"]["pci"], [])
 
+    def test_devices_wherever_they_are(self):
+        device = "0x8086:0x9b41::p030000"
+        self.state.devices("work", assign={"00_02.0:" + device: {}})
+        changes = self.converges(
+            "devices", "work", assign={"*:" + device: {}}, unassign=["00_02.0:" + device]
+        )
+        self.assertEqual(
+            sorted(changes), ["device:work:*:" + device, "device:work:00_02.0:" + device]
+        )
+        port, options = "00_03.0", {"permissive": "True"}
+        self.qubes.available += [(port, device, "0000:00:03.0")]
+        made = self.state.devices("work", assign={"*:" + device: options, "*:0x1:0x2::p1": {}})
+        self.assertEqual((made["result"], made["changes"]), (False, {}))
+        self.assertIn(device + ": dom0 has 2 such PCI devices", made["comment"])
+        self.assertIn("0x1:0x2::p1: dom0 has 0 such PCI devices", made["comment"])
+        self.qubes.available = []
+        self.converges("devices", "work", unassign=["*:" + device])
+        self.assertEqual(self.qubes.qubes["work"]["pci"], [])
+
     def test_devices_of_others_are_replaced(self):
         """Salt's own state and people's tools leave entries for any device, other modes, and
         options written "False", which count as on."""

@@ -2,7 +2,7 @@
 import { createHash } from "node:crypto";
 import { NOT_THIS_BOOT } from "../model/gpu.ts";
 import type { DeviceValue, FileValue, PropertyValue, QubeValue } from "../model/keys.ts";
-import { deviceId, PROHIBIT_START, type Settings } from "../model/settings.ts";
+import { assignmentOf, othersOf, PROHIBIT_START, type Settings } from "../model/settings.ts";
 import type { Restore } from "../plan/changes.ts";
 import { partsOf } from "../plan/values.ts";
 import { slsName } from "./names.ts";
@@ -47,10 +47,10 @@ export function formulaOf({ qube, part = "gui", mode, settings, restores, quiet 
         label: settings.label,
         packages: Object.keys(settings.packages),
         properties: pairs(settings.properties),
-        devices: Object.entries(settings.devices).map(([name, { port, options }]) => ({
-          device: `${port}:${deviceId(name)}`,
-          any: `${port}:*`,
-          options,
+        devices: Object.entries(settings.devices).map(([name, device]) => ({
+          device: assignmentOf(name, device),
+          others: othersOf(name, device),
+          options: device.options,
         })),
         features: pairs(settings.features),
         services: Object.keys(settings.services),
@@ -92,7 +92,7 @@ const placeOf = (qube: string, part: Part) => (part === "gui" ? slsName(qube) : 
 const clientsOf = (property: string, clients: Record<string, string>) =>
   Object.entries(clients).map(([client, domain]) => ({ client, property, domain }));
 
-/** Assignments of one qube ("PORT:ID" → options, and those that go). `name` sets it apart from others of the same qube. */
+/** Assignments of one qube ("*:ID" or "PORT:ID" → options, and those that go). `name` sets it apart from others of the same qube. */
 export function devicesFormulaOf(request: {
   qube: string;
   name: string;

@@ -240,7 +240,7 @@ export interface TrialArgs {
    * A mode that each later boot must bring up in `seconds`, else the host goes back to what was before it. Null takes
    * away what the same owner had, when this change is confirmed.
    */
-  watch: { qube: string; ports: string[]; seconds: number; checks: Verification[] } | null;
+  watch: { qube: string; ports: string[]; ids: string[]; seconds: number; checks: Verification[] } | null;
 }
 
 /** What Salt does once the change is confirmed: what must not be there before it is known to work. */

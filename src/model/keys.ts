@@ -9,7 +9,7 @@
  *     global:default_guivm               a global property         value: PropertyValue
  *     file:/etc/qubes/policy.d/x.policy  a file of dom0            value: FileValue | null
  *     package:dummy-psu-sender           a package of dom0         value: version | null (not installed)
- *     device:sys-gui:00_02.0:0x8086:0x9b41::p030000   a PCI assignment: qube, port, identity or "*"   value: DeviceValue | null
+ *     device:sys-gui:*:0x8086:0x9b41::p030000   a PCI assignment: qube, port or "*", identity or "*"   value: DeviceValue | null
  *     bootarg:guidomain.gpu=sys-gui      a word of GRUB_CMDLINE_LINUX (one part of the list rd.qubes.hide_pci)   value: true | null
  */
 export type Key =

@@ -8,6 +8,8 @@ import type { Key, KeyValue } from "./keys.ts";
 export interface DeviceSetting {
   /** As the host names its place now, "00_01.0-00_00.0". */
   port: string;
+  /** Assigned by what it is, wherever it sits; else in that place alone. */
+  anyPlace?: true;
   /** Only those that are on, each "True". */
   options: Record<string, string>;
   /** How it is assigned where that is not "required"; only ever found on a host, never asked for. */
@@ -90,10 +92,12 @@ export function wishes(qube: string, settings: Settings): Wish[] {
     ...entries(settings.properties).map(
       ([p, value]): Wish => ({ key: `property:${qube}:${p}`, value: explicit(value) }),
     ),
-    ...entries(settings.devices).flatMap(([id, { port, options }]): Wish[] => [
-      { key: `device:${qube}:${port}:${deviceId(id)}`, value: { mode: "required", options } },
-      // "Any device" in that place beside it would give away whatever sits there after a move.
-      { key: `device:${qube}:${port}:*`, value: null },
+    ...entries(settings.devices).flatMap(([name, device]): Wish[] => [
+      {
+        key: `device:${qube}:${assignmentOf(name, device)}`,
+        value: { mode: "required", options: device.options },
+      },
+      ...othersOf(name, device).map((other): Wish => ({ key: `device:${qube}:${other}`, value: null })),
     ]),
     ...entries(settings.features).map(([f, value]): Wish => ({ key: `feature:${qube}:${f}`, value })),
     ...entries(settings.services).map(
@@ -118,5 +122,22 @@ export function wishes(qube: string, settings: Settings): Wish[] {
 
 /** Of two devices that are alike the second one's name in `devices` is "0x8086:0x9a49::p030000 (2)". */
 export const deviceId = (name: string): string => name.replace(/ \(\d+\)$/, "");
+
+/**
+ * The assignment that gives a device: "*:ID" or "PORT:ID". Qubes takes "*:ID" away at any time, and starts a qube with that device
+ * wherever it is; "PORT:ID" neither comes nor goes once its place is empty (core-admin 4.3.50, api/admin.py load_device_info, which
+ * asks libvirt what is there; device_protocol.py DeviceAssignment.devices. Both seen on a real qubesd).
+ */
+export const assignmentOf = (name: string, { port, anyPlace }: DeviceSetting): `${string}:${string}` =>
+  `${anyPlace ? "*" : port}:${deviceId(name)}`;
+
+/**
+ * Assignments that must not be beside that: "any device" in that place would give away whatever sits there after a move, and a device that
+ * two assignments name is in the domain's XML twice.
+ */
+export const othersOf = (name: string, { port, anyPlace }: DeviceSetting): `${string}:${string}`[] => [
+  ...(anyPlace ? ([`${port}:${deviceId(name)}`] as const) : []),
+  `${port}:*`,
+];
 
 const explicit = (value: string) => ({ default: false, value });

@@ -2,7 +2,15 @@
 import fc from "fast-check";
 import { test } from "uvu";
 import * as assert from "uvu/assert";
-import { find, identityOf, identityText, parseDeviceId, parseIdentity, qubesDeviceId } from "./identity.ts";
+import {
+  find,
+  identityOf,
+  identityText,
+  parseDeviceId,
+  parseIdentity,
+  qubesDeviceId,
+  reached,
+} from "./identity.ts";
 import {
   bridge,
   changed,
@@ -168,6 +176,22 @@ test("an identity as text, and as an assignment in the store has it", () => {
     assert.is(parseIdentity(none), null);
   for (const none of ["*", "", "0x8086:0x02c8", "u0000:p030000"])
     assert.is(parseDeviceId("00_02.0", none), null);
+});
+
+test("what an assignment reaches: by place, by device wherever it is, by both; never what Qubes has no port for", () => {
+  const made = treeOf(new Map([["0000:00", [device("01.0", 3), device("02.0", 3), device("03.0", 1)]]]));
+  const tree = pciTree(made.functions.map((fn) => ({ ...fn, port: bridgePath(made, fn) })));
+  const [first, second, other] = tree.functions;
+  if (!first || !other) throw new Error("three functions");
+  const [id, no] = [qubesDeviceId(first), qubesDeviceId(other)];
+  assert.equal(reached(tree, { port: "*", device: id }), [first, second]);
+  assert.equal(reached(tree, { port: "*", device: id.toUpperCase().replaceAll("X", "x") }), [first, second]);
+  assert.equal(reached(tree, { port: "00_01.0", device: id }), [first]);
+  assert.equal(reached(tree, { port: "00_01.0", device: "*" }), [first]);
+  assert.equal(reached(tree, { port: "00_01.0", device: no }), []);
+  assert.equal(reached(tree, { port: "00_09.0", device: "*" }), []);
+  const hidden = pciTree([first, { ...first, sbdf: "10000:00:01.0", port: null }]);
+  assert.equal(reached(hidden, { port: "*", device: id }), [first]);
 });
 
 test("a host whose bridges name each other ends all the same", () => {

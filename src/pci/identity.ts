@@ -113,8 +113,10 @@ export function parseDeviceId(port: string, id: string): Identity | null {
   return { path: port, vendor, device, class: cls, sbdf: "", alike: [] };
 }
 
-/** The function that an assignment of the store reaches now: by port, and by id unless that is `*`. */
-export function assigned(tree: PciTree, port: string, id: string): PciFunction | undefined {
-  const fn = functionAt(tree, port);
-  return fn && (id === "*" || qubesDeviceId(fn) === id.toLowerCase()) ? fn : undefined;
+/** The functions that an assignment of the store reaches now: by port and by id, unless one of them is `*`. */
+export function reached(tree: PciTree, { port, device }: { port: string; device: string }): PciFunction[] {
+  const at = functionAt(tree, port);
+  // Qubes knows none without a port.
+  const functions = port === "*" ? tree.functions.filter((fn) => fn.port !== null) : at ? [at] : [];
+  return functions.filter((fn) => device === "*" || qubesDeviceId(fn) === device.toLowerCase());
 }

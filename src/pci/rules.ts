@@ -3,7 +3,7 @@
  * These rules keep the screen, the keyboard, the disks and the way in; each refusal names what would be lost.
  */
 import type { PciFunction, Snapshot } from "./facts.ts";
-import { assigned } from "./identity.ts";
+import { reached } from "./identity.ts";
 import type { Refused } from "./refused.ts";
 import {
   bootDisplay,
@@ -99,7 +99,7 @@ function inUseByDom0({ device, hide }: Grant): Refused[] {
 /** In a running qube, or in one that starts by itself; that one may be the way in. A halted qube may share it: only a second start fails. */
 function inUse({ device, qube }: Grant, tree: PciTree, { qubes }: Snapshot): Refused[] {
   return Object.entries(qubes).flatMap(([name, other]) => {
-    const has = other.pci.some((entry) => assigned(tree, entry.port, entry.device) === device);
+    const has = other.pci.some((entry) => reached(tree, entry).includes(device));
     const is = (property: string) => other.properties[property]?.value === "True";
     const isRunning = other.state !== "Halted";
     if (!has || name === qube || !(isRunning || is("autostart"))) return [];

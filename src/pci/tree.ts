@@ -106,6 +106,7 @@ export const isDisplay = (fn: PciFunction) => kindOf(fn) === "display";
 export const isAudio = (fn: PciFunction) => kindOf(fn) === "sound";
 export const isUsb = (fn: PciFunction) => kindOf(fn) === "USB controller";
 export const isNetwork = (fn: PciFunction) => kindOf(fn) === "network card";
+export const isDisk = (fn: PciFunction) => kindOf(fn) === "disk controller";
 export const isBridge = (fn: PciFunction) => kindOf(fn) === "bridge";
 
 /** Parts of the machine itself, which no qube is ever given. */

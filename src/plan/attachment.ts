@@ -2,8 +2,8 @@
 import type { PciFunction, Snapshot } from "../host/protocol.ts";
 import { Refusal } from "../model/failure.ts";
 import type { PciAttachment } from "../model/pciAttachment.ts";
-import { NO_SETTINGS, type Settings } from "../model/settings.ts";
-import { find, type Identity, identityOf, qubesDeviceId } from "../pci/identity.ts";
+import { assignmentOf, NO_SETTINGS, type Settings } from "../model/settings.ts";
+import { find, type Identity, identityOf, type Place, reached } from "../pci/identity.ts";
 import type { Refused } from "../pci/refused.ts";
 import { hostRules } from "../pci/rules.ts";
 import { select } from "../pci/selector.ts";
@@ -17,9 +17,9 @@ export interface Resolved {
   functions: PciFunction[];
   identities: Identity[];
   settings: Settings;
-  /** Where a device is not where it was: "0000:01:00.0 → 0000:02:00.0". */
-  moves: { from: string; to: string }[];
-  /** Keys of assignments to this qube that reach nothing any more; with one of them it does not start. */
+  /** Where a device is not where it was. */
+  moves: { from: Place; to: Place }[];
+  /** Keys of assignments to this qube that reach nothing any more, or too much; with one of them it does not start. */
   stale: string[];
   notices: Notice[];
 }
@@ -50,8 +50,7 @@ export function resolve(attachment: PciAttachment, snapshot: Snapshot, known: re
     }
     return found.flatMap((one) => {
       if ("refused" in one) return [];
-      if (one.kind !== "same" && one.from.sbdf)
-        moves.push({ from: placeText(one.from), to: placeText(one.to) });
+      if (one.kind !== "same" && one.from.sbdf) moves.push({ from: one.from, to: one.to });
       return [one.fn];
     });
   }
@@ -70,8 +69,9 @@ export function resolve(attachment: PciAttachment, snapshot: Snapshot, known: re
     ...device,
     options: optionsOf(attachment, device.options),
   }));
-  const settings = { ...NO_SETTINGS, devices: devicesOf(given) };
-  const isNew = (fn: PciFunction) => !isAssigned(snapshot, qube, fn);
+  const settings = { ...NO_SETTINGS, devices: devicesOf(given, qube, snapshot) };
+  const isNew = (fn: PciFunction) =>
+    !(snapshot.qubes[qube]?.pci ?? []).some((one) => reached(tree, one).includes(fn));
   const reasons = (effect: string) => verdict.reasons.filter((r) => r.effect === effect).map((r) => r.text);
 
   for (const fault of qubeFaults(qube, snapshot)) throw refuse(fault);
@@ -88,7 +88,7 @@ export function resolve(attachment: PciAttachment, snapshot: Snapshot, known: re
     identities: functions.map((fn) => identityOf(tree, fn)),
     settings,
     moves,
-    stale: staleOf(qube, tree, snapshot),
+    stale: staleOf(qube, settings, functions, tree, snapshot),
     notices: [...reasons("unknown"), ...reasons("option"), ...reasons("note")].map((text) => ({
       severity: "info",
       text,
@@ -97,7 +97,7 @@ export function resolve(attachment: PciAttachment, snapshot: Snapshot, known: re
 }
 
 /** "0000:01:00.0 (00_01.0-00_00.0)" */
-const placeText = ({ path, sbdf }: { path: string; sbdf: string }) => `${sbdf} (${path})`;
+export const placeText = ({ path, sbdf }: Place) => `${sbdf} (${path})`;
 
 /** What the device needs, and what the program says. */
 function optionsOf(
@@ -111,11 +111,6 @@ function optionsOf(
     ...(isOn(options.permissive, permissive) && { permissive: "True" as const }),
   };
 }
-
-const isAssigned = (snapshot: Snapshot, qube: string, fn: PciFunction) =>
-  (snapshot.qubes[qube]?.pci ?? []).some(
-    (one) => one.port === fn.port && (one.device === "*" || one.device === qubesDeviceId(fn)),
-  );
 
 /** Who cannot have PCI devices, whatever they are (qubes-host.md (h) 2). */
 function qubeFaults(name: string, snapshot: Snapshot): { what: string; next: string }[] {
@@ -144,14 +139,22 @@ function qubeFaults(name: string, snapshot: Snapshot): { what: string; next: str
   return [];
 }
 
-/** Assignments whose place is empty, or holds another device than they name. */
-function staleOf(qube: string, tree: PciTree, snapshot: Snapshot): string[] {
-  return (snapshot.qubes[qube]?.pci ?? []).flatMap(({ port, device }) => {
-    const key = `device:${qube}:${port}:${device}`;
+/** Assignments that find no device where they look for it, or, of two that are alike, the one that is to be given by its place. */
+function staleOf(
+  qube: string,
+  { devices }: Settings,
+  functions: PciFunction[],
+  tree: PciTree,
+  snapshot: Snapshot,
+): string[] {
+  const wanted = Object.entries(devices).map(([name, device]) => assignmentOf(name, device) as string);
+  return (snapshot.qubes[qube]?.pci ?? []).flatMap((one) => {
+    const name = `${one.port}:${one.device}`;
+    const key = `device:${qube}:${name}`;
     if (snapshot.ledger[key]) return []; // its owner sees to it
-    const fn = functionAt(tree, port);
-    const reaches = fn !== undefined && (device === "*" || device === qubesDeviceId(fn));
-    return reaches ? [] : [key];
+    const found = reached(tree, one);
+    const isTwice = one.port === "*" && !wanted.includes(name) && found.some((fn) => functions.includes(fn));
+    return found.length === 0 || isTwice ? [key] : [];
   });
 }
 

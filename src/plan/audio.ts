@@ -9,7 +9,7 @@ import type { AudioDomain } from "../model/audioDomain.ts";
 import { Refusal } from "../model/failure.ts";
 import type { PropertyValue } from "../model/keys.ts";
 import { AUDIO_MODEL, NO_SETTINGS, type Settings } from "../model/settings.ts";
-import { assigned } from "../pci/identity.ts";
+import { reached } from "../pci/identity.ts";
 import { hostRules } from "../pci/rules.ts";
 import { select } from "../pci/selector.ts";
 import { isAudio, isUsb, listed, pciTree } from "../pci/tree.ts";
@@ -157,10 +157,9 @@ export function otherPurpose(
   if (isOn(live, "guivm")) return "it is a GUI domain";
   if (live.properties["provides_network"]?.value === "True") return "it gives other qubes their network";
   const tree = pciTree(snapshot.facts.pci);
-  const others = live.pci.flatMap(({ port, device }) => {
-    const fn = assigned(tree, port, device);
-    const mine = owns(snapshot.ledger[`device:${name}:${port}:${device}`], owner);
-    return fn && !isAudio(fn) && !mine ? [fn] : [];
+  const others = live.pci.flatMap((one) => {
+    const mine = owns(snapshot.ledger[`device:${name}:${one.port}:${one.device}`], owner);
+    return mine ? [] : reached(tree, one).filter((fn) => !isAudio(fn));
   });
   if (others.length === 0) return null;
   return `it has ${others.some(isUsb) ? "a USB controller" : "other devices"}: ${listed(others)}`;
@@ -226,7 +225,7 @@ function devicesFor(audio: AudioDomain, snapshot: Snapshot, refuse: Refuse) {
   ].sort((a, b) => (a.sbdf < b.sbdf ? -1 : 1));
   const verdict = verdictAudio(snapshot.facts, functions);
   const given = snapshot.qubes[audio.qube]?.pci ?? [];
-  const isNew = (fn: PciFunction) => !given.some(({ port, device }) => assigned(tree, port, device) === fn);
+  const isNew = (fn: PciFunction) => !given.some((one) => reached(tree, one).includes(fn));
   const reasons = (...effects: string[]) =>
     verdict.reasons.filter((r) => effects.includes(r.effect)).map((r) => r.text);
   const rules = hostRules(
@@ -241,7 +240,7 @@ function devicesFor(audio: AudioDomain, snapshot: Snapshot, refuse: Refuse) {
   ][0];
   return {
     functions,
-    settings: devicesOf(verdict.devices),
+    settings: devicesOf(verdict.devices, audio.qube, snapshot),
     against,
     more: reasons("option", "unknown", "note").map((text): Notice => ({ severity: "info", text })),
   };

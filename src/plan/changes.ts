@@ -2,7 +2,7 @@
 import type { LedgerEntry, Snapshot } from "../host/protocol.ts";
 import type { KeyValue, QubeValue } from "../model/keys.ts";
 import { type Settings, type Wish, wishes } from "../model/settings.ts";
-import { partsOf, sameValue, satisfied, valueOf } from "./values.ts";
+import { deviceParts, partsOf, sameValue, satisfied, valueOf } from "./values.ts";
 
 /** A value that goes back to what it was before guidomain came. */
 export interface Restore {
@@ -27,7 +27,14 @@ export function planApply(qube: string, settings: Settings, snapshot: Snapshot, 
   const wanted = wishes(qube, settings);
   const keys = new Set<string>(wanted.map((w) => w.key));
   const dropped = ownedBy(snapshot, owner).filter(([key]) => !keys.has(key));
-  const restores = dropped.flatMap(([key, entry]) => restoreOf(key, entry, snapshot));
+  const given = wanted.flatMap((w) => (w.value === null ? [] : (deviceIn(w.key) ?? [])));
+  const restores = dropped.flatMap(([key, entry]) =>
+    // A device that is assigned in another way now takes that assignment along, whoever made it: it would be given twice, or
+    // is looked for where it is not any more.
+    given.some((device) => device === deviceIn(key)) && valueOf(snapshot, key) !== null
+      ? [{ key, to: null }]
+      : restoreOf(key, entry, snapshot),
+  );
   return {
     changes: wanted.flatMap((wish) => {
       const from = valueOf(snapshot, wish.key);
@@ -37,6 +44,12 @@ export function planApply(qube: string, settings: Settings, snapshot: Snapshot, 
     touch: [...keys, ...restores.map((r) => r.key)],
     release: dropped.map(([key]) => key),
   };
+}
+
+/** The qube and the device of an assignment, wherever that is: "sys-gui 0x8086:0x9b41::p030000". */
+function deviceIn(key: string): string | null {
+  const { kind, of, name } = partsOf(key);
+  return kind === "device" ? `${of} ${deviceParts(name)[1]}` : null;
 }
 
 /** The plan of a rung: settings of nothing at all, those of "dom0", take away what is ours. */

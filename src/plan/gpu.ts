@@ -1,15 +1,17 @@
 /** May this host give its display to the qube, and what would it give? Pure. Sources: design §5, §6; qubes-host.md (b), (g), (h). */
-import type { PciFunction, Snapshot } from "../host/protocol.ts";
+import type { PciFunction, QubeSnapshot, Snapshot } from "../host/protocol.ts";
 import { bootWords, type GpuGrant } from "../model/gpu.ts";
 import { type GuiDomain, inMode } from "../model/guiDomain.ts";
+import type { DeviceValue } from "../model/keys.ts";
 import { policyFile } from "../model/names.ts";
 import type { DeviceSetting } from "../model/settings.ts";
-import { qubesDeviceId } from "../pci/identity.ts";
+import { qubesDeviceId, reached } from "../pci/identity.ts";
 import { hostRules } from "../pci/rules.ts";
 import { type Selector, select } from "../pci/selector.ts";
-import { functionAt, isUsb, pciTree } from "../pci/tree.ts";
+import { isDisk, isUsb, type PciTree, pciTree } from "../pci/tree.ts";
 import { type GivenDevice, verdictGpu } from "../pci/verdict.ts";
 import { rulesOf } from "../policy/rules.ts";
+import { sameDevice } from "./values.ts";
 
 export interface Judgement {
   verdict: "go" | "unknown" | "no";
@@ -51,7 +53,7 @@ export function judgeGpu(gui: GuiDomain, snapshot: Snapshot, inForce: boolean): 
   const given = verdict.devices;
   const found = {
     grant: {
-      devices: devicesOf(given),
+      devices: devicesOf(given, gui.qube, snapshot),
       inputs: inputsOf(gui.qube, snapshot),
     },
     lit: litOutputs(given.map((d) => d.fn)),
@@ -90,15 +92,38 @@ const MUST_BE_KNOWN = ["one-shot", "hide-path"];
 /** By what they are; two that are alike get a number. */
 export function devicesOf(
   given: readonly Pick<GivenDevice, "fn" | "port" | "options">[],
+  qube: string,
+  snapshot: Snapshot,
 ): Record<string, DeviceSetting> {
+  const tree = pciTree(snapshot.facts.pci);
   const devices: Record<string, DeviceSetting> = {};
   for (const { fn, port, options } of given) {
     const id = qubesDeviceId(fn);
     let name = id;
     for (let n = 2; name in devices; n++) name = `${id} (${n})`;
-    devices[name] = { port: port ?? "", options: { ...options } };
+    const value = { mode: "required", options: { ...options } };
+    const anyPlace = isAnyPlace(fn, value, tree, snapshot.qubes[qube]?.pci ?? []);
+    devices[name] = { port: port ?? "", ...(anyPlace && { anyPlace }), options: value.options };
   }
   return devices;
+}
+
+/**
+ * Whether a device is assigned wherever it sits, as `qvm-pci assign --device` does. Not where that would reach a second one, now or, of
+ * disk controllers, one that somebody adds for dom0; and not where it is assigned in its place already, as wanted: that is as good until
+ * it moves.
+ */
+function isAnyPlace(
+  fn: PciFunction,
+  value: DeviceValue,
+  tree: PciTree,
+  assigned: QubeSnapshot["pci"],
+): boolean {
+  const device = qubesDeviceId(fn);
+  const here = reached(tree, { port: "*", device });
+  const same = assigned.filter((one) => one.device === device);
+  const isGiven = same.some((one) => one.port === fn.port && sameDevice(value, one));
+  return here.length === 1 && !isDisk(fn) && (!isGiven || same.some((one) => one.port === "*"));
 }
 
 /** "eDP-1" of "card0-eDP-1": the number of the card differs between dom0 and a qube. Names are the host's words, so only plain ones count. */
@@ -122,12 +147,8 @@ function inputsOf(qube: string, snapshot: Snapshot): GpuGrant["inputs"] {
     .filter((path) => /^\/etc\/qubes\/policy\.d\/[^/]+\.policy$/.test(path) && path !== own)
     .sort()
     .flatMap((path) => rulesOf(snapshot.files[path]?.content ?? "").map((rule) => rule.split(/\s+/)));
-  const isController = (port: string) => {
-    const fn = functionAt(tree, port);
-    return fn !== undefined && isUsb(fn);
-  };
   return Object.entries(snapshot.qubes)
-    .filter(([name, { pci }]) => name !== qube && pci.some((device) => isController(device.port)))
+    .filter(([name, { pci }]) => name !== qube && pci.some((one) => reached(tree, one).some(isUsb)))
     .map(([name]) => ({
       qube: name,
       services: INPUT_SERVICES.filter((service) => {

@@ -2,6 +2,7 @@
 import type { Snapshot } from "../host/protocol.ts";
 import type { DeviceValue, FileValue, KeyValue, PropertyValue, QubeValue } from "../model/keys.ts";
 import {
+  assignmentOf,
   type DeviceSetting,
   deviceId,
   FILE_MODE,
@@ -61,27 +62,44 @@ export function liveSettings(qube: string, wanted: Settings, snapshot: Snapshot)
   return live;
 }
 
-/** The wanted devices as they are assigned now: in their place, in another one, or only as "any device" of that place. */
+/** The wanted devices as they are assigned now: wherever they sit, in their place, in another one, or only as "any device" of that place. */
 function liveDevices(qube: string, wanted: Settings, snapshot: Snapshot): Record<string, DeviceSetting> {
   const assigned = snapshot.qubes[qube]?.pci ?? [];
   const ports = Object.values(wanted.devices).map((d) => d.port);
   const found: Record<string, DeviceSetting> = {};
-  for (const [name, { port, options }] of Object.entries(wanted.devices)) {
+  for (const [name, device] of Object.entries(wanted.devices)) {
+    const { port, anyPlace, options } = device;
     const same = assigned.filter((one) => one.device === deviceId(name));
-    const exact = same.find((one) => one.port === port) ?? same.find((one) => !ports.includes(one.port));
+    const at = (place: string) => same.find((one) => one.port === place);
+    const exact =
+      (anyPlace ? at("*") : at(port)) ?? at(port) ?? same.find((one) => !ports.includes(one.port));
     const any = assigned.find((one) => one.port === port && one.device === "*");
     const is = exact ?? any;
     if (!is) continue;
-    const key = `device:${qube}:${port}:${deviceId(name)}` as const;
+    const key = `device:${qube}:${assignmentOf(name, device)}` as const;
     const asWanted = satisfied({ key, value: { mode: "required", options } }, snapshot);
     found[name] = {
-      port: is.port,
+      port: is.port === "*" ? (placeBefore(qube, deviceId(name), snapshot) ?? port) : is.port,
+      ...(is.port === "*" && { anyPlace: true }),
       options: asWanted ? options : is.options,
       ...(is.mode !== "required" && { mode: is.mode }),
       ...(any && { anyDevice: true }),
     };
   }
   return found;
+}
+
+/**
+ * Where a device was when it was assigned wherever it sits: Qubes follows it by itself, and that it moved is told all the same. The
+ * ledger knows, since no other assignment may name it there.
+ */
+function placeBefore(qube: string, id: string, { ledger }: Snapshot): string | undefined {
+  const claims = Object.entries(ledger).flatMap(([key, { ours }]) => {
+    const { kind, of, name } = partsOf(key);
+    const [port, device] = deviceParts(name);
+    return kind === "device" && of === qube && device === id && ours === null ? [port] : [];
+  });
+  return claims.length === 1 ? claims[0] : undefined;
 }
 
 /**
@@ -108,8 +126,7 @@ export function appliedSettings(qube: string, wanted: Settings, snapshot: Snapsh
 }
 
 function deviceAt(settings: Settings, name: string): DeviceSetting | undefined {
-  const [port, id] = deviceParts(name);
-  return Object.entries(settings.devices).find(([n, d]) => deviceId(n) === id && d.port === port)?.[1];
+  return Object.entries(settings.devices).find(([n, d]) => assignmentOf(n, d) === name)?.[1];
 }
 
 function property(wanted: KeyValue, value: KeyValue, same: boolean): string {

@@ -5,7 +5,8 @@ import { NOT_THIS_BOOT } from "../model/gpu.ts";
 import type { GuiDomain } from "../model/guiDomain.ts";
 import type { Mode, Rung } from "../model/modes.ts";
 import { PROHIBIT_START } from "../model/settings.ts";
-import { functionAt, isDisplay, pciTree } from "../pci/tree.ts";
+import { reached } from "../pci/identity.ts";
+import { isDisplay, pciTree } from "../pci/tree.ts";
 import type { Plan } from "./changes.ts";
 import { isGpuBoot } from "./gpu.ts";
 import { clientsOf, valueOf } from "./values.ts";
@@ -108,7 +109,7 @@ export function modeFault(
   );
   if (foreign.length === 0) return null;
   return {
-    what: `qube "${gui.qube}" has PCI devices assigned (${foreign.map((d) => d.port).join(", ")}), so it cannot be of virt_mode pvh as mode "${mode}" needs`,
+    what: `qube "${gui.qube}" has PCI devices assigned (${foreign.map(({ port, device }) => (port === "*" ? device : port)).join(", ")}), so it cannot be of virt_mode pvh as mode "${mode}" needs`,
     next: `Unassign them (qvm-pci unassign ${gui.qube}) if they are not wanted there`,
   };
 }
@@ -257,10 +258,7 @@ export function inForce(qube: string, snapshot: Snapshot): Rung {
 
 function displaysOf(qube: string, snapshot: Snapshot): PciFunction[] {
   const tree = pciTree(snapshot.facts.pci);
-  return (snapshot.qubes[qube]?.pci ?? []).flatMap(({ port }) => {
-    const fn = functionAt(tree, port);
-    return fn && isDisplay(fn) ? [fn] : [];
-  });
+  return (snapshot.qubes[qube]?.pci ?? []).flatMap((one) => reached(tree, one)).filter(isDisplay);
 }
 
 const isOn = (qube: string, service: string, snapshot: Snapshot) =>

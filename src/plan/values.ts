@@ -137,7 +137,7 @@ function sameFile(path: string, wanted: FileValue, live: FileValue): boolean {
 }
 
 /** In Qubes' store any text but "" counts as true, "False" too (qubes-cli-formats.md §6). */
-function sameDevice(wanted: DeviceValue, live: DeviceValue): boolean {
+export function sameDevice(wanted: DeviceValue, live: DeviceValue): boolean {
   const on = (options: Record<string, string>) =>
     Object.keys(options)
       .filter((name) => options[name] !== "")

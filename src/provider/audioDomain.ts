@@ -6,7 +6,7 @@ import type { Evidence, Snapshot } from "../host/protocol.ts";
 import { type AudioDomain, audioFaults, parseAudioDomain } from "../model/audioDomain.ts";
 import { Refusal, sentence } from "../model/failure.ts";
 import { NO_SETTINGS, type Settings } from "../model/settings.ts";
-import { assigned } from "../pci/identity.ts";
+import { reached } from "../pci/identity.ts";
 import { siblings } from "../pci/siblings.ts";
 import { describe, isAudio, pciTree } from "../pci/tree.ts";
 import {
@@ -562,19 +562,17 @@ function outputsOf(
 ): Properties {
   const { qube } = audio;
   const tree = pciTree(snapshot.facts.pci);
-  const attached = (snapshot.qubes[qube]?.pci ?? []).flatMap(({ port, device, options }) => {
-    const fn = assigned(tree, port, device);
-    if (!fn || !isAudio(fn)) return [];
-    return [
-      {
+  const attached = (snapshot.qubes[qube]?.pci ?? []).flatMap((one) =>
+    reached(tree, one)
+      .filter(isAudio)
+      .map((fn) => ({
         name: describe(fn),
         sbdf: fn.sbdf,
         port: fn.port,
-        options: Object.keys(options).filter((name) => options[name] !== ""),
+        options: Object.keys(one.options).filter((name) => one.options[name] !== ""),
         siblings: siblings(tree, fn).stays.map(describe),
-      },
-    ];
-  });
+      })),
+  );
   attached.sort((a, b) => (a.sbdf < b.sbdf ? -1 : 1));
   const streams = streamsNow(audio, seen.streams, snapshot);
   const works = state === "ready" || state === "drifted";
@@ -629,10 +627,9 @@ function adopted(host: string, qube: string, snapshot: Snapshot, urn: string): A
   };
   const shared = live ? otherPurpose(qube, live, snapshot, urn) !== null : false;
   const tree = pciTree(snapshot.facts.pci);
-  const devices = (live?.pci ?? []).flatMap(({ port, device }) => {
-    const fn = assigned(tree, port, device);
-    return fn && isAudio(fn) ? [{ vendor: fn.vendor, device: fn.device, address: fn.port ?? fn.sbdf }] : [];
-  });
+  const devices = (live?.pci ?? [])
+    .flatMap((one) => reached(tree, one).filter(isAudio))
+    .map((fn) => ({ vendor: fn.vendor, device: fn.device, address: fn.port ?? fn.sbdf }));
   const clients = Object.keys(snapshot.qubes).filter((name) => {
     const audiovm = snapshot.qubes[name]?.properties["audiovm"];
     return name !== qube && audiovm?.value === qube && !audiovm.default;

@@ -82,9 +82,8 @@ export function wordsFor(key: string): string {
       return `dom0 package ${name}`;
     case "device": {
       const [port, id] = deviceParts(name);
-      return id === "*"
-        ? `whatever sits at PCI ${port} for "${of}"`
-        : `PCI device ${id} at ${port} for "${of}"`;
+      if (id === "*") return `whatever sits at PCI ${port} for "${of}"`;
+      return `PCI device ${id}${port === "*" ? "" : ` at ${port}`} for "${of}"`;
     }
     case "given":
       return `the PCI device at ${name}`;

@@ -73,9 +73,7 @@ test("a machine that can: one boot, mode gpu, checked and kept; then nothing to 
     "service.guivm": "1",
     "service.lightdm": "1",
   });
-  assert.equal(is?.pci, [
-    { port: "00_02.0", device: DEVICE, mode: "required", options: { permissive: "True" } },
-  ]);
+  assert.equal(is?.pci, [{ port: "*", device: DEVICE, mode: "required", options: { permissive: "True" } }]);
   assert.is(files["/etc/qubes/input-proxy-target"]?.content, "TARGET_DOMAIN=sys-gui\n");
   assert.match(
     files["/etc/systemd/system/qubes-vm@sys-gui.service.d/50-guidomain.conf"]?.content ?? "",
@@ -336,10 +334,78 @@ test("a display that moved shows its old and its new place, and moves in a boot 
   await program.up(LADDER);
   assert.equal(
     sysGui(host)?.pci.map((d) => d.port),
-    ["00_03.0"],
+    ["*"],
   );
+  assert.equal(await program.preview(LADDER), {});
   assert.ok(host.snapshot().facts.boot.args.includes("rd.qubes.hide_pci=00_03.0"));
   assert.not(host.snapshot().facts.boot.args.includes("rd.qubes.hide_pci=00_02.0"));
+});
+
+/** A display that is gone since a boot, in which the host went back by itself. */
+async function withoutDisplay(program: Program) {
+  const { host } = program;
+  host.byHand((now) => {
+    now.facts.pci = [];
+  });
+  host.rescue("the GUI domain was not verified within 900 s");
+  return program.up({ ...LADDER, retry: 1 });
+}
+
+test("a display that is gone: xephyr comes up in that qube", async () => {
+  const program = on();
+  await program.up(LADDER);
+  await withoutDisplay(program);
+  assert.equal(
+    [mode(program), attempts(program)],
+    [
+      ["xephyr", "ready"],
+      ["gpu refused", "xephyr ok"],
+    ],
+  );
+  assert.equal(sysGui(program.host)?.pci, []);
+});
+
+test("one that was assigned in its place before we came stays assigned when it is gone, and that is said", async () => {
+  const program = on();
+  const { host } = program;
+  const pci = [{ port: "00_02.0", device: DEVICE, mode: "required", options: { permissive: "True" } }];
+  host.byHand((now) => {
+    now.qubes["sys-gui"] = qube({ properties: { guivm: explicit(""), virt_mode: explicit("hvm") }, pci });
+  });
+  await program.up(LADDER);
+  assert.equal([mode(program), sysGui(host)?.pci], [["gpu", "ready"], pci]);
+  const error = await failing(Error, withoutDisplay(program));
+  assert.match(error.message, /"sys-gui" has PCI devices assigned \(00_02\.0\)/);
+});
+
+test("another display that came of the same kind: it is given by its place, in a boot of its own", async () => {
+  const program = on();
+  const { host } = program;
+  await program.up(LADDER);
+  host.byHand((now) => {
+    now.facts.pci.push(display({ sbdf: "0000:00:03.0", port: "00_03.0", bootVga: false, outputs: [] }));
+  });
+  const changes = await program.preview(LADDER);
+  assert.equal(changes, { [`settings.devices["${DEVICE}"].anyPlace`]: "delete" });
+  await program.up(LADDER);
+  assert.equal([mode(program), host.boots], [["gpu", "ready"], 2], program.warnings.join("\n"));
+  assert.equal(
+    sysGui(host)?.pci.map((d) => d.port),
+    ["00_02.0"],
+  );
+});
+
+test("assigned wherever it sits by somebody else: adopted as it is", async () => {
+  const program = on();
+  const { host } = program;
+  const pci = [{ port: "*", device: DEVICE, mode: "required", options: { permissive: "True" } }];
+  host.byHand((now) => {
+    now.qubes["sys-gui"] = qube({ properties: { guivm: explicit(""), virt_mode: explicit("hvm") }, pci });
+  });
+  await program.up(LADDER);
+  assert.equal([mode(program), sysGui(host)?.pci], [["gpu", "ready"], pci]);
+  await program.destroy();
+  assert.equal(sysGui(host)?.pci, pci);
 });
 
 test("the host went back by itself: the next preview says so, the mode is true, and the next up converges", async () => {
@@ -534,16 +600,17 @@ for (const [name, args, facts, message] of BAD)
     assert.equal([mode(program), attempts(program)[0]], [["xephyr", "ready"], "gpu refused"]);
   });
 
-test("refused: a display that another qube has running", async () => {
-  const pci = [{ port: "00_02.0", device: DEVICE, mode: "required", options: {} }];
-  const host = laptop(
-    { pci: [display({ driver: "pciback" })] },
-    { qubes: { "other-gui": qube({ state: "Running", pci, properties: { virt_mode: explicit("hvm") } }) } },
-  );
-  const program = new Program(new HostModel(host));
-  const error = await failing(Refusal, program.up({ display: ["gpu"], reboot: "allowed" }));
-  assert.match(error.message, /other-gui/);
-});
+for (const port of ["00_02.0", "*"])
+  test(`refused: a display that another qube has running (${port})`, async () => {
+    const pci = [{ port, device: DEVICE, mode: "required", options: {} }];
+    const host = laptop(
+      { pci: [display({ driver: "pciback" })] },
+      { qubes: { "other-gui": qube({ state: "Running", pci, properties: { virt_mode: explicit("hvm") } }) } },
+    );
+    const program = new Program(new HostModel(host));
+    const error = await failing(Refusal, program.up({ display: ["gpu"], reboot: "allowed" }));
+    assert.match(error.message, /belongs to qube "other-gui"/);
+  });
 
 test("somebody must be there for the passphrase: said before the boot", async () => {
   const program = on({
@@ -567,11 +634,12 @@ test("mice of a USB qube reach the GUI domain; keyboards only where dom0 takes t
   });
   const rules =
     "qubes.InputMouse * sys-usb @adminvm ask default_target=@adminvm\nqubes.InputKeyboard * sys-usb @adminvm ask\n";
+  const own = { port: "*", device: "0x8086:0x9a49::p0c0330", mode: "required", options: {} };
   const host = laptop(
     { pci: [display(), usb] },
     {
       qubes: {
-        "sys-usb": qube({ pci: [{ port: "00_14.0", device: "*", mode: "required", options: {} }] }),
+        "sys-usb": qube({ pci: [own] }),
       },
       files: { "/etc/qubes/policy.d/50-config-input.policy": { content: rules, mode: "0644" } },
     },

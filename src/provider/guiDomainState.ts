@@ -8,8 +8,9 @@ import { allPackages, argumentFaults, type GuiDomain, inMode, parseGuiDomain } f
 import type { Rung } from "../model/modes.ts";
 import { policyFile } from "../model/names.ts";
 import type { Settings } from "../model/settings.ts";
+import { reached } from "../pci/identity.ts";
 import type { Selector } from "../pci/selector.ts";
-import { functionAt, isDisplay, pciTree } from "../pci/tree.ts";
+import { isDisplay, pciTree } from "../pci/tree.ts";
 import { GPU_MEMORY } from "../pci/verdict.ts";
 import { judgeGpu } from "../plan/gpu.ts";
 import type { Remembered } from "../plan/ladder.ts";
@@ -101,8 +102,8 @@ export function adopted(host: string, qube: string, snapshot: Snapshot): GuiDoma
 /** The display that a qube was given by hand, by what it is. */
 export function displayOf(qube: string, snapshot: Snapshot): Selector | undefined {
   const tree = pciTree(snapshot.facts.pci);
-  const ports = snapshot.qubes[qube]?.pci.map((device) => functionAt(tree, device.port)) ?? [];
-  const display = ports.find((fn) => fn !== undefined && isDisplay(fn));
+  const devices = snapshot.qubes[qube]?.pci.flatMap((one) => reached(tree, one)) ?? [];
+  const display = devices.find(isDisplay);
   return display && { class: "display", vendor: display.vendor, device: display.device };
 }
 

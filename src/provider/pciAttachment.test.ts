@@ -76,12 +76,12 @@ test("attach, nothing to do, drift, repair, options, delete", async () => {
   const before = everything(host.snapshot());
   await made.up(ARGS);
   assert.is(made.state?.id, "lab/sys-usb/00_1d.0-00_00.0:8086:15ec:0c0330");
-  const one = { port: "00_1d.0-00_00.0", device: ID, mode: "required", options: {} };
+  const one = { port: "*", device: ID, mode: "required", options: {} };
   assert.equal(assigned(host), [one]);
   const [attached] = made.outputs["attached"] as Properties[];
   assert.equal(
     [attached?.["sbdf"], attached?.["port"], attached?.["options"]],
-    ["0000:3a:00.0", one.port, []],
+    ["0000:3a:00.0", "00_1d.0-00_00.0", []],
   );
   assert.equal(attached?.["siblings"], []);
   assert.is(made.outputs["state"], "ready");
@@ -107,8 +107,8 @@ test("an entry for any device in that place is replaced by one for the device, a
   const made = program(host);
   await made.up(ARGS);
   assert.equal(
-    assigned(host)?.map((d) => d.device),
-    [ID],
+    assigned(host)?.map((d) => [d.port, d.device]),
+    [["*", ID]],
   );
   await made.destroy();
   assert.equal(assigned(host), [any]);
@@ -131,9 +131,87 @@ test("a device that moved shows its old and its new place, and is followed", asy
   );
   assert.equal(
     assigned(host)?.map((d) => d.port),
-    ["00_1c.0-00_00.0"],
+    ["*"],
   );
   assert.equal(await made.preview(ARGS), {});
+  assert.is(made.outputs["state"], "ready");
+});
+
+test("assigned in its place already: as good, until it moves", async () => {
+  const one = { port: "00_1d.0-00_00.0", device: ID, mode: "required", options: {} };
+  const host = machine(undefined, { qubes: { "sys-usb": qube({ pci: [one] }) } });
+  const made = program(host);
+  await made.up(ARGS);
+  assert.equal(assigned(host), [one]);
+  assert.equal(await made.preview(ARGS), {});
+  host.byHand((now) => {
+    const moved = { ...bridge, sbdf: "0000:00:1c.0", port: "00_1c.0" };
+    const other = { ...nic, sbdf: "0000:3b:00.0", port: one.port };
+    now.facts.pci = [moved, usb({ port: "00_1c.0-00_00.0", parent: "0000:00:1c.0" }), sata, other];
+  });
+  const where = `settings.devices["${ID}"]`;
+  assert.equal(await made.preview(ARGS), { [`${where}.port`]: "update", [`${where}.anyPlace`]: "add" });
+  await made.up(ARGS);
+  assert.equal(assigned(host), [{ ...one, port: "*" }]);
+  await made.destroy();
+  assert.equal(assigned(host), []);
+});
+
+test("one of two that are alike is assigned in its place, and a second one that comes changes that", async () => {
+  const like = usb({ sbdf: "0000:3b:00.0", port: "00_1c.0-00_00.0", parent: "0000:00:1c.0" });
+  const { hosts, host } = program();
+  const dock = (name: string, qube: string, address: string) => {
+    const made = new Program(host, name, pciAttachmentHandler);
+    return { made, args: { qube, device: { address } } };
+  };
+  const one = dock("one", "sys-usb", "00_1d.0-00_00.0");
+  await one.made.up(one.args);
+  assert.equal(
+    assigned(host)?.map((d) => d.port),
+    ["*"],
+  );
+  host.byHand((now) => {
+    now.facts.pci = [...now.facts.pci, like];
+  });
+  assert.equal(await one.made.preview(one.args), { [`settings.devices["${ID}"].anyPlace`]: "delete" });
+  await one.made.up(one.args);
+  const two = dock("two", "sys-usb", "00_1c.0-00_00.0");
+  await two.made.up(two.args);
+  assert.equal(
+    assigned(host)?.map((d) => d.port),
+    ["00_1d.0-00_00.0", "00_1c.0-00_00.0"],
+  );
+  for (const { made, args } of [one, two]) assert.equal(await made.preview(args), {});
+  assert.equal(hosts.applied, []);
+});
+
+test("a disk controller is assigned in its place: a second one of that kind may be dom0's", async () => {
+  const made = program(machine([bridge, usb(), { ...sata, disks: [] }]));
+  await made.up({ qube: "sys-usb", device: { class: "0106" } });
+  assert.equal(
+    assigned(made.host)?.map((d) => d.port),
+    ["00_17.0"],
+  );
+});
+
+test("what others assign beside it is drift, and is taken away", async () => {
+  const made = program();
+  const { host } = made;
+  await made.up(ARGS);
+  const [one] = assigned(host) ?? [];
+  const twice = { port: "00_1d.0-00_00.0", device: ID, mode: "required", options: {} };
+  const shown = { [`settings.devices["${ID}"].anyDevice`]: "delete" };
+  for (const [beside, changes] of [
+    [twice, { "settings.devices": "update" }],
+    [{ ...twice, device: "*" }, shown],
+  ] as const) {
+    host.byHand((now) => {
+      now.qubes["sys-usb"]?.pci.push(beside);
+    });
+    assert.equal(await made.preview(ARGS), changes);
+    await made.up(ARGS);
+    assert.equal(assigned(host), [one]);
+  }
 });
 
 test("what was chosen by its address is still itself when another device has that address", async () => {
@@ -159,18 +237,18 @@ test("what was chosen by its address is still itself when another device has tha
   await made.up(byAddress);
   assert.equal(
     assigned(host)?.map((d) => [d.port, d.device]),
-    [["00_1c.0-00_00.0", ID]],
+    [["*", ID]],
   );
 });
 
 test("an assignment that reaches nothing any more is taken away with it, and does not come back", async () => {
-  const dead = { port: "00_1c.4-00_00.0", device: "0x8086:0x15ec::p0c0330", mode: "required", options: {} };
+  const dead = { port: "*", device: "0x8086:0x15ed::p0c0330", mode: "required", options: {} };
   const host = machine(undefined, { qubes: { "sys-usb": qube({ pci: [dead] }) } });
   const made = program(host);
   await made.up(ARGS);
   assert.equal(
-    assigned(host)?.map((d) => d.port),
-    ["00_1d.0-00_00.0"],
+    assigned(host)?.map((d) => d.device),
+    [ID],
   );
   assert.equal(await made.preview(ARGS), {});
   await made.destroy();
@@ -220,7 +298,11 @@ test("a running qube gets it when it restarts", async () => {
 });
 
 test("import by its id, then no change; what is not assigned is not found", async () => {
-  const any = { port: "00_1d.0-00_00.0", device: ID, mode: "required", options: { permissive: "True" } };
+  for (const port of ["00_1d.0-00_00.0", "*"]) await imported(port);
+});
+
+async function imported(port: string) {
+  const any = { port, device: ID, mode: "required", options: { permissive: "True" } };
   const made = program(machine(undefined, { qubes: { "sys-usb": qube({ pci: [any] }) } }));
   const read = (id: string) =>
     made.handler.read({ id, inputs: {}, outputs: {} }, made.hosts.context("dock-usb"));
@@ -234,7 +316,7 @@ test("import by its id, then no change; what is not assigned is not found", asyn
     (await failing(Refusal, read("lab/sys-usb/nonsense"))).message,
     /does not say what device it is.*Give host\/qube/,
   );
-});
+}
 
 test("two that want one device differ before anything is touched", async () => {
   const made = program();

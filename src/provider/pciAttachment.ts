@@ -6,10 +6,11 @@ import type { Snapshot } from "../host/protocol.ts";
 import { Refusal, sentence } from "../model/failure.ts";
 import type { DeviceValue } from "../model/keys.ts";
 import { attachmentFaults, type PciAttachment, parsePciAttachment } from "../model/pciAttachment.ts";
-import { find, type Identity, identityText, parseIdentity, qubesDeviceId } from "../pci/identity.ts";
+import { assignmentOf, othersOf } from "../model/settings.ts";
+import { find, type Identity, identityText, parseIdentity, reached } from "../pci/identity.ts";
 import type { Selector } from "../pci/selector.ts";
 import { pciTree } from "../pci/tree.ts";
-import { devicesShown, type Resolved, resolve } from "../plan/attachment.ts";
+import { devicesShown, placeText, type Resolved, resolve } from "../plan/attachment.ts";
 import { owns, type Plan, planApply, planDelete } from "../plan/changes.ts";
 import { liveSettings } from "../plan/live.ts";
 import { requireQubes } from "../plan/preflight.ts";
@@ -69,7 +70,9 @@ export function pciAttachmentHandler(hosts: HostAccess): Handler {
       );
       if (oldOutputs["looked"] !== false && !hasUnknown(withoutSettings(news))) {
         const look = await unlessRefused(() => prepare(news, oldOutputs, context));
-        if (look === null || look.resolved.stale.length) changes["settings.devices"] = "update";
+        // What stands beside the wanted assignment shows in no property.
+        const isBeside = (look?.plan.changes.length ?? 0) > 0 && Object.keys(changes).length === 0;
+        if (look === null || look.resolved.stale.length || isBeside) changes["settings.devices"] = "update";
       }
       return { changes, deleteBeforeReplace: true };
     },
@@ -213,11 +216,11 @@ export function pciAttachmentHandler(hosts: HostAccess): Handler {
     context: Context,
   ): void {
     const { qube } = attachment;
-    for (const { from, to } of moves) context.log(`the device moved: ${from} → ${to}`);
+    for (const { from, to } of moves) context.log(`the device moved: ${placeText(from)} → ${placeText(to)}`);
     if (plan.changes.length) for (const { text, severity } of notices) context.log(text, { severity });
     for (const key of stale)
       context.log(
-        `an assignment to ${qube} that reaches nothing any more is taken away: ${partsOf(key).name}`,
+        `an assignment to ${qube} that reaches ${partsOf(key).name.startsWith("*:") ? "not just what is asked for" : "nothing any more"} is taken away: ${partsOf(key).name}`,
       );
     if (plan.changes.length && snapshot.qubes[qube]?.state !== "Halted")
       context.log(`${qube} runs: it gets the device when it restarts. Nothing is ever restarted for you`);
@@ -355,11 +358,12 @@ const settled = ({ settings, identities }: Resolved): Properties => ({
 function shown({ qube }: PciAttachment, resolved: Resolved, snapshot: Snapshot): Properties {
   const started = Number(snapshot.qubes[qube]?.properties["start_time"]?.value || "NaN");
   const isRunning = (snapshot.qubes[qube]?.state ?? "Halted") !== "Halted";
-  const changed = Object.entries(resolved.settings.devices).some(([, { port }]) =>
-    Object.entries(snapshot.ledger).some(
-      ([key, { at }]) => key.startsWith(`device:${qube}:${port}:`) && !(started >= at),
-    ),
-  );
+  const changed = Object.entries(resolved.settings.devices)
+    .flatMap(([name, device]) => [assignmentOf(name, device), ...othersOf(name, device)])
+    .some((name) => {
+      const entry = snapshot.ledger[`device:${qube}:${name}`];
+      return entry && !(started >= entry.at);
+    });
   return {
     attached: devicesShown(resolved, snapshot).map(plain),
     pending:
@@ -393,9 +397,7 @@ function importedFrom(id: string, snapshot: Snapshot): Properties | null {
   const functions = found.flatMap((one) => ("fn" in one ? [one.fn] : []));
   const options: Record<string, boolean> = {};
   for (const fn of functions) {
-    const is = snapshot.qubes[qube]?.pci.find(
-      (one) => one.port === fn.port && (one.device === "*" || one.device === qubesDeviceId(fn)),
-    );
+    const is = snapshot.qubes[qube]?.pci.find((one) => reached(tree, one).includes(fn));
     if (!is) return null; // not assigned: there is nothing to import
     options["permissive"] = Boolean(is.options["permissive"]);
     options["noStrictReset"] = Boolean(is.options["no-strict-reset"]);

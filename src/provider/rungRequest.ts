@@ -3,7 +3,7 @@ import { formulaOf, keepFormulaOf, type Part } from "../formula/formula.ts";
 import type { Snapshot } from "../host/protocol.ts";
 import { NOT_THIS_BOOT } from "../model/gpu.ts";
 import type { GuiDomain } from "../model/guiDomain.ts";
-import { PROHIBIT_START, type Settings } from "../model/settings.ts";
+import { deviceId, PROHIBIT_START, type Settings } from "../model/settings.ts";
 import type { Plan, Restore } from "../plan/changes.ts";
 import { appliedSettings } from "../plan/live.ts";
 import { startsAnew } from "../plan/preflight.ts";
@@ -39,6 +39,7 @@ export function rungRequest(
       ? {
           qube: gui.qube,
           ports: Object.values(wanted.devices).map((device) => device.port),
+          ids: Object.keys(wanted.devices).map(deviceId),
           seconds: gui.limits.boot,
           checks: screenChecks(gui, snapshot, lit),
         }

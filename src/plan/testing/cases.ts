@@ -86,6 +86,7 @@ const pci: fc.Arbitrary<QubeSnapshot["pci"]> = fc.subarray([
     mode: "auto-attach",
     options: { "no-strict-reset": "True" },
   },
+  { port: "*", device: "0x8086:0x15be::p020000", mode: "required", options: {} },
 ]);
 
 const foreignQube = fc

@@ -15,6 +15,8 @@ import type {
 } from "../../host/protocol.ts";
 import type { DeviceValue, FileValue, KeyValue, PropertyValue, QubeValue } from "../../model/keys.ts";
 import { PROHIBIT_START } from "../../model/settings.ts";
+import { reached } from "../../pci/identity.ts";
+import { pciTree } from "../../pci/tree.ts";
 import { clientsOf, deviceParts, partsOf, sameValue, valueOf } from "../values.ts";
 
 /** What a property is where nobody has set it; those that follow a global one are in FOLLOWS. */
@@ -296,8 +298,10 @@ export class HostModel {
       evidence.push(...this.#verify(verify));
       if (trial?.boot) {
         this.#boot(owner, this.#withWords(trial.boot));
-        const words = trial.boot.add.filter((word) => word.startsWith("rd.qubes.hide_pci="));
-        if (words.length) delete this.#now.qubes[trial.watch?.qube ?? ""]?.features[PROHIBIT_START];
+        const words = this.#now.facts.cmdline.split(" ");
+        const { qube = "", ports = [] } = trial.watch ?? {};
+        if (ports.every((port) => words.includes(`rd.qubes.hide_pci=${port}`)))
+          delete this.#now.qubes[qube]?.features[PROHIBIT_START];
         evidence.push(...this.#verify(verifyBoot));
       }
       if (keep) this.#salt(keep.sls, keep.formula);
@@ -409,9 +413,10 @@ export class HostModel {
       if (to === null) delete this.#now.files[name];
       else this.#now.files[name] = to as FileValue;
     } else if (kind === "device" && its) {
-      its.pci = its.pci.filter((d) => `${d.port}:${d.device}` !== name);
+      this.#unassign(its, [name]);
       const [port, device] = deviceParts(name);
-      if (to !== null) its.pci.push({ port, device, ...(to as DeviceValue) });
+      if (to !== null && !its.pci.some((d) => d.port === port && d.device === device))
+        its.pci.push({ port, device, ...(to as DeviceValue) });
     } else if (kind === "bootarg" && to === null)
       this.#now.facts.boot.args = this.#now.facts.boot.args.filter((word) => word !== name);
   }
@@ -478,11 +483,9 @@ export class HostModel {
     if (!live) return `no such qube: ${check.qube}`;
     const reason = live.features[PROHIBIT_START];
     if (reason) return `Qube start is prohibited. Rationale: ${reason}`;
-    for (const { port } of live.pci) {
-      const fn = this.#now.facts.pci.find((one) => one.port === port);
-      if (fn?.class.startsWith("03") && fn.driver !== "pciback")
-        return `the host hangs: ${port} was pulled from ${fn.driver}`;
-    }
+    for (const fn of live.pci.flatMap((one) => reached(pciTree(this.#now.facts.pci), one)))
+      if (fn.class.startsWith("03") && fn.driver !== "pciback")
+        return `the host hangs: ${fn.port} was pulled from ${fn.driver}`;
     if (live.pci.length && live.properties["virt_mode"]?.value === "pvh") return "pvh with PCI devices";
     this.#start(check.qube);
     return null;
@@ -594,13 +597,14 @@ export class HostModel {
         break;
       case "qube.devices": {
         const its = existing();
-        const gone = items("unassign");
-        its.pci = its.pci.filter((d) => !gone.includes(`${d.port}:${d.device}`));
+        this.#unassign(its, items("unassign"));
         for (const [device, options] of Object.entries(
           (args["assign"] ?? {}) as Record<string, Record<string, string>>,
         )) {
           const [port, id] = deviceParts(device);
-          if (id !== "*" && !this.#now.facts.pci.some((fn) => fn.port === port))
+          if (port === "*" && reached(pciTree(this.#now.facts.pci), { port, device: id }).length !== 1)
+            throw new StateFailed(id, `dom0 has not one PCI device ${id}`);
+          if (![port, id].includes("*") && !this.#now.facts.pci.some((fn) => fn.port === port))
             throw new StateFailed(id, `backend vm dom0 doesn't expose pci device '${port}'`);
           its.pci = its.pci.filter((d) => d.port !== port || d.device !== id);
           its.pci.push({ port, device: id, mode: "required", options });
@@ -628,6 +632,14 @@ export class HostModel {
       default:
         throw new StateFailed(id, `no such state: ${name}`);
     }
+  }
+
+  /** Qubes does not take away what names the device of a port that is empty now. */
+  #unassign(its: QubeSnapshot, names: string[]): void {
+    const { pci } = this.#now.facts;
+    const isStuck = ({ port, device }: { port: string; device: string }) =>
+      port !== "*" && device !== "*" && !pci.some((fn) => fn.port === port);
+    its.pci = its.pci.filter((d) => isStuck(d) || !names.includes(`${d.port}:${d.device}`));
   }
 
   #present(id: string, name: string, wanted: QubeValue): void {

@@ -165,7 +165,7 @@ def send(action, name, port, id_, options=None):
         payload = " ".join(
             "%s='%s'" % (key, value.replace("'", "\\'")) for key, value in values.items()
         )
-    arg = "dom0+%s+%s" % (port.replace("*", "_"), id_.replace(":", "+").replace("*", "_"))
+    arg = "dom0+%s+%s" % (port.replace("*", "_"), id_.replace(":", "+").replace("?", "_").replace("*", "_"))
     call("admin.vm.device.pci." + action, name, arg, payload.encode())
 
 

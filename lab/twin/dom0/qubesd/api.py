@@ -400,11 +400,12 @@ def pci_attached(call):
 
 def device_of(call):
     """(port, device id) of an argument `dom0+PORT:ID`; + stands for : in what passes through
-    qrexec, _ for *.
+    qrexec, _ for * and for the ? of an unknown device.
     """
     backend, plus, identity = call.arg.partition("+")
     call.system.qube(backend)
     port, _, device = identity.replace("+", ":").partition(":")
+    device = device.replace("_" * len("?******"), "?******")
     if not plus or not port:
         raise Refused("not a device")
     return ("*" if port == "_" else port), ("*" if device == "_" else device)

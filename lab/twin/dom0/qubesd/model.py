@@ -404,16 +404,14 @@ class Qube(Holder):
         self.system.emit(self.name, "device-detach:pci", {"port": "dom0:" + port})
 
     def attached(self):
-        """[(function, assignment or None)] of what it holds now; the assignment may have gone since
-        its start.
+        """[(function, assignment or None)] of what it holds now; the assignment may have gone since its start, and one
+        that names only the port or only the device is not known again (devices.py, get_attached_devices).
         """
         held = (self.run or {}).get("attached", [])
         found = []
         for device in self.system.functions():
             if device.sbdf in held:
-                found.append(
-                    (device, next((each for each in self.pci if matches(each, device)), None))
-                )
+                found.append((device, self.find(device.port, device.device_id)))
         return found
 
 
@@ -684,23 +682,33 @@ class System(Holder):
         lines).
         """
         present = self.functions()
+        for each in qube.pci:
+            # Whatever its mode, qubesd first binds each one to pciback (core-admin 4.3.50, ext/pci.py
+            # on_domain_pre_start; its answers seen on a real qubesd).
+            port = each["port"]
+            if port == "*" or any(device.port == port for device in present):
+                continue
+            sbdf = pci.sbdf_of_path(port, present)
+            if sbdf is None and "-" in port:
+                raise Refused("bind_pci_to_pciback: an UnknownDevice has no libvirt_name")
+            sbdf = sbdf or "0000:" + port.replace("_", ":")  # no path of its own: taken for an SBDF
+            if any(device.sbdf == sbdf for device in present):
+                continue
+            name = "pci_" + sbdf.replace(":", "_").replace(".", "_")
+            raise QubesException(
+                "Start failed: Node device not found: no node device with matching name %r%s"
+                % (name, SEE_LOG)
+            )
         found = []
         for each in qube.pci:
+            if each["mode"] != "required":
+                continue
             devices = [device for device in present if matches(each, device)]
-            sbdf = pci.sbdf_of_path(each["port"], present) if each["port"] != "*" else None
-            if not devices and sbdf and each["device"] == "*":
-                # A path that is sound but leads nowhere: qubesd asks libvirt for it.
-                name = "pci_" + sbdf.replace(":", "_").replace(".", "_")
-                raise QubesException(
-                    "Start failed: Node device not found: no node device with matching name %r%s"
-                    % (name, SEE_LOG)
-                )
-            if not devices and each["mode"] == "required":
+            if not devices:
                 raise QubesException(
                     "Pci device dom0:%s:%s not available" % (each["port"], each["device"])
                 )
-            if each["mode"] == "required":
-                found += [device for device in devices if device not in found]
+            found += [device for device in devices if device not in found]
         return found
 
     def _spawn(self, qube, devices):
