@@ -44,6 +44,7 @@ const CLIENTS = { clients: ["personal"], reboot: "allowed" };
 export const GPU: Properties = { display: ["gpu", "xephyr"], ...CLIENTS };
 export const XEPHYR: Properties = { display: ["xephyr"], ...CLIENTS };
 const DOCK: Properties = { qube: "sys-net", device: { class: "audio", vendor: "8086" } };
+const SOUND: Properties = { clients: ["personal"], limits: { checks: 2 } };
 const MORE: Properties = { ...GPU, clients: ["personal", "vault"] };
 const MORE_XEPHYR: Properties = { ...XEPHYR, clients: ["personal", "vault"] };
 
@@ -69,6 +70,13 @@ export const BROKEN = [
   "start-prohibited",
 ];
 
+/** What an audio domain can meet: it has nothing to do with displays and boots. */
+const SOUNDLESS = [
+  "no-iommu",
+  "guest-no-sound",
+  ...BROKEN.filter((name) => name === "stubdom-timeout" || name.startsWith("start-")),
+];
+
 export const MAKINGS: Making[] = [
   { name: "fresh", from: null, args: null },
   { name: "xephyr", from: "fresh", args: XEPHYR },
@@ -81,6 +89,7 @@ export const MAKINGS: Making[] = [
   { name: "xephyr-more", from: "xephyr", args: MORE_XEPHYR },
   { name: "xephyr-more-from-gpu", from: "gpu", args: MORE_XEPHYR },
   { name: "attached", from: "fresh", args: DOCK, resource: "PciAttachment" },
+  { name: "sound", from: "fresh", args: SOUND, resource: "AudioDomain" },
   // A disk that asks for its passphrase at each boot.
   { name: "luks", from: null, args: null, world: { passphrase: true } },
   { name: "luks-gpu", from: "luks", args: GPU },
@@ -131,6 +140,22 @@ export const TRANSITIONS: Transition[] = [
     resource: "PciAttachment",
     args: DOCK,
     ends: ["attached", "fresh"],
+  },
+  {
+    id: "sound",
+    from: "fresh",
+    operation: "up",
+    resource: "AudioDomain",
+    args: SOUND,
+    ends: ["fresh", "sound"],
+  },
+  {
+    id: "silence",
+    from: "sound",
+    operation: "destroy",
+    resource: "AudioDomain",
+    args: SOUND,
+    ends: ["sound", "fresh"],
   },
   {
     id: "luks",
@@ -240,7 +265,11 @@ export function standingCases(named: Record<string, World>): Case[] {
     }),
     made(from("first"), `first/${event}`, event, { happens: [event] }),
   ]);
-  return [...broken, ...hangs, ...later];
+  // The sound stays where it was.
+  const soundless = SOUNDLESS.map((name) =>
+    made(from("sound"), `sound/${name}`, name, { world: named[name] as World, ends: ["fresh"] }),
+  );
+  return [...broken, ...hangs, ...later, ...soundless];
 }
 
 /** A sample: first one case of each fault in each transition and one of each step, then any, the same for the same seed. */

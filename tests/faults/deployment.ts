@@ -6,6 +6,7 @@ import { type Bundle, readBundle } from "../../src/host/bundle.ts";
 import { ignore } from "../../src/host/errors.ts";
 import type { ApplyResult, Snapshot } from "../../src/host/protocol.ts";
 import { HostSession } from "../../src/host/session.ts";
+import { audioDomainHandler } from "../../src/provider/audioDomain.ts";
 import { Claims } from "../../src/provider/claims.ts";
 import { guiDomainHandler } from "../../src/provider/guiDomain.ts";
 import {
@@ -18,9 +19,13 @@ import type { ApplyRequest, HostAccess } from "../../src/provider/hosts.ts";
 import { pciAttachmentHandler } from "../../src/provider/pciAttachment.ts";
 
 /** What a program has in it. */
-export type Resource = "GuiDomain" | "PciAttachment";
-const HANDLERS = { GuiDomain: guiDomainHandler, PciAttachment: pciAttachmentHandler };
-const NAMES = { GuiDomain: "sys-gui", PciAttachment: "dock" };
+export type Resource = "GuiDomain" | "AudioDomain" | "PciAttachment";
+const HANDLERS = {
+  GuiDomain: guiDomainHandler,
+  AudioDomain: audioDomainHandler,
+  PciAttachment: pciAttachmentHandler,
+};
+const NAMES = { GuiDomain: "sys-gui", AudioDomain: "sys-audio", PciAttachment: "dock" };
 const PACKAGES = ["dummy-backlight-dom0", "dummy-psu-sender", "qubes-input-proxy-sender"];
 /** Real milliseconds: a host that stays away says so itself, and its own time is virtual. */
 const TALK = { bootTimeout: 20_000, retryEvery: 1 };

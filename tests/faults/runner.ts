@@ -196,12 +196,19 @@ interface Said {
 
 const attempt = (running: Promise<Properties | null>): Promise<Said> =>
   running.then(
-    (outputs) => ({ mode: outputs ? String(outputs["mode"]) : null, error: null }),
+    // An audio domain says where the sound goes.
+    (outputs) => ({ mode: outputs ? String(outputs["mode"] ?? outputs["sound"]) : null, error: null }),
     (error: unknown) => ({ mode: null, error: error instanceof Error ? error.message : String(error) }),
   );
 
 const isMode = (mode: string, end: string): boolean =>
-  mode === "gpu" ? /^(luks-)?gpu/.test(end) : mode === "xephyr" ? /^xephyr|fallback$/.test(end) : true;
+  mode === "sys-audio"
+    ? end === "sound"
+    : mode === "gpu"
+      ? /^(luks-)?gpu/.test(end)
+      : mode === "xephyr"
+        ? /^xephyr|fallback$/.test(end)
+        : true;
 
 const isSame = (state: State, golden: Made): boolean =>
   differences(state.keys, golden.state.keys).length === 0 &&
@@ -259,6 +266,8 @@ async function converges(
 /** Golden states that a run of this transition may end in, in that mode. */
 const finals = ({ from, args, resource }: Transition, mode: string): string[] => {
   if (resource === "PciAttachment") return ["attached"];
+  // Where it did not come up this is remembered: the sound stays with dom0.
+  if (resource === "AudioDomain") return mode === "sys-audio" ? ["sound"] : ["fresh"];
   if (from.startsWith("luks")) return mode === "gpu" ? ["luks-gpu"] : ["luks-fallback"];
   const more = Array.isArray(args["clients"]) && args["clients"].length > 1;
   if (mode === "gpu") return more ? ["gpu-more"] : ["gpu", "gpu-from-xephyr"];
