@@ -64,7 +64,8 @@ def claim(ledger, owner, before, after, release, at):
         )
         if owner not in owners(entry):
             entry["also"] = entry.get("also", []) + [owner]
-        if entry["ours"] != value:
+        # Also where somebody had changed it since, and it was put right: who started in between has that.
+        if entry["ours"] != value or before[key] != value:
             entry.update(ours=value, at=at)
     for key in release:
         entry = entries.pop(key, None)

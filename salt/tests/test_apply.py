@@ -218,6 +218,17 @@ class Apply(HostCase):
         self.assertEqual(result["restarted"], ["work"])
         self.assertLessEqual(ledger.load()["entries"]["qube:sys-gui"]["at"], starts[0])
 
+    def test_what_is_put_right_counts_as_written_then(self):
+        key = "property:work:memory"
+        actions = [["admin", "set_property", "work", "memory", "700"]]
+        self.apply(self.args(actions, [key]))
+        first = ledger.load()["entries"][key]["at"]
+        self.apply(self.args(actions, [key]))
+        self.assertEqual(ledger.load()["entries"][key]["at"], first)  # as it was
+        admin.set_property("work", "memory", "650")
+        self.apply(self.args(actions, [key]))
+        self.assertGreater(ledger.load()["entries"][key]["at"], first)
+
     def test_first_value_is_kept_and_destroy_leaves_nothing(self):
         before = self.dump()
         self.apply(self.args(ACTIONS, TOUCH))

@@ -371,6 +371,33 @@ test("a shared qube that runs: everything waits for its start but its clients, w
   assert.equal([made.outputs["state"], made.outputs["sound"]], ["ready", "sys-usb"]);
 });
 
+test("the GUI domain itself, in mode gpu: its next boot makes it one, and both resources have nothing to do", async () => {
+  const host = machine();
+  const gui = new Program(host, "sys-gui");
+  const guiArgs = { display: ["gpu"], reboot: "allowed", clients: ["work"] };
+  await gui.up(guiArgs);
+  assert.is(gui.outputs["mode"], "gpu");
+  const made = program(host);
+  const args = { qube: "sys-gui", shared: true, devices: { class: "audio" }, clients: ["work"] };
+  await made.up(args);
+  assert.equal([made.outputs["state"], made.outputs["sound"]], ["staged", "dom0"]);
+  assert.equal(
+    (made.outputs["attached"] as Properties[]).map((d) => d["port"]),
+    ["00_1f.3"],
+  );
+  assert.equal(await gui.preview(guiArgs), {});
+  host.reboot();
+  await made.up(args);
+  assert.equal(
+    [made.outputs["state"], values(host, "work", "guivm", "audiovm")],
+    ["ready", ["sys-gui", "sys-gui"]],
+  );
+  assert.equal([await made.preview(args), await gui.preview(guiArgs)], [{}, {}]);
+  await made.destroy();
+  assert.equal(values(host, "work", "guivm", "audiovm"), ["sys-gui", "dom0"]);
+  assert.equal(await gui.preview(guiArgs), {});
+});
+
 const REFUSED: [string, object, Partial<Snapshot["qubes"]>, RegExp][] = [
   [
     "no such template",

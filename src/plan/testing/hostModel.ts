@@ -509,7 +509,7 @@ export class HostModel {
       return;
     }
     if (!owners(entry).includes(owner)) entry.also = [...(entry.also ?? []), owner];
-    if (!sameValue(entry.ours, ours)) Object.assign(entry, { ours, at });
+    if (!sameValue(entry.ours, ours) || !sameValue(first, ours)) Object.assign(entry, { ours, at });
   }
 
   #release(key: string, owner: string): void {
