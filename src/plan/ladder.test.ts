@@ -15,7 +15,7 @@ import {
 } from "./ladder.ts";
 
 const key = { hardware: "h1", inputs: "i1", retry: "" };
-const keys = { gpu: key, xephyr: key, vnc: key };
+const keys = { gpu: key, xephyr: key, vnc: key, dom0: key };
 const start = (rungs: Rung[], more: Partial<LadderStart> = {}): Ladder =>
   beginLadder({ rungs, before: "dom0", reboot: "allowed", keys, remembered: [], ...more });
 
@@ -28,9 +28,11 @@ const failed: LadderEvent = {
   why: "black screen",
   evidence: [],
   undone: true,
-  boot: true,
+  shown: true,
   reset: false,
 };
+/** A package that could not be had, a cut line: nothing that rests on the machine. */
+const byChance: LadderEvent = { ...failed, why: "no package", shown: false };
 const stuck: LadderEvent = { ...failed, undone: false };
 const reset: LadderEvent = { ...failed, why: "the host reset", reset: true };
 const cut: LadderEvent = { is: "cut", why: "the line was lost" };
@@ -55,9 +57,9 @@ test("refused, and failed when tried: the next rung, with the reasons of those a
     'mode "gpu" was refused: no IOMMU; mode "vnc" was tried and failed: black screen',
   );
   assert.equal(
-    ladder.remembered,
-    [],
-    "a refusal costs nothing and is judged anew each time; what dom0 itself drives is tried in each run",
+    ladder.remembered.map((r) => r.mode),
+    ["vnc"],
+    "a refusal costs nothing and is judged anew each time",
   );
 });
 
@@ -107,6 +109,50 @@ test("a failed rung waits for other circumstances; after a reset of the host onl
   }
 });
 
+test("what dom0 itself drives is left out too while another mode comes up, until something changes", async () => {
+  const { remembered } = run(start(["xephyr", "vnc"]), go, failed, go, up);
+  const again = start(["xephyr", "vnc"], { before: "vnc", remembered });
+  assert.equal(again.left, ["vnc"]);
+  const ladder = run(again, go, up);
+  assert.equal([verdicts(ladder), ladder.remembered], [["xephyr failed", "vnc ok"], remembered]);
+  assert.match(
+    fallbackOf(ladder) ?? "",
+    /"xephyr" was tried and failed: black screen \(not tried again until .*retry/,
+  );
+  for (const changed of [{ hardware: "h2" }, { inputs: "i2" }, { retry: "2" }])
+    assert.equal(
+      start(["xephyr", "vnc"], { remembered, keys: { ...keys, xephyr: { ...key, ...changed } } }).left,
+      ["xephyr", "vnc"],
+    );
+  for (const event of [byChance, { ...byChance, reset: true }])
+    assert.equal(
+      run(start(["xephyr", "vnc"]), go, event, go, up).remembered,
+      [],
+      "it may work in the next run",
+    );
+});
+
+test("where nothing else comes up, what failed before is tried after all: it costs no boot", () => {
+  const remembered = run(start(["xephyr", "gpu", "vnc"]), go, failed, no, go, up).remembered;
+  const ladder = start(["xephyr", "gpu", "vnc"], { remembered });
+  assert.equal(ladder.left, ["gpu", "vnc"]);
+  const last = run(ladder, no, go, byChance);
+  assert.equal([last.doing, last.left, last.remembered], ["judge", ["xephyr"], []]);
+  const end = run(last, go, up);
+  assert.equal(verdicts(end), ["xephyr ok", "gpu refused", "vnc failed"], "in the ladder's order");
+  assert.equal([end.end, end.remembered, fallbackOf(end)], [{ kind: "up", mode: "xephyr" }, [], null]);
+  const still = run(last, go, failed);
+  assert.equal([still.end, still.remembered.map((r) => r.mode)], [{ kind: "below" }, ["xephyr"]]);
+  const only = run(start(["xephyr"]), go, failed);
+  assert.equal(start(["xephyr"], { remembered: only.remembered }).left, ["xephyr"], "in each run");
+  const gpu = run(start(["gpu"]), boots, failed);
+  assert.equal(
+    start(["gpu"], { remembered: gpu.remembered }).end,
+    { kind: "below" },
+    "that would cost a boot",
+  );
+});
+
 test("told what was not asked for", () => {
   assert.throws(() => step(start(["gpu"]), up), /at "judge", and was told "cameUp"/);
   assert.throws(() => run(start(["gpu"]), no, go), /at "end", and was told "judged"/);
@@ -129,7 +175,7 @@ const tried = fc.oneof(
     why: fc.constant("why"),
     evidence: fc.constant([]),
     undone: fc.boolean(),
-    boot: fc.boolean(),
+    shown: fc.boolean(),
     reset: fc.boolean(),
   }),
 );
@@ -142,17 +188,17 @@ test("for random outcomes it ends with a screen, each rung at most once, a reaso
       fc.constantFrom<Rung>("dom0", "gpu", "xephyr", "vnc"),
       fc.constantFrom("never", "allowed"),
       fc.array(fc.tuple(judged, tried), { minLength: 4, maxLength: 4 }),
-      fc.subarray<Rung>(["gpu"]),
+      fc.subarray<Rung>(["gpu", "xephyr", "vnc"]),
       (order, before, reboot, outcomes, knownBad) => {
         const remembered = knownBad.map((mode) => ({
           mode,
           reason: "before",
           key,
           reset: false,
-          boot: true,
         }));
         let ladder = start(order, { before, reboot, remembered });
         const triedRungs: Rung[] = [];
+        const decided: Rung[] = [];
         const costly: Rung[] = [];
         for (let i = 0; ladder.doing !== "end"; ) {
           assert.ok(i < order.length, "it goes on longer than there are rungs");
@@ -160,12 +206,24 @@ test("for random outcomes it ends with a screen, each rung at most once, a reaso
           const [rung] = ladder.left;
           if (ladder.doing === "judge") {
             ladder = step(ladder, judgement);
-            if (judgement.verdict === "no") i++;
+            if (judgement.verdict === "no") {
+              decided.push(rung as Rung);
+              i++;
+            }
           } else {
             assert.not(triedRungs.includes(rung as Rung), "once");
-            assert.not(knownBad.includes(rung as Rung), "not what failed before");
+            if (knownBad.includes(rung as Rung)) {
+              assert.is.not(rung, "gpu", "it would cost a boot again");
+              const others = order.filter((mode) => !knownBad.includes(mode));
+              assert.ok(
+                others.every((mode) => decided.includes(mode)),
+                "what failed before only when all else is of no use",
+              );
+            }
             triedRungs.push(rung as Rung);
-            if (outcome.is === "failed" && (outcome.boot || outcome.reset)) costly.push(rung as Rung);
+            decided.push(rung as Rung);
+            if (outcome.is === "failed" && (outcome.shown || (outcome.reset && rung === "gpu")))
+              costly.push(rung as Rung);
             ladder = step(ladder, outcome);
             i++;
           }
@@ -185,8 +243,7 @@ test("for random outcomes it ends with a screen, each rung at most once, a reaso
           assert.is(reason === "", verdict === "ok", `${mode}: ${verdict}, and the reason is "${reason}"`);
         for (const mode of triedRungs) {
           const cameUp = end?.kind === "up" && end.mode === mode;
-          const mustBeKnown = mode === "gpu" && !cameUp && end?.kind !== "cut";
-          if (mustBeKnown)
+          if (!cameUp && end?.kind !== "cut")
             assert.is(
               ladder.remembered.some((r) => r.mode === mode),
               costly.includes(mode),

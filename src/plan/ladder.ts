@@ -7,7 +7,8 @@
  *        ▼                                                         ├──failed, not undone──▶ end "stuck"
  *     trying                                                       └──cut──▶ end "cut"
  *
- * Below the last rung lies "as before": whatever drove the screen when the run began. No end is without a screen.
+ * A rung that failed before is left out. A mode that dom0 itself drives costs no boot, though, and where nothing else comes up it is
+ * tried after all. Below the last rung lies "as before": whatever drove the screen when the run began. No end is without a screen.
  */
 import type { Evidence } from "../host/protocol.ts";
 import type { Rung } from "../model/modes.ts";
@@ -37,8 +38,6 @@ export interface Remembered {
   key: RungKey;
   /** The host hung or reset: other hardware facts are no reason to try that again. */
   reset: boolean;
-  /** As in the event. */
-  boot: boolean;
   evidence?: readonly Evidence[];
 }
 
@@ -50,8 +49,8 @@ export type LadderEvent =
       why: string;
       evidence: readonly Evidence[];
       undone: boolean;
-      /** It was seen in a boot of its own that the mode does not work on this machine. */
-      boot: boolean;
+      /** Its checks have seen that the mode does not work on this machine; for a display, in a boot of its own. */
+      shown: boolean;
       /** The host hung or reset in it. */
       reset: boolean;
     }
@@ -67,12 +66,15 @@ export type End =
   | { kind: "cut"; mode: Rung; why: string };
 
 export interface Ladder {
+  readonly rungs: readonly Rung[];
   /** What drove the screen when the run began. */
   readonly before: Rung;
   readonly reboot: "never" | "allowed";
   readonly keys: Readonly<Partial<Record<Rung, RungKey>>>;
   /** Not decided yet, the present one first. */
   readonly left: readonly Rung[];
+  /** Left out so far, since they failed before; best first. */
+  readonly spared: readonly Rung[];
   readonly doing: "judge" | "try" | "end";
   readonly attempts: readonly Attempt[];
   readonly remembered: readonly Remembered[];
@@ -89,10 +91,12 @@ export interface LadderStart {
 
 export function beginLadder({ rungs, before, reboot, keys, remembered }: LadderStart): Ladder {
   const start: Ladder = {
+    rungs,
     before,
     reboot,
     keys,
     left: rungs,
+    spared: [],
     doing: "judge",
     attempts: [],
     remembered: remembered.filter((r) => rungs.includes(r.mode) && holds(r, keys[r.mode])),
@@ -107,22 +111,35 @@ export function holds(failed: Pick<Remembered, "key" | "reset">, now: RungKey | 
   return failed.reset || failed.key.hardware === now.hardware;
 }
 
-/** Leaves out rungs that failed before, and ends where none is left. */
+/** Leaves out rungs that failed before, as long as there are others, and ends where none is left. */
 function climb(ladder: Ladder): Ladder {
   const [rung] = ladder.left;
-  if (rung === undefined) return finish(ladder, { kind: "below" });
+  if (rung === undefined) return ladder.spared.length ? afterAll(ladder) : finish(ladder, { kind: "below" });
   const failed = ladder.remembered.find((r) => r.mode === rung);
   if (!failed) return { ...ladder, doing: "judge" };
   const until = failed.reset
     ? "what is asked for, or retry, changes"
     : "the hardware, its firmware, Xen, the kernel, the template, what is asked for, or retry changes";
-  return next(ladder, {
+  const spared = rung === "gpu" ? ladder.spared : [...ladder.spared, rung];
+  const leftOut = { ...ladder, spared };
+  return next(leftOut, {
     mode: rung,
     verdict: "failed",
     reason: `${failed.reason} (not tried again until ${until})`,
     ...(failed.evidence && { evidence: failed.evidence }),
   });
 }
+
+const afterAll = (ladder: Ladder): Ladder => {
+  const others = ({ mode }: { mode: Rung }) => !ladder.spared.includes(mode);
+  return climb({
+    ...ladder,
+    left: ladder.spared,
+    spared: [],
+    attempts: ladder.attempts.filter(others),
+    remembered: ladder.remembered.filter(others),
+  });
+};
 
 const next = (ladder: Ladder, attempt: Attempt): Ladder =>
   climb({ ...ladder, left: ladder.left.slice(1), attempts: [...ladder.attempts, attempt] });
@@ -142,13 +159,13 @@ export function step(ladder: Ladder, event: LadderEvent): Ladder {
     case "cameUp":
       return finish(ladder, { kind: "up", mode }, { mode, verdict: "ok", reason: "" });
     case "failed": {
-      const { why, evidence, undone, boot, reset } = event;
+      const { why, evidence, undone, shown, reset } = event;
       const attempt: Attempt = { mode, verdict: "failed", reason: why, evidence };
-      // Only what rests on the machine would fail again: not a package that could not be had, a killed Salt, or a cut line. A mode that
-      // dom0 itself drives is the way back, and tried in each run.
-      const key = mode === "gpu" && (boot || reset) ? ladder.keys[mode] : undefined;
+      // Only what rests on the machine would fail again: not a package that could not be had, a killed Salt, or a cut line. A reset may
+      // have had any cause, and is remembered only where it would cost the next one.
+      const key = shown || (reset && mode === "gpu") ? ladder.keys[mode] : undefined;
       const remembered = key
-        ? [...ladder.remembered, { mode, reason: why, key, reset, boot, evidence }]
+        ? [...ladder.remembered, { mode, reason: why, key, reset, evidence }]
         : ladder.remembered;
       const learnt = { ...ladder, remembered };
       return undone ? next(learnt, attempt) : finish(learnt, { kind: "stuck", mode, why }, attempt);
@@ -168,7 +185,10 @@ export const STAGED = 'it is tried in a boot of its own, and reboot is "never"';
 function finish(ladder: Ladder, end: End, attempt?: Attempt): Ladder {
   const rest = attempt ? ladder.left.slice(1) : ladder.left;
   const skipped = rest.map((mode): Attempt => ({ mode, verdict: "skipped", reason: whyNot(end) }));
-  const attempts = [...ladder.attempts, ...(attempt ? [attempt] : []), ...skipped];
+  const place = ({ mode }: Attempt) => ladder.rungs.indexOf(mode);
+  const attempts = [...ladder.attempts, ...(attempt ? [attempt] : []), ...skipped].sort(
+    (a, b) => place(a) - place(b),
+  );
   const remembered = ladder.remembered.filter((r) => end.kind !== "up" || r.mode !== end.mode);
   return { ...ladder, left: [], doing: "end", attempts, remembered, end };
 }
@@ -198,7 +218,11 @@ export function screenOf({ before, end }: Pick<Ladder, "before" | "end">): Rung 
 /** A rung that is not the best one came up because better ones did not: their reasons, worst news first said. */
 export function fallbackOf({ attempts, end }: Pick<Ladder, "attempts" | "end">): string | null {
   if (end?.kind !== "up") return null;
-  const better = attempts.filter((a) => a.verdict === "refused" || a.verdict === "failed");
+  const above = attempts.slice(
+    0,
+    attempts.findIndex(({ mode }) => mode === end.mode),
+  );
+  const better = above.filter((a) => a.verdict === "refused" || a.verdict === "failed");
   if (better.length === 0) return null;
   return better
     .map(

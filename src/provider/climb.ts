@@ -151,7 +151,7 @@ class Climb {
     } catch (error) {
       if (error instanceof Refusal || error instanceof PartialFailure) throw error;
       this.#failure = error;
-      const failed = failedRung(error);
+      const failed = failedRung(error, target);
       if (failed) {
         context.log(`mode "${target}" did not come up: ${failed.why}`, { severity: "warning" });
         return failed;
@@ -361,7 +361,7 @@ const OF_THE_RUNG = new Set([
   "shutdown-refused",
 ]);
 
-function failedRung(error: unknown): Extract<LadderEvent, { is: "failed" }> | null {
+function failedRung(error: unknown, mode: Rung): Extract<LadderEvent, { is: "failed" }> | null {
   if (!(error instanceof AgentFailure) || !OF_THE_RUNG.has(error.body.code)) return null;
   const { evidence = [], left = {}, rebooting = false, outcome = null, code } = error.body;
   // Nobody reached the trial's boot, where the guard waited: with the mode the way in is lost.
@@ -372,7 +372,7 @@ function failedRung(error: unknown): Extract<LadderEvent, { is: "failed" }> | nu
     why: whatOf(error.body),
     evidence,
     undone: Object.keys(left).length === 0,
-    boot: (rebooting && code === "verify-failed") || isLost,
+    shown: (code === "verify-failed" && (rebooting || mode !== "gpu")) || isLost,
     reset: outcome !== null && isReset(outcome),
   };
 }

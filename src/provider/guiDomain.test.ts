@@ -217,6 +217,28 @@ test("a package that cannot be had leaves the host as it was", async () => {
   assert.equal(program.host.snapshot(), before);
 });
 
+test("a mode that its checks have shown not to work is left out while another comes up; alone it is tried in each run", async () => {
+  const program = new Program();
+  const args = { clients: ["work"], display: ["xephyr", "vnc"] };
+  const attempts = () =>
+    (program.outputs["attempts"] as Properties[]).map((a) => `${a["mode"]} ${a["verdict"]}`);
+  program.host.failing.set("session service exists", "exit 1");
+  await program.up(args);
+  assert.equal([program.outputs["mode"], attempts()], ["vnc", ["xephyr failed", "vnc ok"]]);
+  const runs = program.hosts.applied.length;
+  assert.equal(await program.preview(args), {});
+  assert.equal(await program.up(args), {});
+  assert.equal([attempts(), program.hosts.applied.length], [["xephyr failed", "vnc ok"], runs]);
+  await program.up({ ...args, retry: 2 });
+  assert.equal([program.outputs["mode"], attempts()], ["xephyr", ["xephyr ok", "vnc skipped"]]);
+
+  const alone = new Program();
+  alone.host.failing.set("session service exists", "exit 1");
+  await failing(PartialFailure, alone.up({ clients: ["work"] }));
+  await alone.up({ clients: ["work"] });
+  assert.is(alone.outputs["mode"], "xephyr");
+});
+
 test("a state that says it is done and is not, is a failure", async () => {
   const program = new Program();
   const { hosts, host } = program;

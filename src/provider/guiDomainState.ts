@@ -190,10 +190,7 @@ export function memoryOf(known: Properties, gui: GuiDomain, snapshot: Snapshot, 
   // A trial that nobody confirmed in time had perhaps no fault but that nobody was there any more.
   const reset = outcome.what !== "rescued" && isReset(outcome);
   if (outcome.what !== "rescued" && !reset) return memory;
-  return [
-    ...memory,
-    { mode: "gpu", reason: outcome.why, key: rungKey(gui, "gpu", snapshot), reset, boot: true },
-  ];
+  return [...memory, { mode: "gpu", reason: outcome.why, key: rungKey(gui, "gpu", snapshot), reset }];
 }
 
 /** The machine did not come through the trial's boot, as the guard found when it was up again; it may have hung, or reset. */
