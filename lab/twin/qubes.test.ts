@@ -202,6 +202,49 @@ test("PCI: the API checks nothing, and the start fails", async () => {
   );
 });
 
+test("PCI: a device wherever it is starts there, and can be taken away when it is gone; two of its kind are refused", async () => {
+  const { machine } = twin.surroundings();
+  const sound = machine.devices.filter(({ sbdf }) => sbdf === "0000:00:1f.3");
+  const at = async (...sbdfs: string[]) => {
+    const others = machine.devices.filter((each) => !sound.includes(each));
+    const moved = sbdfs.flatMap((sbdf) => sound.map((each) => ({ ...each, sbdf })));
+    await twin.world({ nextMachine: { ...machine, devices: [...others, ...moved] } });
+    await twin.reboot();
+  };
+  const attached = () =>
+    twin.exec("qvm-start vault").then(async ({ stderr }) => {
+      const reply = await ask("admin.vm.device.pci.Attached", "", "vault");
+      return [stderr, ...(reply.match(/port_id='[^']*'.*mode='[a-z]*'/g) ?? [])];
+    });
+  const found = (port: string, mode: string) => [
+    "",
+    `port_id='${port}' devclass='pci' backend_domain='dom0' mode='${mode}'`,
+  ];
+  await steps([["qvm-pci assign -r --device -o no-strict-reset=True vault dom0:00_1f.3", 0]]);
+  // Who asks what is attached is told of the assignment only where that names the place too.
+  assert.equal(await attached(), found("00_1f.3", "manual"));
+  await at("0000:00:1e.3");
+  assert.equal(await attached(), found("00_1e.3", "manual"));
+  await at("0000:00:1e.3", "0000:00:1f.3");
+  assert.equal(await attached(), [
+    "Error: Got empty response from qubesd. See journalctl in dom0 for details.\n",
+  ]);
+  await at();
+  assert.equal(await attached(), ["Error: Pci device dom0:*:0x8086:0x02c8::p040300 not available\n"]);
+  await steps([["qvm-pci unassign vault", 0]]);
+  await at("0000:00:1f.3");
+  await steps([["qvm-pci assign -r -o no-strict-reset=True vault dom0:00_1f.3", 0]]);
+  assert.equal(await attached(), found("00_1f.3", "required"));
+  await at();
+  assert.equal(await attached(), [
+    `Error: Start failed: Node device not found: no node device with matching name 'pci_0000_00_1f_3'${SEE_LOG}\n`,
+  ]);
+  assert.is((await twin.exec("qvm-pci unassign vault")).code, 1);
+  await at("0000:00:1f.3");
+  await steps([["qvm-pci unassign vault", 0]]);
+  assert.is(await ask("admin.vm.device.pci.Assigned", "", "vault"), "0\0");
+});
+
 test("starts that fail, and leave the qube halted", async () => {
   await hidden("00_02.0,00_01.0-00_00.0");
   await steps([

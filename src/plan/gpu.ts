@@ -109,8 +109,9 @@ export function devicesOf(
 }
 
 /**
- * Whether a device is assigned wherever it sits, as `qvm-pci assign --device` does. Not where that would reach a second one, now or, of
- * disk controllers, one that somebody adds for dom0; and not where it is assigned in its place already, as wanted: that is as good until
+ * Whether a device is assigned wherever it sits, as `qvm-pci assign --device` does. Not where that would reach a second one, with which
+ * Qubes does not start the qube (core-admin 4.3.50, vm/qubesvm.py kernelopts_common), though it takes both from their drivers first: so
+ * not of disk controllers either, since somebody may add one for dom0; and not where it is assigned in its place already, as wanted: that is as good until
  * it moves.
  */
 function isAnyPlace(
