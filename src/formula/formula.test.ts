@@ -164,6 +164,7 @@ const DEVICE = "0x8086:0x9a49::p030000";
 const GRANT = {
   devices: { [DEVICE]: { port: "00_02.0", options: { permissive: "True" } } },
   inputs: [{ qube: "sys-usb", services: ["qubes.InputMouse"] }],
+  kernelOptions: null,
 };
 const gpu = () => settingsOf(described({ display: ["gpu"] }), "gpu", GRANT);
 

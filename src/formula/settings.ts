@@ -29,7 +29,7 @@ export const INPUT_TARGET = "/etc/qubes/input-proxy-target";
 /** "True" and "False", as the Admin API spells booleans. */
 const bool = (value: boolean) => (value ? "True" : "False");
 
-const NO_GRANT: GpuGrant = { devices: {}, inputs: [] };
+const NO_GRANT: GpuGrant = { devices: {}, inputs: [], kernelOptions: null };
 
 /** `grant`: what the host gives away in mode "gpu"; without a host to ask nothing is. */
 export function settingsOf(gui: GuiDomain, rung: Rung, grant: GpuGrant = NO_GRANT): Settings {
@@ -50,6 +50,7 @@ export function settingsOf(gui: GuiDomain, rung: Rung, grant: GpuGrant = NO_GRAN
       autostart: bool(gui.autostart),
       maxmem: String(maxmem),
       ...(memory === null ? {} : { memory: String(memory) }),
+      ...(gpu && grant.kernelOptions !== null && { kernelopts: grant.kernelOptions }),
       ...(gui.vcpus === null ? {} : { vcpus: String(gui.vcpus) }),
     },
     features: { ...FEATURES[rung] },

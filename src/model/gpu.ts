@@ -6,6 +6,8 @@ export interface GpuGrant {
   devices: Record<string, DeviceSetting>;
   /** Qubes that hold USB controllers, and which of their input services ("qubes.InputMouse") are to reach the GUI domain. */
   inputs: { qube: string; services: string[] }[];
+  /** What the qube's `kernelopts` are to be where its display needs options; null: they stay as they are. */
+  kernelOptions: string | null;
 }
 
 /** Keeps dom0 off the screen; without it the greeter would wait for a display that is not there. */

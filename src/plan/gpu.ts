@@ -2,13 +2,13 @@
 import type { PciFunction, QubeSnapshot, Snapshot } from "../host/protocol.ts";
 import { bootWords, type GpuGrant } from "../model/gpu.ts";
 import { type GuiDomain, inMode } from "../model/guiDomain.ts";
-import type { DeviceValue } from "../model/keys.ts";
+import type { DeviceValue, PropertyValue } from "../model/keys.ts";
 import { policyFile } from "../model/names.ts";
 import type { DeviceSetting } from "../model/settings.ts";
 import { qubesDeviceId, reached } from "../pci/identity.ts";
 import { hostRules } from "../pci/rules.ts";
 import { type Selector, select } from "../pci/selector.ts";
-import { isDisk, isUsb, type PciTree, pciTree } from "../pci/tree.ts";
+import { describe, isDisk, isUsb, type PciTree, pciTree } from "../pci/tree.ts";
 import { type GivenDevice, verdictGpu } from "../pci/verdict.ts";
 import { rulesOf } from "../policy/rules.ts";
 import { sameDevice } from "./values.ts";
@@ -20,18 +20,21 @@ export interface Judgement {
   /** What to do about a "no", where one thing would help. */
   next: string | null;
   grant: GpuGrant;
+  /** What somebody has to do inside the qube's template, since dom0 cannot; null: nothing. */
+  inside: string | null;
   /** Connectors of the display that show something in dom0 now: "eDP-1". */
   lit: string[];
   /** Addresses of the functions given away, as they are now. */
   sbdfs: string[];
 }
 
-export const NO_GRANT: GpuGrant = { devices: {}, inputs: [] };
+export const NO_GRANT: GpuGrant = { devices: {}, inputs: [], kernelOptions: null };
 const no = (reason: string, next: string | null): Judgement => ({
   verdict: "no",
   reasons: [reason],
   next,
   grant: NO_GRANT,
+  inside: null,
   lit: [],
   sbdfs: [],
 });
@@ -51,11 +54,18 @@ export function judgeGpu(gui: GuiDomain, snapshot: Snapshot, inForce: boolean): 
   const memory = inMode(gui, "gpu").memory;
   const verdict = verdictGpu(facts, display, memory === null ? {} : { memory });
   const given = verdict.devices;
+  const options = verdict.options.kernelOptions;
+  const byDom0 = kernelOf(gui, snapshot) !== "";
   const found = {
     grant: {
       devices: devicesOf(given, gui.qube, snapshot),
       inputs: inputsOf(gui.qube, snapshot),
+      kernelOptions: options.length && byDom0 ? kernelOptionsOf(gui, options, snapshot) : null,
     },
+    inside:
+      options.length && !byDom0
+        ? `${describe(display)} needs the kernel options ${options.join(" ")}, and ${gui.qube} boots the kernel inside its template: add them to GRUB_CMDLINE_LINUX in /etc/default/grub of ${gui.template}, and make its grub.cfg anew`
+        : null,
     lit: litOutputs(given.map((d) => d.fn)),
     sbdfs: given.map((d) => d.sbdf),
   };
@@ -85,6 +95,37 @@ export function judgeGpu(gui: GuiDomain, snapshot: Snapshot, inForce: boolean): 
     next: null,
     ...found,
   };
+}
+
+/** dom0's kernel for the qube, by name; "" where its template brings its own. */
+function kernelOf({ qube, template }: GuiDomain, { qubes }: Snapshot): string {
+  const live = qubes[qube]?.properties["kernel"] ?? qubes[template]?.properties["kernel"];
+  return live?.value ?? "";
+}
+
+/** What the qube had or would have, and `options` after it. */
+function kernelOptionsOf(gui: GuiDomain, options: readonly string[], snapshot: Snapshot): string {
+  const live = snapshot.qubes[gui.qube]?.properties["kernelopts"];
+  const entry = snapshot.ledger[`property:${gui.qube}:kernelopts`];
+  const before = entry ? (entry.first as PropertyValue | null) : live;
+  const base = before && !before.default ? before.value : defaultOptions(gui, snapshot);
+  const words = base.split(/\s+/);
+  return [base, ...options.filter((option) => !words.includes(option))]
+    .filter((part) => part !== "")
+    .join(" ");
+}
+
+/**
+ * The default of a qube with PCI devices, which does not follow its template: a file beside the kernel or nothing (core-admin 4.3.50,
+ * vm/qubesvm.py _default_kernelopts and config.py). A qube of the same kernel that has devices shows it.
+ */
+function defaultOptions(gui: GuiDomain, snapshot: Snapshot): string {
+  const kernel = kernelOf(gui, snapshot);
+  const shown = Object.values(snapshot.qubes).find(
+    ({ pci, properties }) =>
+      pci.length > 0 && properties["kernel"]?.value === kernel && properties["kernelopts"]?.default,
+  );
+  return shown?.properties["kernelopts"]?.value ?? "";
 }
 
 const MUST_BE_KNOWN = ["one-shot", "hide-path"];

@@ -89,6 +89,7 @@ function judge(gui: GuiDomain, rung: Rung, now: Rung, snapshot: Snapshot, owner:
     reasons: fault ? [fault.what] : [],
     next: fault?.next ?? null,
     grant: NO_GRANT,
+    inside: null,
     lit: [],
     sbdfs: [],
   };
@@ -110,7 +111,10 @@ function needsBoot(
   return [...plan.changes.map((c) => c.wish.key as string), ...plan.restores.map((r) => r.key)].some(
     (key) => {
       const { kind, of, name } = partsOf(key);
-      return kind === "bootarg" || (of === gui.qube && (kind === "device" || name === "virt_mode"));
+      return (
+        kind === "bootarg" ||
+        (of === gui.qube && (kind === "device" || name === "virt_mode" || name === "kernelopts"))
+      );
     },
   );
 }

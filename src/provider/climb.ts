@@ -71,6 +71,7 @@ export function announce(
   hosts.claims.claim(gui.host, context.urn, `GUI domain ${gui.qube}`, [...plan.touch, ...given], snapshot);
   if (context.preview && (plan.changes.length || !snapshot.ledger[`qube:${gui.qube}`])) {
     for (const notice of notices) context.log(notice.text, { severity: notice.severity });
+    if (decision.gpu?.inside) context.log(decision.gpu.inside, { severity: "warning" });
     if (needsBoot && target) context.log(...bootNotice(snapshot));
     for (const { mode, verdict, reason } of ladder.attempts)
       if (verdict !== "ok" && verdict !== "skipped")

@@ -10,12 +10,14 @@ import { NOT_THIS_BOOT } from "../model/gpu.ts";
 import { judgeGpu } from "../plan/gpu.ts";
 import { guiOf, setUp } from "../plan/testing/cases.ts";
 import {
+  byDefault,
   differing,
   display,
   everything,
   explicit,
   HostModel,
   laptop,
+  type QubeMade,
   qube,
 } from "../plan/testing/hostModel.ts";
 import { PartialFailure, type Properties, type ReadResult } from "./handler.ts";
@@ -339,6 +341,75 @@ test("a display that moved shows its old and its new place, and moves in a boot 
   assert.equal(await program.preview(LADDER), {});
   assert.ok(host.snapshot().facts.boot.args.includes("rd.qubes.hide_pci=00_03.0"));
   assert.not(host.snapshot().facts.boot.args.includes("rd.qubes.hide_pci=00_02.0"));
+});
+
+/** A laptop whose display needs kernel options, and the kernel that dom0 has for its qubes. */
+function raptorLake(kernel: string, more: Partial<QubeMade> = {}): Program {
+  const host = laptop({ pci: [display({ device: "a7a0" })] });
+  const byDom0 = explicit(kernel);
+  Object.assign(host.qubes["fedora-43-xfce"]?.properties ?? {}, { kernel: byDom0 });
+  host.qubes["sys-gui"] = qube({
+    ...more,
+    properties: { guivm: explicit("dom0"), kernel: byDom0, kernelopts: byDefault, ...more.properties },
+  });
+  return new Program(new HostModel(host));
+}
+const OPTIONS = "i915.force_probe=!a7a0 xe.force_probe=a7a0";
+const kernelopts = ({ host }: Program) => sysGui(host)?.properties["kernelopts"];
+
+test("kernel options that a display needs: set for mode gpu, drift of them in a boot of its own, back on leaving it", async () => {
+  const program = raptorLake("6.12.59-1.fc41");
+  await program.up(LADDER);
+  assert.equal([mode(program), program.warnings], [["gpu", "ready"], []]);
+  assert.equal(kernelopts(program), explicit(OPTIONS));
+  assert.equal(await program.preview(LADDER), {});
+  program.host.byHand((now) => {
+    Object.assign(now.qubes["sys-gui"]?.properties ?? {}, { kernelopts: explicit("quiet") });
+  });
+  assert.equal(await program.preview(LADDER), { "settings.properties.kernelopts": "update" });
+  await program.up(LADDER);
+  assert.equal([kernelopts(program), program.host.boots], [explicit(OPTIONS), 2]);
+  await program.up({ ...LADDER, display: ["xephyr"] });
+  assert.equal([mode(program), kernelopts(program)?.default], [["xephyr", "ready"], true]);
+});
+
+test("they are added to what the qube had, or would have with a device; not twice", async () => {
+  const own = raptorLake("6.12", { properties: { kernelopts: explicit(`quiet  ${OPTIONS.split(" ")[1]}`) } });
+  await own.up(LADDER);
+  assert.is(kernelopts(own)?.value, "quiet  xe.force_probe=a7a0 i915.force_probe=!a7a0");
+  assert.equal(await own.preview(LADDER), {});
+  await own.destroy();
+  assert.is(kernelopts(own)?.value, "quiet  xe.force_probe=a7a0");
+
+  const other = raptorLake("6.12");
+  const pci = [{ port: "00_14.3", device: "*", mode: "required", options: {} }];
+  const like = (kernel: string, kernelopts: string) =>
+    qube({
+      pci,
+      properties: { kernel: explicit(kernel), kernelopts: { default: true, value: kernelopts } },
+    });
+  other.host.byHand((now) => {
+    now.qubes["old"] = like("5.15", "iommu=soft");
+    now.qubes["sys-net"] = like("6.12", "swiotlb=8192");
+  });
+  await other.up(LADDER);
+  assert.is(kernelopts(other)?.value, `swiotlb=8192 ${OPTIONS}`);
+});
+
+test("where the template brings the kernel it is said what to do inside", async () => {
+  const program = raptorLake("");
+  await program.up(LADDER);
+  assert.equal([mode(program), kernelopts(program)?.default], [["gpu", "ready"], true]);
+  program.host.byHand((now) => {
+    Object.assign(now.qubes["sys-gui"]?.features ?? {}, { "video-model": "vga" });
+  });
+  await program.preview(LADDER);
+  const said =
+    /needs the kernel options i915\.force_probe=!a7a0 xe\.force_probe=a7a0, and sys-gui boots the kernel inside its template: add them .*of fedora-43-xfce/;
+  assert.ok(
+    program.warnings.some((text) => said.test(text)),
+    program.warnings.join("\n"),
+  );
 });
 
 /** A display that is gone since a boot, in which the host went back by itself. */

@@ -713,7 +713,7 @@ export class HostModel {
         if (value.default && name !== "start_time")
           live.properties[name] = {
             default: true,
-            value: global ? (this.#now.globals[global]?.value ?? "") : (DEFAULTS[name] ?? ""),
+            value: global ? (this.#now.globals[global]?.value ?? "") : (DEFAULTS[name] ?? value.value),
           };
       }
       live.tags = live.tags.filter((tag) => !/^(guivm|audiovm)-/.test(tag));
