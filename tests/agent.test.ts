@@ -199,6 +199,7 @@ function args(formula: string, more: Partial<ApplyArgs> = {}): ApplyArgs {
     restart: [],
     trial: { seconds: 60, boot: null, watch: null },
     keep: null,
+    after: null,
     ...more,
   };
 }

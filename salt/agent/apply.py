@@ -1,9 +1,9 @@
 """
 One change to the host, whole or not at all, in as many requests as it needs: `apply` (lock, journal,
 guard, stage, Salt, read back, verify), for a trial with a boot of its own `reboot` and `resume`, and
-`confirm` over a new connection: only then the ledger, which is what makes it count. Salt does every
-forward change; the way back is journal.py, walked by whoever is left: this agent, the next one, or
-the guard.
+`confirm` over a new connection: only then the ledger, which is what makes it count, and only after
+that what no undo could bring back. Salt does every forward change; the way back is journal.py,
+walked by whoever is left: this agent, the next one, or the guard.
 """
 
 import functools
@@ -59,12 +59,13 @@ def check_args(args):
     for name, kind in SHAPE.items():
         if not isinstance(args.get(name), kind):
             raise Failure("bad-request", "apply: %s is missing or of the wrong type" % name)
-    trial, keep = args["trial"], args.setdefault("keep", None)
+    trial, keep, after = args["trial"], args.setdefault("keep", None), args.setdefault("after", None)
     boot, watch = trial.get("boot"), trial.get("watch")
     try:
         good = trial["seconds"] > 0 and (
             keep is None or _has(keep, formula=dict, sls=str, touch=list)
         )
+        good = good and (after is None or _has(after, formula=dict, sls=str, keys=list))
         good = good and (boot is None or _has(boot, add=list, remove=list))
         good = good and (watch is None or _has(watch, qube=str, ports=list, ids=list, checks=list))
         good = good and (watch is None or watch["seconds"] > 0)
@@ -72,11 +73,17 @@ def check_args(args):
     except (KeyError, TypeError, ValueError) as error:
         raise Failure("bad-request", "apply: trial: %s" % error) from error
     if not good:
-        raise Failure("bad-request", "apply: trial or keep is not of the form that was agreed")
+        raise Failure(
+            "bad-request", "apply: trial, keep or after is not of the form that was agreed"
+        )
     for key in args["touch"] + args["release"] + (keep["touch"] if keep else []):
         keys.split(key)
+    for key in after["keys"] if after else []:
+        if keys.split(key)[0] not in ("package", "qube"):
+            raise Failure("bad-request", "apply: after: %s could be brought back" % key)
     formulas = [("formula", name, ("guidomain/",)) for name in args["formula"]]
     formulas += [("keep", name, ("guidomain/",)) for name in (keep["formula"] if keep else [])]
+    formulas += [("after", name, ("guidomain/",)) for name in (after["formula"] if after else [])]
     modules = [("modules", name, ("_states/", "_utils/")) for name in args["modules"]]
     for part, file, allowed in formulas + modules:
         if (
@@ -87,7 +94,7 @@ def check_args(args):
             raise Failure(
                 "bad-request", "apply: %s may not hold %s" % (part, common.clean(file, 200))
             )
-    for sls in (args["sls"], keep["sls"] if keep else ""):
+    for sls in (args["sls"], keep["sls"] if keep else "", after["sls"] if after else ""):
         if sls and not re.fullmatch(r"guidomain\.[A-Za-z0-9_.-]+", sls):
             raise Failure("bad-request", "apply: sls may not be %s" % common.clean(sls, 200))
 
@@ -149,10 +156,10 @@ def _reclaim(args, emit, run):
     under way and may still be confirmed; None where the host is free."""
     trial = trials.load()
     if trial is None:
-        trials.settle_rest()
+        trials.settle_rest(emit, run)
         return None
     if trials.is_committed(trial["id"]):
-        trials.settle(trial["id"], trial["owner"])
+        trials.settle(trial["id"], trial["owner"], emit, run)
         return None
     seconds = trials.left(trial)
     # While somebody is at work, they hold the lock: we have it, so they are gone.
@@ -193,13 +200,17 @@ def _forward(args, emit, stop, run, bundle):
     raises."""
     book, boot = ledger.load(), args["trial"]["boot"]
     keep = args["keep"] or {"formula": {}, "touch": []}
+    after = args["after"] or {"formula": {}, "keys": []}
     others = ledger.conflicts(book, args["touch"] + args["release"] + keep["touch"], args["owner"])
     if others:
         text = ", ".join("%s belongs to %s" % item for item in sorted(others.items()))
         raise Failure("conflict", text)
+    for key in after["keys"]:
+        if not ledger.is_disposable(book, key, args["owner"]):
+            raise Failure("conflict", "%s is not for %s alone to remove" % (key, args["owner"]))
     if args["sls"] and not shutil.which("qubesctl"):
         raise _no_salt("qubesctl is not in dom0")
-    files = _staged(args, keep)
+    files = _staged(args["formula"], keep["formula"], after["formula"], modules=args["modules"])
     _check_space(files)
     trial_id, seconds = uuid.uuid4().hex, args["trial"]["seconds"]
     begun = False
@@ -237,7 +248,7 @@ def _forward(args, emit, stop, run, bundle):
         _stage(files, beat)
         reach("apply.staged")
         for qube in args["shutdown"]:
-            if "qube:" + qube not in args["release"]:
+            if "qube:" + qube not in args["release"] + after["keys"]:
                 # It stays and is started again; the controller has seen that it shows no windows.
                 _shutdown(qube, beat, stop, force=True)
                 continue
@@ -430,8 +441,10 @@ def confirm(args, emit, stop, since, digest, bundle):
             if trials.is_committed(trial["id"]):
                 raise
             raise _given_up(error, trial, emit, run) from error
+        left = {}
         try:
-            _settle(trial["id"], record, digest, bundle)
+            states += _remove(record, emit, stop, run)
+            left = _settle(trial["id"], record, digest, bundle, emit, run)
             reach("confirm.settled")
         except (OSError, admin.AdminError, Failure) as error:
             emit(
@@ -451,20 +464,37 @@ def confirm(args, emit, stop, since, digest, bundle):
             undone=[],
             left={},
         ) from error
-    return {"states": states, "evidence": [], "restarted": [], "snapshot": after}
+    return {"states": states, "evidence": [], "restarted": [], "left": left, "snapshot": after}
+
+
+def _remove(record, emit, stop, run):
+    """What goes for good. The change counts already: a failure undoes nothing, and what is still
+    there `settle` tries once more, without Salt, and says why it stays."""
+    states = []
+    if record["after"]["sls"]:
+        try:
+            states = _salt(record["after"]["sls"], 30, emit, stop, run)
+        except (Failure, OSError) as error:
+            failure = _failure(error)
+            emit("remove", failure.message)
+            states = failure.more.get("failed", [])
+    reach("confirm.after")
+    return states
 
 
 def _confirmed(args, emit, stop, digest, bundle):
     """Asked again, as the answer did not arrive. What the first time could not tidy up is done."""
     lock = Lock(args["holder"], 30, emit, stop)
+    run = functools.partial(runner.run, lock=lock.fd)
+    left = {}
     try:
         record = common.read_json(common.JOURNAL)
         if record and record["id"] == args["id"] and trials.is_committed(args["id"]):
-            _settle(args["id"], record, digest, bundle)
+            left = _settle(args["id"], record, digest, bundle, emit, run)
     finally:
         lock.release()
     after = snapshot.snapshot(args["snapshot"])
-    return {"states": [], "evidence": [], "restarted": [], "snapshot": after}
+    return {"states": [], "evidence": [], "restarted": [], "left": left, "snapshot": after}
 
 
 def abort(args, emit, stop):
@@ -533,10 +563,10 @@ def check(args, emit, stop):
     return {"evidence": evidence}
 
 
-def _settle(trial_id, record, digest, bundle):
+def _settle(trial_id, record, digest, bundle, emit, run):
     """After the ledger was written: what is no longer needed goes. All of it can be done again
-    later."""
-    trials.settle(trial_id, record["owner"])
+    later. {key: reason} of what should have gone for good and did not."""
+    left = trials.settle(trial_id, record["owner"], emit, run)
     book = ledger.load()
     for name in set(book["formulas"].get(record["owner"], [])) - set(record["formula"]):
         common.remove_file(common.FORMULA + "/" + name)
@@ -547,6 +577,7 @@ def _settle(trial_id, record, digest, bundle):
     ledger.tidy(book)
     if book["entries"]:
         ledger.store_agent(digest, bundle)
+    return left
 
 
 def _failure(error):
@@ -574,11 +605,10 @@ def _failure(error):
 # -- staging
 
 
-def _staged(args, keep):
+def _staged(*formulas, modules):
     """{absolute path: text} of everything that is put there for Salt."""
-    formula = dict(args["formula"], **keep["formula"])
-    files = {common.FORMULA + "/" + name: text for name, text in formula.items()}
-    files.update({common.SALT + "/" + name: text for name, text in args["modules"].items()})
+    files = {common.FORMULA + "/" + n: text for formula in formulas for n, text in formula.items()}
+    files.update({common.SALT + "/" + name: text for name, text in modules.items()})
     files[common.DROP_IN] = DROP_IN
     return files
 

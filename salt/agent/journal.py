@@ -18,6 +18,7 @@ import qubes_admin as admin
 from common import Failure
 from steps import reach
 
+ROOM = 1 << 18  # bytes
 PATIENCE = 20  # seconds that a qube gets to shut down during an undo
 LOST = "made again, but what its private volume held is gone"
 
@@ -29,6 +30,7 @@ def plan(args, staged, apply_id, own=(), kept=None):
     watch.json as it is.
     """
     keep, book = args["keep"] or {"touch": [], "formula": {}, "sls": ""}, ledger.load()
+    after = args["after"] or {"keys": [], "formula": {}, "sls": ""}
     touch = list(dict.fromkeys(args["touch"] + keep["touch"]))
     touched = keys.read_all(touch)
     files = [key[5:] for key in touched if key.startswith("file:")]
@@ -53,16 +55,20 @@ def plan(args, staged, apply_id, own=(), kept=None):
         "halted": sorted(name for name in started if states.get(name, "Halted") == "Halted"),
         # Those of the running ones that are stopped so that they start with other settings.
         "renewed": sorted(
-            name for name in args["shutdown"] if "qube:" + name not in args["release"]
+            name
+            for name in args["shutdown"]
+            if "qube:" + name not in args["release"] + after["keys"]
         ),
         "bootId": machine.here.boot_id(),
         # For the confirmation, and for the way back long after it.
         "owner": args["owner"],
         "touch": touch,
         "release": args["release"],
-        "formula": sorted(set(args["formula"]) | set(keep["formula"])),
+        "formula": sorted(set(args["formula"]) | set(keep["formula"]) | set(after["formula"])),
         "formulas": book["formulas"].get(args["owner"], []),
         "keep": keep["sls"],
+        # What goes for good once it counts: none of it is changed before, so no undo needs it.
+        "after": {"sls": after["sls"], "keys": after["keys"]},
         "watch": args["trial"]["watch"],
         "watchBefore": kept,
         "entries": {key: book["entries"].get(key) for key in touch + args["release"]},
@@ -91,6 +97,17 @@ def free():
     """Gives the way back the space that was held for it."""
     common.remove_file(common.RESERVE)
     menu.reserve(False)
+
+
+def surely(work, *args):
+    """On a full disk, in the space that is held for the way back."""
+    try:
+        return work(*args)
+    except OSError as error:
+        if not common.is_full(error):
+            raise
+        free()
+        return work(*args)
 
 
 def reserve(kept):
@@ -245,6 +262,25 @@ def put_back(record, emit, run):
             )
     undone = [key for key in changed if key not in reasons]
     return {"changed": changed, "undone": undone, "left": reasons}
+
+
+def remove(key, emit, run):
+    """Takes away for good what an apply had brought. Why it is still there; None where it is not."""
+    reasons = {}
+    if _attempt(reasons, key, keys.read, key) is None and not reasons:
+        return None
+    emit("remove", key)
+    space = os.statvfs(common.path(common.STATE))
+    if space.f_bavail * space.f_frsize < ROOM:
+        free()  # qubesd cannot even note that a qube is gone
+    kind, qube, _ = keys.split(key)
+    if kind == "qube":
+        _attempt(reasons, key, stop_qube, qube, PATIENCE)
+    if not reasons:
+        _attempt(reasons, key, keys.restore, key, None, None, run)
+    if not reasons and keys.read(key) is not None:
+        reasons[key] = "it is still there"
+    return reasons.get(key)
 
 
 def _rank(key, before, removed):

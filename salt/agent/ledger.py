@@ -52,11 +52,15 @@ def owners(entry):
     return [entry["owner"]] + entry.get("also", [])
 
 
-def claim(ledger, owner, before, after, release, at):
-    """
-    Enters what an apply made of its keys at the time `at`; the first value stays that of the first
-    claim. A key that others want too stays theirs when it is released.
-    """
+def is_disposable(ledger, key, owner):
+    """Whether `owner` alone has brought it, and nobody else wants it."""
+    entry = ledger["entries"].get(key)
+    return entry is not None and entry["first"] is None and owners(entry) == [owner]
+
+
+def claim(ledger, owner, before, after, at):
+    """Enters what an apply made of its keys at the time `at`; the first value stays that of the
+    first claim."""
     entries = ledger["entries"]
     for key, value in after.items():
         entry = entries.setdefault(
@@ -67,7 +71,12 @@ def claim(ledger, owner, before, after, release, at):
         # Also where somebody had changed it since, and it was put right: who started in between has that.
         if entry["ours"] != value or before[key] != value:
             entry.update(ours=value, at=at)
-    for key in release:
+
+
+def release(ledger, owner, keys):
+    """A key that others want too stays theirs."""
+    entries = ledger["entries"]
+    for key in keys:
         entry = entries.pop(key, None)
         others = [other for other in owners(entry) if other != owner] if entry else []
         if others:

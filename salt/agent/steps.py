@@ -53,9 +53,12 @@ STEPS = {
         "confirm.read-back",
         "confirm.watch",  # watch.json is written
         "confirm.ledger",  # the ledger is: from here on it counts
+        "confirm.after",  # Salt has ended once more: what goes for good is gone
         "settle.watch",
         "settle.menu",
         "settle.outcome",
+        "settle.key",  # once a key that goes for good
+        "settle.removed",  # the ledger has none of them any more
         "settle.trial",  # trial.json is gone
         "settle.journal",
         "confirm.settled",

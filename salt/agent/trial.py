@@ -7,7 +7,7 @@ ways out of it. Agents and the guard meet here: whoever moves a trial out of a p
     any      → undoing  → as before (no file)
 
 The ledger decides whether a trial counts: once its `applied` is this id, there is nothing to undo,
-only to tidy up (`settle`).
+only to finish (`settle`): what could not have been undone is removed then, and not before.
 """
 
 import contextlib
@@ -237,7 +237,8 @@ def commit(trial, record, book, at):
     after = keys.read_all(record["before"])
     reach("confirm.read-back")
     touched = {key: after[key] for key in record["touch"]}
-    ledger.claim(book, record["owner"], record["before"], touched, record["release"], at)
+    ledger.claim(book, record["owner"], record["before"], touched, at)
+    ledger.release(book, record["owner"], record["release"])
     if record["watch"]:
         save(common.WATCH, _watch(record, book, after))
     reach("confirm.watch")
@@ -289,25 +290,31 @@ def _watch(record, book, after):
     )
 
 
-def settle(trial_id, owner):
-    """After the ledger counts it: everything goes that was there for the trial alone. Can be done
-    again, and by anybody."""
+def settle(trial_id, owner, emit, run):
+    """
+    After the ledger counts it: what it takes away for good goes, and everything that was there for
+    the trial alone. Can be done again, and by anybody, and needs no Salt. {key: reason} of what
+    should have gone and did not: it stays its owner's, whose next change tries it again.
+    """
     record = common.read_json(common.JOURNAL)
     mine = record is not None and record["id"] == trial_id
     kept = watch()
-    journal.free()
     if mine and kept and not record["watch"] and kept["owner"] == owner:
         common.remove_file(common.WATCH)
         kept = None
     reach("settle.watch")
     menu.unchoose()
     menu.untry()
-    menu.sync(None, kept)
+    journal.surely(menu.sync, None, kept)
+    journal.surely(units.follow, kept)
     reach("settle.menu")
     outcome = common.read_json(common.OUTCOME)
     if outcome and outcome["owner"] == owner:
         common.remove_file(common.OUTCOME)
     reach("settle.outcome")
+    # Last of what may fail or take long: the screen is no matter of it.
+    left = _remove(record, emit, run) if mine else {}
+    reach("settle.removed")
     trial = load()
     if trial and trial["id"] == trial_id:
         if trial.get("armed"):
@@ -317,15 +324,35 @@ def settle(trial_id, owner):
     if mine:
         journal.end()
     journal.reserve(kept)
-    units.follow(kept)
     reach("settle.journal")
+    return left
 
 
-def settle_rest():
+def settle_rest(emit, run):
     """A journal that was left after its trial counted."""
     record = common.read_json(common.JOURNAL)
     if record and load() is None and is_committed(record["id"]):
-        settle(record["id"], record["owner"])
+        settle(record["id"], record["owner"], emit, run)
+
+
+def _remove(record, emit, run):
+    """{key: reason} of what is still there. What is gone is nobody's any more."""
+    book, owner = ledger.load(), record["owner"]
+    going = [k for k in record.get("after", {}).get("keys", []) if k in book["entries"]]
+    if any(key.startswith("qube:") for key in going):
+        admin.qubes()  # where qubesd does not answer it is not refused, only too early
+    left = {}
+    for key in sorted(going, reverse=True):  # a qube before the packages that serve it
+        if ledger.is_disposable(book, key, owner):
+            reason = journal.remove(key, emit, run)
+            if reason is not None:
+                left[key] = reason
+        reach("settle.key")
+    gone = [key for key in going if key not in left]
+    if gone:
+        ledger.release(book, owner, gone)
+        journal.surely(ledger.save, book)
+    return left
 
 
 # -- a confirmed mode that does not come up
@@ -353,6 +380,7 @@ def rescue(kept, emit, run):
             before[key] = value
     alone = dict(record, before=before, halted=[kept["qube"]], renewed=[], running=[])
     outcome = journal.put_back(alone, emit, run)
+    journal.hold(record)  # for the ledger, which is told next
     reach("undo.values")
     stuck = {key for key, reason in outcome["left"].items() if reason == keys.STUCK}
     for key, value in record["before"].items():
@@ -369,7 +397,7 @@ def rescue(kept, emit, run):
         if entry and key not in book["entries"] and key not in outcome["left"]:
             book["entries"][key] = entry
     book["formulas"][kept["owner"]] = record["formulas"]
-    save(common.LEDGER, book)
+    journal.surely(save, common.LEDGER, book)
     reach("rescue.ledger")
     trial = {"id": record["id"], "owner": kept["owner"], "phase": "committed"}
     _tell(trial, "left" if outcome["left"] else "rescued", kept["rescuing"], outcome)

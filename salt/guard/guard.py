@@ -9,7 +9,8 @@ What it finds, and what it does:
 
     trial.json    in a boot that was not planned for (power loss, an entry that did not come up):
                   undo. In the trial's own boot: a deadline starts. Past a deadline: undo, and leave a
-                  boot that only the trial made. The ledger has its id: it counts; tidy up.
+                  boot that only the trial made. The ledger has its id: it counts; remove what
+                  goes for good, and tidy up.
     watch.json    a confirmed mode that keeps the display from dom0. In a boot that is made for it:
                   let the GUI domain start, check it; not up in time: undo, reboot. In any other boot
                   (a person, or GRUB after one boot that nobody verified, chose the rescue entry):
@@ -67,6 +68,8 @@ class Guard:
         if (trial and trial["boot"]) or (kept and self._made_for(kept)):
             self._watch_over(trial)
         self._may_start(kept, trial)
+        if trial and trials.is_committed(trial["id"]):
+            return LOOK  # what is still to be removed may take long: no start waits for that
         return self.step()
 
     def step(self):
@@ -83,7 +86,9 @@ class Guard:
 
     def _trial(self, trial):
         if trials.is_committed(trial["id"]):
-            return self._alone(lambda: trials.settle(trial["id"], trial["owner"]))
+            return self._alone(
+                lambda: trials.settle(trial["id"], trial["owner"], self._emit, self.run)
+            )
         if trial["phase"] == "undoing":
             return self._undo(trial)
         seconds = trials.left(trial)
@@ -130,7 +135,7 @@ class Guard:
             return LOOK  # somebody is at it
         try:
             trial = trials.load()
-            if trial is None or trial["phase"] != "undoing":
+            if trial is None or trial["phase"] != "undoing" or trials.is_committed(trial["id"]):
                 return 0
             outcome = trials.undo(trial, self._emit, self.run, told=True)
         finally:
@@ -164,7 +169,7 @@ class Guard:
         """A journal without a trial."""
         record = journal.load()
         if record is None:
-            return self._alone(trials.settle_rest)
+            return self._alone(lambda: trials.settle_rest(self._emit, self.run))
         outcome = {"left": {}}
 
         def undo():

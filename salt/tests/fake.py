@@ -356,7 +356,7 @@ for number, action in enumerate(json.loads(formula)):
     elif kind == "package":
         packages = json.load(open(root + "/packages"))
         packages[args[0]] = args[1]
-        json.dump(packages, open(root + "/packages", "w"))
+        json.dump({n: v for n, v in packages.items() if v}, open(root + "/packages", "w"))
     elif kind == "child":  # a grandchild that ignores SIGTERM and writes when it is done
         import subprocess
         subprocess.run([sys.executable, "-c", "import os, signal, time; "
@@ -394,6 +394,8 @@ import json, os, sys
 name = os.environ["FAKE_ROOT"] + "/packages"
 packages = json.load(open(name))
 assert sys.argv[1:3] == ["-y", "remove"]
+if os.path.exists(name + "-held"):
+    sys.exit("Error: Problem: it is held")
 del packages[sys.argv[3]]
 json.dump(packages, open(name, "w"))
 """
@@ -791,6 +793,7 @@ class HostCase(unittest.TestCase):
             "restart": [],
             "trial": {"seconds": 60, "boot": None, "watch": None},
             "keep": None,
+            "after": None,
         }
         args.update(more)
         return args
@@ -798,22 +801,27 @@ class HostCase(unittest.TestCase):
     def emit(self, *event):
         self.events.append(event)
 
+    def stop(self):
+        import common
+
+        stop = common.Stop()
+        self.addCleanup(stop.close)
+        return stop
+
     def begin(self, args, stop=None):
         """The first request alone."""
         import apply
-        import common
 
         bundle = json.dumps(sources()).encode()
-        return apply.apply(args, self.emit, stop or common.Stop(), bundle)
+        return apply.apply(args, self.emit, stop or self.stop(), bundle)
 
     def confirm(self, trial_id, since=None):
         import apply
-        import common
 
         args = {"id": trial_id, "holder": "alice@desk"}
         args["snapshot"] = {"packages": ["old-package", "new-package"]}
         since = self.machine.boottime() if since is None else since
-        return apply.confirm(args, self.emit, common.Stop(), since, "d1", b"{}")
+        return apply.confirm(args, self.emit, self.stop(), since, "d1", b"{}")
 
     def apply(self, args, stop=None):
         """A live trial as the controller makes it."""

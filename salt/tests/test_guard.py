@@ -3,6 +3,7 @@ The guard, in virtual time: each of its rules, a crash at each step of each way,
 without it (the negative controls: a test that cannot fail is none).
 """
 
+import errno
 import json
 import os
 
@@ -31,6 +32,7 @@ STAGED = [
     "file:" + POLICY,
 ]
 KEPT = ["bootarg:" + token for token in TOKENS] + ["property:sys-gui:autostart"]
+GONE = ["qube:sys-gui", "package:new-package"]
 WATCH = {
     "qube": "sys-gui",
     "ports": ["00_02.0"],
@@ -73,7 +75,7 @@ class Trials(HostCase):
                     menu.write_token(token, token in rest[0])
             elif kind == "package":
                 packages = dict(json.loads(self.text("/packages")), **{rest[0]: rest[1]})
-                self.put("/packages", json.dumps(packages))
+                self.put("/packages", json.dumps({n: v for n, v in packages.items() if v}))
             else:
                 raise common.Failure("salt-failed", "Salt failed: " + rest[0])
         return [{"id": sls, "function": "x", "result": True, "comment": "", "changes": {}}]
@@ -123,12 +125,31 @@ class Trials(HostCase):
             keep={"formula": formula("keep", keep), "sls": "guidomain.keep", "touch": KEPT},
         )
 
+    def bring(self):
+        """What `take` takes away again."""
+        actions = [
+            ["admin", "create", "sys-gui", "AppVM", "fedora", "black"],
+            ["admin", "set_property", None, "default_guivm", "sys-gui"],
+            ["package", "new-package", "4.3.1"],
+        ]
+        self.apply(self.args(actions, [GONE[0], "global:default_guivm", GONE[1]]))
+
+    def take(self, after=None, **more):
+        """What can be put back is, at once; a qube with its data and a package only when it
+        counts."""
+        back = [["admin", "set_property", None, "default_guivm", "dom0"]]
+        if after is None:
+            after = [["admin", "remove", "sys-gui"], ["package", "new-package", None]]
+        key = "global:default_guivm"
+        removal = {"formula": formula("after", after), "sls": "guidomain.after", "keys": GONE}
+        return self.args(back, [key], release=[key], after=removal, **more)
+
     def reboot(self, trial_id):
-        return apply_module.reboot({"id": trial_id, "holder": "alice"}, self.emit, common.Stop())
+        return apply_module.reboot({"id": trial_id, "holder": "alice"}, self.emit, self.stop())
 
     def resume(self, trial_id, start="sys-gui"):
         args = {"id": trial_id, "holder": "alice", "start": start, "verify": []}
-        return apply_module.resume(args, self.emit, common.Stop())
+        return apply_module.resume(args, self.emit, self.stop())
 
     def look(self):
         """The guard's first look of this boot, then qubes that start by themselves."""
@@ -299,7 +320,7 @@ class Rules(Trials):
         self.begin(self.live())
         from lock import Lock
 
-        held = Lock("stuck", 0, self.emit, common.Stop())
+        held = Lock("stuck", 0, self.emit, self.stop())
         pid, os.getpid = os.getpid, lambda: 1
         self.addCleanup(setattr, os, "getpid", pid)
         self.machine.kill = lambda number: (self.machine.killed.append(number), held.release())
@@ -399,7 +420,7 @@ class Rules(Trials):
         args = {"id": trial_id, "holder": "alice", "start": None}
         args["verify"] = [{"kind": "host", "id": "no", "argv": ["false"], "timeout": 5}]
         with self.assertRaises(common.Failure) as caught:
-            apply_module.resume(args, self.emit, common.Stop())
+            apply_module.resume(args, self.emit, self.stop())
         more = caught.exception.more
         self.assertEqual((caught.exception.code, more["rebooting"]), ("verify-failed", True))
         self.assertEqual((more["evidence"][0]["ok"], more["left"]), (False, {}))
@@ -413,7 +434,7 @@ class Rules(Trials):
         self.reboot(trial_id)
         self.power_cycle()
         self.look()
-        done = apply_module.abort({"id": trial_id, "why": "Ctrl-C"}, self.emit, common.Stop())
+        done = apply_module.abort({"id": trial_id, "why": "Ctrl-C"}, self.emit, self.stop())
         self.assertEqual((done["rebooting"], done["left"]), (True, {}))
         self.power_cycle()
         self.alone()
@@ -692,11 +713,147 @@ class Rules(Trials):
             {"kind": "host", "id": "c", "argv": ["true"], "timeout": 5},
         ]
         before = self.dump()
-        found = apply_module.check({"verify": asked}, self.emit, common.Stop())["evidence"]
+        found = apply_module.check({"verify": asked}, self.emit, self.stop())["evidence"]
         self.assertEqual(
             [(e["id"], e["ok"]) for e in found], [("a", False), ("b", False), ("c", True)]
         )
         self.assertEqual(self.dump(), before)
+
+
+class Removals(Trials):
+    """What could not be brought back goes when the change counts, not before."""
+
+    def setUp(self):
+        super().setUp()
+        self.before = self.meaning()
+        self.bring()
+
+    def there(self):
+        """Which of the things are there, and which are in the ledger."""
+        packages = json.loads(self.text("/packages"))
+        found = ["sys-gui" in self.qubes.qubes, "new-package" in packages]
+        return found, [key for key in GONE if key in ledger.load()["entries"]]
+
+    def test_it_goes_once_the_change_counts(self):
+        first = self.begin(self.take(shutdown=["sys-gui"]))
+        self.assertEqual(self.there(), ([True, True], GONE))
+        result = self.confirm(first["id"])
+        self.assertEqual((result["left"], result["snapshot"]["ledger"]), ({}, {}))
+        self.assertEqual([s["id"] for s in result["states"]], ["guidomain.after"])
+        self.assertEqual(self.meaning(), self.before)
+        self.quiet()
+
+    def test_nothing_of_it_goes_with_a_change_that_is_undone(self):
+        before = self.seen()
+        keep = {"formula": formula("keep", [["fail", "no"]]), "sls": "guidomain.keep", "touch": []}
+        self.fails("salt-failed", self.take(keep=keep))
+        self.assertEqual(self.seen(), before)
+        self.begin(self.take())
+        self.machine.sleep(61)
+        self.alone()
+        self.assertEqual(self.seen(), before)
+
+    def test_what_salt_does_not_take_away_is_taken_away_without_it(self):
+        for after in ([], [["admin", "remove", "sys-gui"], ["fail", "killed"]]):
+            with self.subTest(after=after):
+                self.assertEqual(self.apply(self.take(after))["left"], {})
+                self.assertEqual(self.meaning(), self.before)
+                self.bring()
+
+    def test_what_does_not_go_stays_its_owners_and_the_next_change_takes_it(self):
+        self.put("/packages-held", "")
+        admin.set_property("work", "guivm", "sys-gui")
+        result = self.apply(self.take([["fail", "held"]]))
+        self.assertIn("Domain is in use", result["left"][GONE[0]])
+        self.assertIn("it is held", result["left"][GONE[1]])
+        self.assertEqual(set(result["snapshot"]["ledger"]), set(GONE))
+        self.assertEqual(self.there(), ([True, True], GONE))
+        self.quiet()
+        self.assertIsNone(guard.Guard().step())  # nobody goes on trying
+        admin.reset_property("work", "guivm")
+        os.unlink(self.root + "/packages-held")
+        self.assertEqual(self.apply(self.take())["left"], {})
+        self.assertEqual(self.meaning(), self.before)
+
+    def test_a_qube_that_does_not_shut_down_is_not_killed(self):
+        self.qubes.qubes["sys-gui"]["state"] = "Running"
+        self.qubes.stubborn.add("sys-gui")
+        left = self.apply(self.take([["package", "new-package", None]]))["left"]
+        self.assertEqual(left, {GONE[0]: "sys-gui did not shut down within 20 s"})
+        self.assertEqual(self.qubes.qubes["sys-gui"]["state"], "Running")
+
+    def test_only_what_its_owner_alone_has_brought(self):
+        before = self.dump()
+        for keys, code in (
+            (["package:old-package"], "conflict"),
+            (["qube:work"], "conflict"),
+            (["global:default_guivm"], "bad-request"),
+            (["qube:a b"], "bad-request"),
+            ("qube:sys-gui", "bad-request"),
+        ):
+            args = self.take()
+            args["after"]["keys"] = keys
+            self.fails(code, args)
+        self.fails("conflict", self.take(owner="urn:other"))
+        for part, value in (("sls", "top"), ("formula", {"other/x.sls": ""})):
+            args = self.take()
+            args["after"][part] = value
+            self.fails("bad-request", args)
+        self.assertEqual(self.dump(), before)
+        self.apply(self.args([], [GONE[1]], owner="urn:other"))
+        self.fails("conflict", self.take())
+        self.assertEqual(self.there(), ([True, True], GONE))
+
+    def test_a_boot_does_not_wait_for_it(self):
+        trial_id = self.begin(self.take())["id"]
+        self.assertTrue(self.killed("confirm.ledger", lambda: self.confirm(trial_id)))
+        self.power_cycle()
+        one = guard.Guard()
+        one.boot()
+        self.assertEqual(self.there(), ([True, True], GONE))
+        self.assertEqual(one.step(), 0)
+        self.assertEqual(self.there(), ([False, False], []))
+        self.quiet()
+
+    def test_it_waits_for_a_qubesd_that_does_not_answer(self):
+        trial_id = self.begin(self.take())["id"]
+        self.assertTrue(self.killed("confirm.ledger", lambda: self.confirm(trial_id)))
+        real, admin.SOCKET = admin.SOCKET, self.root + "/run/nobody"
+        with self.assertRaises(admin.AdminError):
+            guard.Guard().step()
+        admin.SOCKET = real
+        self.assertEqual(self.there(), ([True, True], GONE))
+        self.alone()
+        self.assertEqual(self.there(), ([False, False], []))
+        self.quiet()
+
+    def test_a_full_disk_keeps_nothing_from_going(self):
+        """There is room for that in what is held for the way back."""
+        trial_id = self.begin(self.take())["id"]
+        self.assertTrue(self.killed("confirm.ledger", lambda: self.confirm(trial_id)))
+        real = common.write_file
+
+        def full(name, *args):
+            if os.path.exists(self.root + common.RESERVE):
+                raise OSError(errno.ENOSPC, "No space left on device")
+            real(name, *args)
+
+        common.write_file = full
+        self.addCleanup(setattr, common, "write_file", real)
+        self.alone()
+        self.assertEqual(self.there(), ([False, False], []))
+        self.quiet()
+
+    def test_a_guard_that_comes_too_late_undoes_nothing(self):
+        """It saw the deadline pass just before the change counted."""
+        trial_id = self.begin(self.take())["id"]
+        self.assertTrue(self.killed("confirm.ledger", lambda: self.confirm(trial_id)))
+        late = dict(trials.load(), phase="confirmed")
+        self.assertEqual(guard.Guard()._undo(late, "it was not confirmed in time"), 0)
+        self.alone()
+        self.assertEqual(self.there(), ([False, False], []))
+        self.assertEqual(self.meaning()["globals"], self.before["globals"])
+        self.assertIsNone(self.outcome())
 
 
 class Crashes(Trials):
@@ -710,7 +867,7 @@ class Crashes(Trials):
     def test_live(self):
         before = self.meaning()
         names = list(steps.STEPS["live"]) + list(steps.STEPS["confirm"])
-        names = [n for n in names if n not in ("apply.locked", "confirm.salt")]
+        names = [n for n in names if n not in ("apply.locked", "confirm.salt", "settle.key")]
 
         def run():
             self.machine.running = units.live() if os.path.isdir(self.root + common.GUARD) else None
@@ -766,7 +923,7 @@ class Crashes(Trials):
                 [s for s in steps.STEPS["resume"] if s.startswith("guard")],
             ),
             ("resume", self.resume, [s for s in steps.STEPS["resume"] if s.startswith("resume")]),
-            ("confirm", self.confirm, steps.STEPS["confirm"]),
+            ("confirm", self.confirm, [s for s in steps.STEPS["confirm"] if s != "settle.key"]),
         ]
         cases = 0
         for stop, run, names in parts:
@@ -791,6 +948,38 @@ class Crashes(Trials):
                             self.assertEqual(now, wanted)
                         self.quiet()
         self.assertGreater(cases, 60)
+
+    def test_removal(self):
+        self.bring()
+        before = self.meaning()
+        self.apply(self.take())
+        after = self.meaning()
+        # Salt takes nothing away here: all of it is done by whoever finishes the change.
+        for at in ("confirm.watch",) + COUNTS:
+            for how in ("power", "time", "apply", "again"):
+                for count in (1, 2) if at == "settle.key" else (1,):
+                    with self.subTest(at=at, how=how, count=count):
+                        self.setUpHost()
+                        self.bring()
+                        trial_id = self.begin(self.take([]))["id"]
+                        run = lambda: self.confirm(trial_id)
+                        self.assertTrue(self.killed(at, run, count), "never reached")
+                        if how == "power":
+                            self.power_cycle()
+                        if how == "again" and at in COUNTS:
+                            # Its guard and then its next agent are killed, too.
+                            self.killed("settle.key", lambda: guard.Guard().step())
+                            self.killed("settle.removed", run)
+                        self.machine.sleep(1000)
+                        if how == "apply":
+                            self.fails("salt-failed", self.args([["fail", "x"]], []))
+                        else:
+                            self.alone()
+                        wanted = after if at in COUNTS else before
+                        self.assertEqual(without_guard(self.meaning()), without_guard(wanted))
+                        entries = ledger.load()["entries"]
+                        self.assertEqual(any(k in entries for k in GONE), at not in COUNTS)
+                        self.quiet()
 
     def test_undo(self):
         """Killed while it undoes, by whoever does it, as often as may be."""

@@ -13,7 +13,7 @@ import { Evaluator } from "../policy/evaluate.ts";
 import { loadPolicy } from "../policy/load.ts";
 import { rulesOf } from "../policy/rules.ts";
 import { audioSettingsOf } from "./audioSettings.ts";
-import { devicesFormulaOf, formulaOf, keepFormulaOf } from "./formula.ts";
+import { afterFormulaOf, devicesFormulaOf, formulaOf, keepFormulaOf } from "./formula.ts";
 import { slsName } from "./names.ts";
 import { settingsOf } from "./settings.ts";
 import { render, Unquotable, yaml } from "./templates.ts";
@@ -212,20 +212,12 @@ test("a GPU domain: hvm before its devices, and nothing starts it before the gua
 test("what a confirmed boot adds is a formula of its own", () => {
   const { kept, staged } = inTwoParts(gpu());
   assert.equal([staged.properties["autostart"], staged.bootArguments], ["False", {}]);
-  const later: Restore[] = [
-    { key: "bootarg:rd.qubes.hide_pci=00_03.0", to: null },
-    { key: "qube:old", to: null },
-  ];
+  const later: Restore[] = [{ key: "bootarg:rd.qubes.hide_pci=00_03.0", to: null }];
   const { sls, files } = keepFormulaOf({ qube: "sys-gui", settings: kept, restores: later });
   assert.is(sls, "guidomain.sys-gui.keep");
   assert.equal(Object.keys(files), ["guidomain/sys-gui/keep/init.sls"]);
   const parsed = states(Object.values(files)[0] ?? "");
-  assert.equal(Object.keys(parsed), [
-    "sys-gui boot",
-    "sys-gui start",
-    "sys-gui back qube old",
-    "sys-gui back boot",
-  ]);
+  assert.equal(Object.keys(parsed), ["sys-gui boot", "sys-gui start", "sys-gui back boot"]);
   assert.equal(parsed["sys-gui start"]?.["qube.properties"], [
     { name: "sys-gui" },
     { set: { autostart: "True" } },
@@ -235,6 +227,19 @@ test("what a confirmed boot adds is a formula of its own", () => {
     { add: [] },
     { remove: ["rd.qubes.hide_pci=00_03.0"] },
   ]);
+});
+
+test("what goes for good is a formula of its own: a qube before the packages that serve it", () => {
+  const { sls, files } = afterFormulaOf("sys-gui", "gui", [
+    { key: "package:dummy-psu-sender", to: null },
+    { key: "qube:sys-gui", to: null },
+  ]);
+  assert.is(sls, "guidomain.sys-gui.after");
+  assert.equal(Object.keys(files), ["guidomain/sys-gui/after/init.sls"]);
+  assert.equal(states(Object.values(files)[0] ?? ""), {
+    "sys-gui back qube sys-gui": { "qube.absent": [{ name: "sys-gui" }] },
+    "sys-gui back packages": { "pkg.removed": [{ pkgs: ["dummy-psu-sender"] }] },
+  });
 });
 
 test("a display goes back before its qube can be pvh again; what others had assigned comes back last", () => {

@@ -110,21 +110,30 @@ export function devicesFormulaOf(request: {
 /** What is applied once a trial boot is confirmed: boot arguments, the start with the host, and what is for good. */
 export function keepFormulaOf(request: {
   qube: string;
-  part?: Part;
   settings: Pick<Settings, "bootArguments" | "properties">;
   restores: Restore[];
 }): Formula {
-  const { qube, part = "gui", settings, restores } = request;
-  const at = `${placeOf(qube, part)}/keep`;
+  const { qube, settings, restores } = request;
+  const at = `${slsName(qube)}/keep`;
   const { files, beside } = folder(at);
   const back = restored(qube, restores, beside);
   files[`guidomain/${at}/init.sls`] = render("qubes/keep.sls", {
     scope: qube,
     qube,
-    title: `${TITLES[part]} ${qube}`,
+    title: `${TITLES.gui} ${qube}`,
     words: listOrNot(Object.keys(settings.bootArguments)),
     properties: pairs(settings.properties),
     restore: `${back.devices && `\n${back.devices}`}${back.rest}`,
+  });
+  return { sls: `guidomain.${at.replaceAll("/", ".")}`, files, digest: digestOf(files) };
+}
+
+/** What goes for good once the change counts: packages of dom0, qubes that were created. */
+export function afterFormulaOf(qube: string, part: Part, restores: Restore[]): Formula {
+  const at = `${placeOf(qube, part)}/after`;
+  const { files, beside } = folder(at);
+  files[`guidomain/${at}/init.sls`] = render("qubes/after.sls", {
+    restore: restored(qube, restores, beside).rest,
   });
   return { sls: `guidomain.${at.replaceAll("/", ".")}`, files, digest: digestOf(files) };
 }

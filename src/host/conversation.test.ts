@@ -84,7 +84,7 @@ def main(digest, bundle, rest):
                               "evidence": evidence, "restarted": ["r"], "watchdog": None},
             "reboot": lambda: {"boot": "b", "watchdog": True},
             "resume": lambda: {"phase": "verified", "id": args["id"], "evidence": evidence},
-            "confirm": lambda: {"states": [state], "evidence": [], "restarted": [], "snapshot": empty(plan)},
+            "confirm": lambda: {"states": [state], "evidence": [], "restarted": [], "left": {}, "snapshot": empty(plan)},
             "abort": lambda: {"changed": ["k"], "undone": ["k"], "left": {}, "rebooting": False},
             "release": lambda: {},
             "check": lambda: {"evidence": evidence},

@@ -84,6 +84,7 @@ export async function converse(
     states: [...waiting.states, ...result.states],
     evidence: [...waiting.evidence, ...evidence, ...result.evidence],
     restarted: [...waiting.restarted, ...result.restarted],
+    left: result.left,
     snapshot: result.snapshot,
   });
   const confirm = (agent: Agent) =>
@@ -245,6 +246,7 @@ export async function converse(
           states: [],
           evidence: [],
           restarted: [],
+          left: {},
           snapshot: await agent.request("snapshot", talk.snapshot, Snapshot),
         };
       return error;

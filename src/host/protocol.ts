@@ -251,6 +251,14 @@ export interface KeepArgs {
   touch: string[];
 }
 
+/** What Salt takes away once the ledger counts the change: what no undo could bring back. */
+export interface AfterArgs {
+  formula: Record<string, string>;
+  sls: string;
+  /** Packages of dom0 and qubes, all brought by this owner alone. Each is its owner's until it is gone. */
+  keys: string[];
+}
+
 export interface ApplyArgs {
   /** Who is at work, for whoever finds the lock held: "alice@desk, stack lab, pid 4711". */
   holder: string;
@@ -263,7 +271,7 @@ export interface ApplyArgs {
   /** Keys whose ownership ends when this apply succeeds. */
   release: string[];
   /**
-   * Qubes to shut down before Salt runs. One that `release` gives up (deleting a created qube) and that the host does not
+   * Qubes to shut down before Salt runs. One that `release` or `after` gives up (deleting a created qube) and that the host does not
    * let go because it still has clients is left to `qube.absent`, which shuts it down after the formula has moved the
    * clients off. Any other is to start anew with what Salt has changed: it is shut down though clients name it, which
    * the controller has seen to have no windows there.
@@ -281,6 +289,7 @@ export interface ApplyArgs {
   restart: string[];
   trial: TrialArgs;
   keep: KeepArgs | null;
+  after: AfterArgs | null;
 }
 
 /** In the trial's boot: what is started there, and what must hold. */
@@ -353,6 +362,8 @@ export const ApplyResult = v.object({
   evidence: v.array(Evidence),
   /** Qubes that were restarted because `restart` named them. */
   restarted: v.array(v.string()),
+  /** Of what should have gone for good, what is still there, each with the reason; the change counts all the same. */
+  left: mapOf(v.string()),
   snapshot: Snapshot,
 });
 export type ApplyResult = v.InferOutput<typeof ApplyResult>;

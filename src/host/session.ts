@@ -22,12 +22,13 @@ export interface SessionOptions {
   scrub?: (text: string) => string;
 }
 
-type Defaulted = Pick<ApplyArgs, "trial" | "keep"> & Extras;
+type Defaulted = Pick<ApplyArgs, "trial" | "keep" | "after"> & Extras;
 /** A change: without more, one that needs no reboot and waits `seconds` for its confirmation. */
 export type Applied = Omit<ApplyArgs, keyof Defaulted> & Partial<Defaulted>;
 const DEFAULTS: Defaulted = {
   trial: { seconds: 180, boot: null, watch: null },
   keep: null,
+  after: null,
   start: null,
   verifyBoot: [],
 };

@@ -11,6 +11,10 @@ export interface Restore {
   to: KeyValue;
 }
 
+/** Whether it could not be undone: a created qube goes with its data, a package would have to come from far away. */
+export const isForGood = ({ key, to }: Restore): boolean =>
+  to === null && ["qube", "package"].includes(partsOf(key).kind);
+
 export interface Plan {
   /** What the host does not have yet. */
   changes: { wish: Wish; from: KeyValue }[];
@@ -76,7 +80,7 @@ export function planDelete(snapshot: Snapshot, owner: string, onDelete: "restore
 
 const OF_A_QUBE = ["property", "feature", "tag", "device"];
 
-function ownedBy(snapshot: Snapshot, owner: string): [string, LedgerEntry][] {
+export function ownedBy(snapshot: Snapshot, owner: string): [string, LedgerEntry][] {
   return Object.entries(snapshot.ledger).filter(([, entry]) => owns(entry, owner));
 }
 

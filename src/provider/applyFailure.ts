@@ -27,6 +27,17 @@ export function applyFailure(error: unknown, resource: string, host: string): st
   });
 }
 
+/** The change counts, but something that should have gone for good is still there: each with the reason. */
+export function stillThere(left: [string, string][], resource: string, host: string): string {
+  return sentence({
+    resource,
+    host,
+    what: `what is no longer wanted could not be removed: ${left.map(([key, why]) => `${wordsFor(key)} (${why})`).join(", ")}`,
+    changed: "The rest was applied and is kept",
+    next: "Mend that, then run it again: it tries the removal again",
+  });
+}
+
 const NOT_KNOWN = "Whether anything was changed is not known";
 
 const names = (keys: string[]) => keys.map(wordsFor).join(", ");

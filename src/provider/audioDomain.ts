@@ -28,12 +28,12 @@ import {
   streamsOf,
   waitingForSound,
 } from "../plan/audio.ts";
-import { owns, type Plan, planApply, planDelete } from "../plan/changes.ts";
+import { ownedBy, owns, type Plan, planApply, planDelete } from "../plan/changes.ts";
 import { appliedSettings, liveSettings } from "../plan/live.ts";
 import { sameValue } from "../plan/values.ts";
 import { rulesOf } from "../policy/rules.ts";
-import { applyFailure, whatOf } from "./applyFailure.ts";
-import { apply } from "./applying.ts";
+import { applyFailure, stillThere, whatOf } from "./applyFailure.ts";
+import { apply, leftOf } from "./applying.ts";
 import { diffByPath, replacing, topLevel } from "./diff.ts";
 import { asProperties, asValue } from "./guiDomainState.ts";
 import {
@@ -46,7 +46,7 @@ import {
   UNKNOWN,
 } from "./handler.ts";
 import type { ApplyRequest, HostAccess } from "./hosts.ts";
-import { keepOf, NOTHING, parted } from "./rungRequest.ts";
+import { parted } from "./rungRequest.ts";
 
 const REPLACING = ["host", "qube"];
 
@@ -144,7 +144,9 @@ export function audioDomainHandler(hosts: HostAccess): Handler {
         return { id, outputs: { ...outputs, looked: false }, inputs };
       }
       const isThere = snapshot.qubes[qube] !== undefined;
-      if (!isThere && (imported || outputs["state"] !== "fallback")) return null;
+      // Where only some of it could be removed, the rest is still this resource's.
+      const isOurs = outputs["state"] === "fallback" || ownedBy(snapshot, context.urn).length > 0;
+      if (!isThere && (imported || !isOurs)) return null;
       const audio = imported ? adopted(host, qube, snapshot, context.urn) : audioOf(inputs);
       const memory = memoryOf({ ...inputs, ...outputs });
       let wanted: Settings | null = null;
@@ -392,6 +394,12 @@ export function audioDomainHandler(hosts: HostAccess): Handler {
           }),
           outputs(result.snapshot, "drifted", verdict, result.evidence),
         );
+      const still = leftOf(request.after?.keys ?? [], context.urn, result);
+      if (still.length)
+        throw partial(
+          stillThere(still, resource, host),
+          outputs(result.snapshot, state, verdict, result.evidence),
+        );
       if (target === "staged") context.log(`its clients wait: ${reason}`, WARNING);
       return outputs(result.snapshot, state, verdict, result.evidence);
     } catch (error) {
@@ -423,7 +431,7 @@ function applyRequest(
   waiting: string[],
 ): Omit<ApplyRequest, "owner"> {
   const { qube } = audio;
-  const { now, later } = parted(plan.restores);
+  const { now, touch, release, after } = parted(qube, plan, "audio");
   const settings = appliedSettings(qube, wanted, snapshot);
   const formula = formulaOf({ qube, part: "audio", mode: target, settings, restores: now });
   // A client that runs and cannot be told of its new audio domain.
@@ -432,15 +440,15 @@ function applyRequest(
     return client?.state === "Running" && isFixed(client, snapshot);
   });
   return {
-    touch: plan.touch,
-    release: plan.release,
+    touch,
+    release,
+    after,
     restart: audio.restartClients === "allowed" ? [...new Set([...waiting, ...fixed])].sort() : [],
     shutdown: startsAnew ? [qube] : [],
     formula: formula.files,
     sls: formula.sls,
     verify: audioChecks(audio, snapshot, Object.keys(settings.files), target === "audio"),
     trial: { seconds: LIVE, boot: null, watch: null },
-    keep: keepOf(qube, NOTHING, later, "audio"),
   };
 }
 
@@ -451,18 +459,18 @@ const soundClients = (audio: AudioDomain, { changes }: Plan): string[] =>
     : audio.clients.filter((name) => changes.some(({ wish }) => wish.key === `property:${name}:audiovm`));
 
 function takeAwayRequest(qube: string, plan: Plan, snapshot: Snapshot): Omit<ApplyRequest, "owner"> {
-  const { now, later } = parted(plan.restores);
+  const { now, touch, release, after } = parted(qube, plan, "audio");
   const formula = formulaOf({ qube, part: "audio", mode: "", settings: null, restores: now });
   const any = now.length > 0;
   return {
-    touch: plan.touch,
-    release: plan.release,
+    touch,
+    release,
+    after,
     restart: [],
     shutdown: removes(qube, plan) && snapshot.qubes[qube]?.state !== "Halted" ? [qube] : [],
     formula: any ? formula.files : {},
     sls: any ? formula.sls : "",
     verify: [],
-    keep: keepOf(qube, NOTHING, later, "audio"),
   };
 }
 

@@ -16,8 +16,8 @@ import {
 } from "../plan/ladder.ts";
 import { preflight, startsAnew, waitingForRestart } from "../plan/preflight.ts";
 import { type Decision, decide } from "../plan/rungs.ts";
-import { applyFailure, whatOf } from "./applyFailure.ts";
-import { apply } from "./applying.ts";
+import { applyFailure, stillThere, whatOf } from "./applyFailure.ts";
+import { apply, leftOf } from "./applying.ts";
 import {
   asProperties,
   asValue,
@@ -204,24 +204,23 @@ class Climb {
   }
 
   /** What Salt was asked for and did not do is a failure, whatever Salt said (design §1 promise 5). */
-  #convinced(
-    { snapshot, evidence }: ApplyResult,
-    target: Rung,
-    wanted: Settings,
-    { ladder }: Decision,
-  ): void {
+  #convinced(result: ApplyResult, target: Rung, wanted: Settings, { ladder }: Decision): void {
     const { gui, context } = this.#task;
+    const { snapshot, evidence } = result;
     this.#snapshot = snapshot;
     this.#evidence = evidence;
-    const left = planRung(gui.qube, wanted, snapshot, context.urn).changes;
-    if (left.length === 0) return;
-    const reason = sentence({
-      resource: this.#resource,
-      host: gui.host,
-      what: `the host does not have what was applied: ${left.map((c) => c.wish.key).join(", ")}`,
-      changed: "The rest was applied and is kept",
-      next: 'Look for who else changes them, then run "pulumi up" again',
-    });
+    const { changes, release } = planRung(gui.qube, wanted, snapshot, context.urn);
+    const left = leftOf(release, context.urn, result);
+    if (changes.length + left.length === 0) return;
+    const reason = changes.length
+      ? sentence({
+          resource: this.#resource,
+          host: gui.host,
+          what: `the host does not have what was applied: ${changes.map((c) => c.wish.key).join(", ")}`,
+          changed: "The rest was applied and is kept",
+          next: 'Look for who else changes them, then run "pulumi up" again',
+        })
+      : stillThere(left, this.#resource, gui.host);
     const up = step(ladder, { is: "cameUp" });
     throw this.#partial(up, reason, outputsOf(gui, snapshot, context.urn, "ready", target));
   }
@@ -268,6 +267,8 @@ class Climb {
     plan: Plan | null,
   ): Promise<Properties> {
     const { hosts, gui, context } = this.#task;
+    const screen = screenOf(ladder);
+    const state = screen === "dom0" ? "staged" : verified(this.#olds) ? "ready" : "unverified";
     let now = snapshot;
     if (wanted && plan) {
       this.#settings = asProperties(wanted);
@@ -279,7 +280,12 @@ class Climb {
           resource: this.#resource,
           context,
           connection: this.#olds["connection"],
-          partial: (reason: string) => this.#partial(ladder, reason),
+          partial: (reason: string, made?: ApplyResult) =>
+            this.#partial(
+              ladder,
+              reason,
+              made && outputsOf(gui, made.snapshot, context.urn, state, screen, mode),
+            ),
         };
         const request: ApplyRequest = {
           ...stagedRequest(gui, wanted, plan, snapshot),
@@ -291,8 +297,6 @@ class Climb {
         this.#evidence = result.evidence;
       }
     }
-    const screen = screenOf(ladder);
-    const state = screen === "dom0" ? "staged" : verified(this.#olds) ? "ready" : "unverified";
     context.log(`mode "${mode}" waits: ${rebootWhy(mode)}. Until then mode "${screen}" stays in force`, {
       severity: "warning",
     });

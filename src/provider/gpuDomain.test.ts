@@ -105,14 +105,17 @@ test("a machine that can: one boot, mode gpu, checked and kept; then nothing to 
   assert.equal([host.boots, host.snapshot().ledger, host.snapshot().watch], [3, {}, null]);
 });
 
-test("what cannot be brought back goes last, when all is confirmed: a qube with its data, packages of dom0", async () => {
+test("what cannot be brought back goes last, once the change counts: a qube with its data, packages of dom0", async () => {
   const program = on();
   const { applied } = program.hosts;
   await program.up({ clients: ["work"], reboot: "allowed" });
   const removal = (text = "") => [/pkg\.removed/, /qube\.absent/].map((state) => state.test(text));
   const texts = (n: number) => {
-    const { formula = {}, keep = null } = applied.at(n) ?? {};
-    return [formula, keep?.formula ?? {}].map((files) => removal(Object.values(files).join("\n")));
+    const { formula = {}, keep = null, after = null, touch = [], release = [] } = applied.at(n) ?? {};
+    assert.not([...touch, ...release, ...(keep?.touch ?? [])].some((key) => after?.keys.includes(key)));
+    return [{ ...formula, ...keep?.formula }, after?.formula ?? {}].map((files) =>
+      removal(Object.values(files).join("\n")),
+    );
   };
   const never = [false, false];
   await program.up({ clients: ["work"], display: ["vnc"], reboot: "allowed" });
@@ -123,6 +126,30 @@ test("what cannot be brought back goes last, when all is confirmed: a qube with 
   await program.destroy();
   assert.equal(texts(-1), [never, [true, true]], "destroy");
   assert.is(sysGui(program.host), undefined);
+});
+
+test("what cannot be removed is said, stays ours, and goes with the next run", async () => {
+  const program = on();
+  const { host } = program;
+  const xephyr = { clients: ["work"], reboot: "allowed" };
+  await program.up(LADDER);
+  host.held.set("package:qubes-input-proxy-sender", "dnf: Error: it is held");
+  const failed = await failing(PartialFailure, program.up(xephyr));
+  assert.match(
+    failed.reasons[0] ?? "",
+    /^GUI domain sys-gui on host lab: what is no longer wanted could not be removed: dom0 package qubes-input-proxy-sender \(dnf: Error: it is held\)\. The rest was applied and is kept\. Mend that, then run it again: it tries the removal again\.$/,
+  );
+  assert.equal([mode(program), screen(host)], [["xephyr", "ready"], "dom0"], "it works all the same");
+  const shown = { "settings.packages.qubes-input-proxy-sender": "delete" };
+  assert.is((await program.preview(xephyr))[Object.keys(shown)[0] as string], "delete");
+  // Also to a run that knows of no failure.
+  program.unfinished = false;
+  await failing(PartialFailure, program.up(xephyr));
+  host.held.clear();
+  program.unfinished = false;
+  await program.up(xephyr);
+  assert.is(host.snapshot().packages["qubes-input-proxy-sender"], null);
+  assert.equal([mode(program), await program.preview(xephyr)], [["xephyr", "ready"], {}]);
 });
 
 test("before the boot nothing starts it and nothing is for good", async () => {
@@ -512,7 +539,11 @@ test("gone back to xephyr by itself: it is in force, checked anew, and that is t
   await program.up({ clients: ["work"] });
   await program.up(LADDER);
   host.rescue("X shows no picture");
-  assert.equal(await program.preview(LADDER), { remembered: "update" });
+  assert.equal(
+    await program.preview(LADDER),
+    { remembered: "update", "settings.packages.dummy-backlight-dom0": "add" },
+    "a package that went for good is all that a rescue does not bring back",
+  );
   assert.equal([mode(program), screen(host)], [["xephyr", "rescued"], "dom0"]);
   await program.up(LADDER);
   assert.equal(

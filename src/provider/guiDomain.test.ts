@@ -325,6 +325,42 @@ test("what the host does not allow any more is refused to an up and its preview;
   assert.equal(differing(before, everything(host.snapshot())), ["qube:fedora-43-xfce"]);
 });
 
+test("delete: what cannot be removed is said, and stays this resource's until it is gone", async () => {
+  for (const [key, words] of [
+    ["package:dummy-psu-sender", "dom0 package dummy-psu-sender"],
+    ["qube:sys-gui", 'qube "sys-gui"'],
+  ] as const) {
+    const program = new Program();
+    const { host } = program;
+    const before = everything(host.snapshot());
+    await program.up({ clients: ["work"] });
+    host.held.set(key, "it is held");
+    const error = await failing(Error, program.destroy());
+    assert.match(
+      error.message,
+      `GUI domain sys-gui on host lab: what is no longer wanted could not be removed: ${words} (it is held). The rest was applied and is kept.`,
+    );
+    assert.equal(Object.keys(host.snapshot().ledger), [key]);
+    await program.refresh();
+    assert.ok(program.state, "a refresh does not forget it");
+    await failing(Error, program.destroy());
+    host.held.clear();
+    await program.refresh();
+    await program.destroy();
+    assert.equal([everything(host.snapshot()), host.snapshot().ledger], [before, {}]);
+
+    // And an "up" instead of it makes it whole again.
+    await program.up({ clients: ["work"] });
+    host.held.set(key, "it is held");
+    await failing(Error, program.destroy());
+    await program.up({ clients: ["work"] });
+    assert.equal(await program.preview({ clients: ["work"] }), {});
+    host.held.clear();
+    await program.destroy();
+    assert.equal([everything(host.snapshot()), host.snapshot().ledger], [before, {}]);
+  }
+});
+
 test("running clients: pending until they restart, or restarted where that is allowed", async () => {
   const host = () => new HostModel(install({ qubes: { work: qube({ state: "Running" }) } }));
   const patient = new Program(host());

@@ -5,14 +5,14 @@ import type { Snapshot } from "../host/protocol.ts";
 import { Refusal, sentence } from "../model/failure.ts";
 import { allPackages, type GuiDomain, parseGuiDomain } from "../model/guiDomain.ts";
 import { NO_SETTINGS, type Settings } from "../model/settings.ts";
-import { type Plan, planDelete } from "../plan/changes.ts";
+import { isForGood, ownedBy, type Plan, planDelete } from "../plan/changes.ts";
 import { liveSettings } from "../plan/live.ts";
 import { inForce, preflightDelete } from "../plan/preflight.ts";
 import { decide } from "../plan/rungs.ts";
-import { sameValue } from "../plan/values.ts";
+import { partsOf, sameValue } from "../plan/values.ts";
 import { apply } from "./applying.ts";
 import { announce, bringUp } from "./climb.ts";
-import { diffByPath, replacing, topLevel, unlessRefused } from "./diff.ts";
+import { diffByPath, formatPath, replacing, topLevel, unlessRefused } from "./diff.ts";
 import {
   adopted,
   asProperties,
@@ -84,6 +84,7 @@ export function guiDomainHandler(hosts: HostAccess): Handler {
       const looks = !hasUnknown(news) && oldOutputs["looked"] !== false;
       let wanted: Settings | null | undefined;
       let missing: Changes = {};
+      let removals: string[] = [];
       let isRefused = false;
       if (looks) {
         const gui = guiOf(news);
@@ -92,6 +93,9 @@ export function guiDomainHandler(hosts: HostAccess): Handler {
         const announced = await unlessRefused(() => announce({ hosts, gui, context }, snapshot, memory));
         isRefused = announced === null;
         wanted = announced?.decision.wanted;
+        // A package that an earlier run could not remove. What another mode does away with is that mode's change.
+        if (announced?.plan && announced.decision.target === oldOutputs["mode"])
+          removals = announced.plan.restores.filter(isForGood).map((r) => partsOf(r.key).name);
         // What the description names anew and the host has already (after an import, say) is no change.
         if (wanted) {
           const live = liveSettings(gui.qube, wanted, snapshot);
@@ -110,6 +114,7 @@ export function guiDomainHandler(hosts: HostAccess): Handler {
         for (const [path, kind] of Object.entries(changes))
           if (topLevel(path) === "settings" && kind !== "delete" && !(path in missing)) delete changes[path];
       if (isRefused) changes["settings"] = "update";
+      for (const name of removals) changes[formatPath(["settings", "packages", name])] ??= "delete";
       return { changes, deleteBeforeReplace: true };
     },
 
@@ -142,7 +147,9 @@ export function guiDomainHandler(hosts: HostAccess): Handler {
       }
       const gui = imported && snapshot.qubes[qube] ? adopted(host, qube, snapshot) : null;
       const outcome = snapshot.outcome?.owner === context.urn ? snapshot.outcome : null;
-      if (!snapshot.qubes[qube] && (imported || !(outcome || withoutQube(outputs)))) return null;
+      // Where only some of it could be removed, or the qube went by hand, the rest is still this resource's.
+      const isOurs = outcome || withoutQube(outputs) || ownedBy(snapshot, context.urn).length > 0;
+      if (!snapshot.qubes[qube] && (imported || !isOurs)) return null;
       return found(gui ?? guiOf(inputs), gui !== null);
 
       function found(gui: GuiDomain, isImport: boolean) {

@@ -19,6 +19,7 @@ import {
 } from "../host/inventory.ts";
 import { HostPool } from "../host/pool.ts";
 import type {
+  AfterArgs,
   ApplyArgs,
   ApplyResult,
   KeepArgs,
@@ -44,6 +45,7 @@ const PASSPHRASE_WAIT = 30 * 60_000;
 export interface TrialRequest {
   trial?: TrialArgs;
   keep?: KeepArgs | null;
+  after?: AfterArgs | null;
   /** The checks of the trial's own boot; those of `verify` come before it. */
   verifyBoot?: Verification[];
 }
@@ -214,9 +216,9 @@ function projectFolder(): string {
   }
 }
 
-/** Whether Salt runs at all: before the boot or, with what an undo could not bring back, only after the confirmation. */
-const hasFormula = ({ formula, keep }: ApplyRequest) =>
-  [formula, keep?.formula ?? {}].some((files) => Object.keys(files).length > 0);
+/** Whether Salt runs at all: at once, with the confirmation or, with what no undo could bring back, only after it. */
+export const hasFormula = ({ formula, keep, after }: ApplyRequest) =>
+  [formula, keep?.formula ?? {}, after?.formula ?? {}].some((files) => Object.keys(files).length > 0);
 
 /** Who is at work, for whoever finds the lock held. */
 function holderOf(urn: string): string {

@@ -1,10 +1,13 @@
-/** A rung as one apply on the host: what is asked for at once, and what waits until a boot has proved it. Pure. Design §5. */
-import { formulaOf, keepFormulaOf, type Part } from "../formula/formula.ts";
+/**
+ * A rung as one apply on the host: what is asked for at once, what waits until a boot has proved it, and what goes for good once the
+ * change counts. Pure. Design §5.
+ */
+import { afterFormulaOf, formulaOf, keepFormulaOf, type Part } from "../formula/formula.ts";
 import type { Snapshot } from "../host/protocol.ts";
 import { NOT_THIS_BOOT } from "../model/gpu.ts";
 import type { GuiDomain } from "../model/guiDomain.ts";
 import { deviceId, PROHIBIT_START, type Settings } from "../model/settings.ts";
-import type { Plan, Restore } from "../plan/changes.ts";
+import { isForGood, type Plan, type Restore } from "../plan/changes.ts";
 import { appliedSettings } from "../plan/live.ts";
 import { startsAnew } from "../plan/preflight.ts";
 import { type Decision, inTwoParts } from "../plan/rungs.ts";
@@ -14,7 +17,7 @@ import type { ApplyRequest } from "./hosts.ts";
 
 type Request = Omit<ApplyRequest, "owner">;
 
-export const NOTHING = { bootArguments: {}, properties: {} };
+const NOTHING = { bootArguments: {}, properties: {} };
 
 /** Seconds that a change without a boot may wait for its confirmation. */
 const LIVE = 180;
@@ -44,17 +47,12 @@ export function rungRequest(
           checks: screenChecks(gui, snapshot, lit),
         }
       : null;
-  const common = { touch: plan.touch, release: plan.release, restart: known.restart };
-  const { now, later } = parted(plan.restores);
+  const { now, words, ...parts } = parted(gui.qube, plan);
+  const common = { ...parts, restart: known.restart };
   if (!needsBoot) {
     // The words of the kernel's line are those of this boot already.
-    const words = later.filter((r) => partsOf(r.key).kind === "bootarg");
-    const formula = formulaOf({
-      qube: gui.qube,
-      mode: rung,
-      settings: applied,
-      restores: [...now, ...words],
-    });
+    const restores = [...now, ...words];
+    const formula = formulaOf({ qube: gui.qube, mode: rung, settings: applied, restores });
     return {
       ...common,
       shutdown: startsAnew(gui, plan, snapshot, rung) ? [gui.qube] : [],
@@ -62,11 +60,6 @@ export function rungRequest(
       sls: formula.sls,
       verify: checks,
       trial: { seconds: LIVE, boot: null, watch },
-      keep: keepOf(
-        gui.qube,
-        NOTHING,
-        later.filter((r) => !words.includes(r)),
-      ),
     };
   }
   const { staged, kept } = rung === "gpu" ? inTwoParts(applied) : { staged: applied, kept: NOTHING };
@@ -81,8 +74,8 @@ export function rungRequest(
     sls: formula.sls,
     // Before the boot only what does not need it.
     verify: checks.filter((check) => check.kind === "host" && /^polic(y|ies)\b/.test(check.id)),
-    trial: { seconds: gui.limits.boot, boot: bootOf(wanted, later, snapshot), watch },
-    keep: keepOf(gui.qube, kept, later),
+    trial: { seconds: gui.limits.boot, boot: bootOf(wanted, words, snapshot), watch },
+    keep: keepOf(gui.qube, kept, words),
     verifyBoot: [
       ...checks.filter((check) => !/^polic(y|ies)\b/.test(check.id)),
       ...(rung === "gpu" ? [] : hostScreenChecks(gui, known.lit)),
@@ -95,18 +88,17 @@ export function stagedRequest(gui: GuiDomain, wanted: Settings, plan: Plan, snap
   const applied = appliedSettings(gui.qube, wanted, snapshot);
   if (PROHIBIT_START in wanted.features)
     applied.features = { ...applied.features, [PROHIBIT_START]: NOT_THIS_BOOT };
-  const { now, later } = parted(plan.restores);
+  const { now, words, ...parts } = parted(gui.qube, plan);
   const formula = formulaOf({ qube: gui.qube, mode: "staged", settings: applied, restores: now });
   const checks = verificationsOf(gui, "gpu", snapshot, Object.keys(applied.files));
   return {
-    touch: plan.touch,
-    release: plan.release,
+    ...parts,
     restart: [],
     shutdown: [],
     formula: formula.files,
     sls: formula.sls,
     verify: checks.filter((check) => check.id === "policies lint"),
-    keep: keepOf(gui.qube, NOTHING, later),
+    keep: keepOf(gui.qube, NOTHING, words),
   };
 }
 
@@ -119,8 +111,8 @@ export function takeAwayRequest(
   boots: { seconds: number; gui: GuiDomain; lit: string[] } | null,
 ): Request {
   const removes = plan.restores.some((r) => r.key === `qube:${qube}` && r.to === null);
-  const common = { touch: plan.touch, release: plan.release, restart: [] };
-  const { now, later } = parted(plan.restores);
+  const { now, words, ...parts } = parted(qube, plan);
+  const common = { ...parts, restart: [] };
   if (!boots) {
     const formula = formulaOf({ qube, mode, settings: null, restores: now });
     const any = now.length > 0;
@@ -130,7 +122,7 @@ export function takeAwayRequest(
       formula: any ? formula.files : {},
       sls: any ? formula.sls : "",
       verify: [],
-      keep: keepOf(qube, NOTHING, later),
+      keep: keepOf(qube, NOTHING, words),
     };
   }
   const quiet = plan.touch
@@ -143,7 +135,7 @@ export function takeAwayRequest(
     ...common,
     touch: [
       ...new Set([
-        ...plan.touch,
+        ...parts.touch,
         ...(removes ? [`property:${qube}:autostart`, `feature:${qube}:${PROHIBIT_START}`] : []),
       ]),
     ],
@@ -151,26 +143,34 @@ export function takeAwayRequest(
     formula: formula.files,
     sls: formula.sls,
     verify: [],
-    trial: { seconds: boots.seconds, boot: bootOf(null, later, snapshot), watch: null },
-    keep: keepOf(qube, NOTHING, later),
+    trial: { seconds: boots.seconds, boot: bootOf(null, words, snapshot), watch: null },
+    keep: keepOf(qube, NOTHING, words),
     verifyBoot: hostScreenChecks(boots.gui, boots.lit),
   };
 }
 
 /**
- * What an undo could not bring back waits until the change is confirmed: a qube that is removed takes its data along, a package needs
- * the network to come again. Boot arguments wait because they decide the next boot.
+ * What no undo could bring back goes after all that can be put back: a qube that is removed takes its data along, a package needs the
+ * network to come again. Words of the kernel's line wait for the confirmation because they decide the next boot.
  */
-export function parted(restores: Restore[]): { now: Restore[]; later: Restore[] } {
-  const waits = ({ key, to }: Restore) =>
-    partsOf(key).kind === "bootarg" || (to === null && ["qube", "package"].includes(partsOf(key).kind));
-  return { now: restores.filter((r) => !waits(r)), later: restores.filter(waits) };
+export function parted(qube: string, { restores, touch, release }: Plan, part: Part = "gui") {
+  const goes = restores.filter(isForGood);
+  const gone = new Set<string>(goes.map((r) => r.key));
+  const others = restores.filter((r) => !gone.has(r.key));
+  const isWord = ({ key }: Restore) => partsOf(key).kind === "bootarg";
+  const formula = goes.length ? afterFormulaOf(qube, part, goes) : null;
+  return {
+    now: others.filter((r) => !isWord(r)),
+    words: others.filter(isWord),
+    touch: touch.filter((key) => !gone.has(key)),
+    release: release.filter((key) => !gone.has(key)),
+    after: formula && { formula: formula.files, sls: formula.sls, keys: [...gone] },
+  };
 }
 
 /** Words that the trial's kernel line has more, and less, than that of every boot. */
-function bootOf(wanted: Settings | null, later: Restore[], snapshot: Snapshot) {
+function bootOf(wanted: Settings | null, words: Restore[], snapshot: Snapshot) {
   const { args } = snapshot.facts.boot;
-  const words = later.filter((r) => partsOf(r.key).kind === "bootarg");
   return {
     add: [
       ...Object.keys(wanted?.bootArguments ?? {}).filter((word) => !args.includes(word)),
@@ -180,18 +180,13 @@ function bootOf(wanted: Settings | null, later: Restore[], snapshot: Snapshot) {
   };
 }
 
-export function keepOf(
-  qube: string,
-  settings: Pick<Settings, "bootArguments" | "properties">,
-  restores: Restore[],
-  part: Part = "gui",
-) {
+function keepOf(qube: string, settings: Pick<Settings, "bootArguments" | "properties">, restores: Restore[]) {
   const touch = [
     ...Object.keys(settings.bootArguments).map((word) => `bootarg:${word}`),
     ...Object.keys(settings.properties).map((name) => `property:${qube}:${name}`),
     ...restores.map((r) => r.key),
   ];
   if (touch.length === 0) return null;
-  const formula = keepFormulaOf({ qube, part, settings, restores });
+  const formula = keepFormulaOf({ qube, settings, restores });
   return { formula: formula.files, sls: formula.sls, touch };
 }

@@ -38,7 +38,8 @@ export class TestHosts implements HostAccess {
     if (failure) throw failure;
     try {
       const evidence = model.apply(request);
-      return { states: [], evidence, restarted: request.restart, snapshot: model.snapshot() };
+      const { left } = model;
+      return { states: [], evidence, restarted: request.restart, left, snapshot: model.snapshot() };
     } catch (error) {
       const undone = { changed: [], undone: [], left: {} };
       if (error instanceof CheckFailed) {

@@ -15,7 +15,7 @@ import {
   type Properties,
   type ReadResult,
 } from "../../src/provider/handler.ts";
-import type { ApplyRequest, HostAccess } from "../../src/provider/hosts.ts";
+import { type ApplyRequest, type HostAccess, hasFormula } from "../../src/provider/hosts.ts";
 import { pciAttachmentHandler } from "../../src/provider/pciAttachment.ts";
 
 /** What a program has in it. */
@@ -191,7 +191,7 @@ class Hosts implements HostAccess {
     return this.#session.apply(
       {
         ...request,
-        modules: Object.keys(request.formula).length || request.keep ? await modules : {},
+        modules: hasFormula(request) ? await modules : {},
         holder: this.#holder,
         wait: LOCK_WAIT,
       },

@@ -44,7 +44,7 @@ def answer(number, op, args):
                                    "watchdog": None}})
     elif behaviour == "confirm":
         count += 1
-        send({"id": number, "ok": {"states": [], "evidence": [], "restarted": [],
+        send({"id": number, "ok": {"states": [], "evidence": [], "restarted": [], "left": {},
                                    "snapshot": empty(count, args["snapshot"]["packages"])}})
     elif behaviour == "release":
         send({"id": number, "ok": {}})

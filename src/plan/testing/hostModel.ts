@@ -205,6 +205,7 @@ export type ModelApply = Pick<ApplyArgs, "owner" | "touch" | "release" | "formul
       watch: { qube: string; ports: string[] } | null;
     };
     keep?: { formula: Record<string, string>; sls: string; touch: string[] } | null;
+    after?: { formula: Record<string, string>; sls: string; keys: string[] } | null;
     verifyBoot?: Verification[];
   };
 
@@ -251,6 +252,10 @@ export class HostModel {
     "qubes-input-proxy-sender",
     "extra-tool",
   ]);
+  /** What cannot be removed, by its key, each with the reason. */
+  readonly held = new Map<string, string>();
+  /** Of what the last apply should have taken away for good, what is still there. */
+  left: Record<string, string> = {};
   applies = 0;
   /** Boots of this host since it was made. */
   boots = 0;
@@ -285,7 +290,7 @@ export class HostModel {
   /** As `HostSession.apply`: the whole conversation, with the trial's boot and its way back. */
   apply(request: ModelApply): Evidence[] {
     const { owner, touch, release, formula, sls } = request;
-    const { shutdown = [], verify = [], restart = [], trial, keep, verifyBoot = [] } = request;
+    const { shutdown = [], verify = [], restart = [], trial, keep, after, verifyBoot = [] } = request;
     const before = this.snapshot();
     const all = [...new Set([...touch, ...(keep?.touch ?? [])])];
     const first = Object.fromEntries(all.map((key) => [key, this.#read(key)]));
@@ -320,6 +325,8 @@ export class HostModel {
     const at = ++this.#now.facts.now;
     for (const key of all) this.#claim(key, owner, first[key] ?? null, at);
     for (const key of release) this.#release(key, owner);
+    this.left = {};
+    if (after) this.#remove(after, owner);
     if (!trial?.watch) this.#record = null;
     // The way back leads to before the mode, not to its last change.
     else
@@ -512,6 +519,23 @@ export class HostModel {
     if (!sameValue(entry.ours, ours) || !sameValue(first, ours)) Object.assign(entry, { ours, at });
   }
 
+  /** As the agent: what is gone is nobody's any more, what does not go stays its owner's. */
+  #remove(
+    { sls, formula, keys }: { formula: Record<string, string>; sls: string; keys: string[] },
+    owner: string,
+  ): void {
+    let why = "it is still there";
+    try {
+      this.#salt(sls, formula);
+    } catch (error) {
+      if (!(error instanceof StateFailed)) throw error;
+      why = error.message;
+    }
+    for (const key of keys)
+      if (this.#read(key) === null) this.#release(key, owner);
+      else this.left[key] = this.held.get(key) ?? why;
+  }
+
   #release(key: string, owner: string): void {
     const entry = this.#now.ledger[key];
     if (!entry) return;
@@ -568,7 +592,7 @@ export class HostModel {
         }
         break;
       case "pkg.removed":
-        for (const one of items("pkgs")) this.#now.packages[one] = null;
+        for (const one of items("pkgs")) if (!this.held.has(`package:${one}`)) this.#now.packages[one] = null;
         break;
       case "qube.present":
         this.#present(id, of, {
@@ -578,7 +602,7 @@ export class HostModel {
         });
         break;
       case "qube.absent":
-        this.#absent(id, of);
+        if (!this.held.has(`qube:${of}`)) this.#absent(id, of);
         break;
       case "qube.properties":
       case "qube.global_properties": {
