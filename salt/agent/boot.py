@@ -35,10 +35,21 @@ def collect(findmnt):
     }
 
 
+def _block(source):
+    """The kernel's name of a device: "dm-0" of /dev/mapper/x, which udev makes a link, and device-mapper alone a node."""
+    name = os.path.basename(os.path.realpath(common.path(source)))
+    blocks = common.path("/sys/class/block")
+    if os.path.isdir(blocks) and not os.path.exists(os.path.join(blocks, name)):
+        for other in os.listdir(blocks):
+            if (common.read_text("/sys/class/block/%s/dm/name" % other, 256) or "").strip() == name:
+                return other
+    return name
+
+
 def _kinds(source):
     """What a device is made of down to the disk, as `lsblk -s` names it: {"part", "disk"}, {"lvm",
     …}. Empty where it cannot be told."""
-    name = os.path.basename(os.path.realpath(common.path(source)))
+    name = _block(source)
     folder = os.path.realpath(common.path("/sys/class/block/" + name))
     if not os.path.isdir(folder):
         return set()

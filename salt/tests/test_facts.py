@@ -182,6 +182,7 @@ class Machine(HostCase):
 
     def mapped(self, name, uuid, *slaves):
         self.file("/sys/devices/virtual/block/%s/dm/uuid" % name, uuid)
+        self.file("/sys/devices/virtual/block/%s/dm/name" % name, "name-of-%s\n" % name)
         for slave in slaves:
             self.file("/sys/devices/virtual/block/%s/slaves/%s" % (name, slave))
         self.link("/sys/class/block/" + name, "/sys/devices/virtual/block/" + name)
@@ -195,6 +196,7 @@ class Machine(HostCase):
             ("zfs pool/boot", "is on zfs"),
             ("ext4 /dev/dm-0", "made by lvm"),
             ("ext4 /dev/dm-1", "made by lvm"),
+            ("ext4 /dev/mapper/name-of-dm-0", "made by lvm"),
             ("ext4 /dev/md0", "made by raid"),
         ):
             self.mapped("dm-0", "LVM-abc", "sda3")

@@ -684,6 +684,12 @@ const BAD: [string, object, Parameters<typeof laptop>[0], RegExp][] = [
   ],
   ["no reset", {}, { pci: [display({ reset: [] })] }, /has no reset method of its own/],
   ["no IOMMU", {}, noIommu, /no IOMMU/],
+  [
+    "no keyboard",
+    {},
+    { keyboards: [] },
+    /no keyboard would reach it: dom0 has none, and no USB qube is allowed/,
+  ],
 ];
 for (const [name, args, facts, message] of BAD)
   test(`refused: ${name}`, async () => {
@@ -710,8 +716,13 @@ for (const port of ["00_02.0", "*"])
       { qubes: { "other-gui": qube({ state: "Running", pci, properties: { virt_mode: explicit("hvm") } }) } },
     );
     const program = new Program(new HostModel(host));
+    const before = program.host.snapshot();
     const error = await failing(Refusal, program.up({ display: ["gpu"], reboot: "allowed" }));
-    assert.match(error.message, /belongs to qube "other-gui"/);
+    assert.match(
+      error.message,
+      /belongs to qube "other-gui", which is running\. Nothing was changed on the host\./,
+    );
+    assert.equal([program.host.snapshot(), program.hosts.applied], [before, []]);
   });
 
 test("somebody must be there for the passphrase: said before the boot", async () => {

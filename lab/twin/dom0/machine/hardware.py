@@ -446,6 +446,7 @@ class Hardware:
                     link(os.path.join(folders[parent], "holders", name), folder)
             if mapped:
                 write(os.path.join(folder, "dm/name"), row["name"] + "\n")
+                write(os.path.join(folder, "dm/uuid"), "%s-%s\n" % ("LVM" if row["type"] == "lvm" else "CRYPT-LUKS2", row["name"]))
             link(os.path.join(sys, "class/block", name), folder)
 
 
