@@ -4,6 +4,7 @@ import * as v from "valibot";
 import type { PciFunction } from "../../src/host/protocol.ts";
 import { identityOf, find as locate } from "../../src/pci/identity.ts";
 import { Selector, select } from "../../src/pci/selector.ts";
+import { bare } from "../../src/pci/testing/machines.ts";
 import { factsWith } from "../../src/pci/testing/profile.ts";
 import { pciTree } from "../../src/pci/tree.ts";
 import { verdictGpu } from "../../src/pci/verdict.ts";
@@ -12,26 +13,9 @@ import { print, show } from "./figures.ts";
 const FUNCTIONS = 200;
 const hex = (n: number) => n.toString(16).padStart(2, "0");
 
-const BARE: PciFunction = {
-  sbdf: "",
-  port: null,
-  class: "020000",
-  vendor: "8086",
-  device: "15f2",
-  subsystem: null,
-  driver: null,
-  reset: ["flr"],
-  name: null,
-  bridge: null,
-  parent: null,
-  bootVga: null,
-  rom: null,
-  module: null,
-  outputs: [],
-  inputs: [],
-  disks: [],
-  nets: [],
-};
+const CARD = { vendor: "8086", device: "15f2", class: "020000" };
+const BRIDGE = { ...CARD, class: "060400" };
+const DISPLAY = { vendor: "10de", device: "1f11", class: "030000" };
 
 /** Bridges on the root bus, each with a bus of functions behind it; the last bus has the display. */
 function machine(): PciFunction[] {
@@ -41,19 +25,19 @@ function machine(): PciFunction[] {
   for (let bus = 1; bus <= buses; bus++) {
     const root = `${hex(bus)}.0`;
     const bridge = { secondary: hex(bus), subordinate: hex(bus) };
-    functions.push({ ...BARE, sbdf: `0000:00:${root}`, port: `00_${root}`, class: "060400", bridge });
-    for (let slot = 0; slot < behind; slot++)
+    functions.push({ ...bare(`0000:00:${root}`, BRIDGE, null), port: `00_${root}`, bridge });
+    for (let slot = 0; slot < behind; slot++) {
+      const isDisplay = bus === buses && slot === 0;
       functions.push({
-        ...BARE,
-        sbdf: `0000:${hex(bus)}:${hex(slot)}.0`,
+        ...bare(`0000:${hex(bus)}:${hex(slot)}.0`, isDisplay ? DISPLAY : CARD, `0000:00:${root}`),
         port: `00_${root}-00_${hex(slot)}.0`,
-        parent: `0000:00:${root}`,
-        ...(bus === buses &&
-          slot === 0 && { class: "030000", vendor: "10de", device: "1f11", bootVga: true }),
+        reset: ["flr"],
+        ...(isDisplay && { bootVga: true }),
       });
+    }
   }
   while (functions.length < FUNCTIONS)
-    functions.push({ ...BARE, sbdf: `0000:ff:${hex(functions.length - 170)}.0` });
+    functions.push(bare(`0000:ff:${hex(functions.length - 170)}.0`, CARD, null));
   return functions;
 }
 

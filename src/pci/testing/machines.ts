@@ -102,7 +102,7 @@ export function numbered(machine: Machine): { functions: PciFunction[]; uids: Ma
     const visit = (node: Node, bus: number, parent: string | null) => {
       const sbdf = `${domain}:${hex(bus + node.offset)}:${node.slot}`;
       uidOf.set(sbdf, node.uid);
-      const at = functions.push(bare(sbdf, node, parent)) - 1;
+      const at = functions.push(bare(sbdf, node.model, parent)) - 1;
       if (!node.children) return;
       const secondary = last + 1;
       last = secondary + Math.max(0, ...node.children.map(({ offset }) => offset));
@@ -115,7 +115,12 @@ export function numbered(machine: Machine): { functions: PciFunction[]; uids: Ma
   return { functions, uids: uidOf };
 }
 
-const bare = (sbdf: string, { model }: Node, parent: string | null): PciFunction => ({
+/** A function of which nothing is known but where and what it is. */
+export const bare = (
+  sbdf: string,
+  model: Pick<PciFunction, "vendor" | "device" | "class">,
+  parent: string | null,
+): PciFunction => ({
   sbdf,
   port: null,
   ...model,
