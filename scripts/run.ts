@@ -7,7 +7,7 @@ import path from "node:path";
 import { parseArgs } from "node:util";
 import automation, { type EngineEvent, type Stack } from "@pulumi/pulumi/automation/index.js";
 import { execa } from "execa";
-import { changesOf, hostsOf, type RunReport, summaryText } from "../src/report/summary.ts";
+import { changesOf, hostsOf, type RunReport, soundsOf, summaryText } from "../src/report/summary.ts";
 import { pulumiRoot } from "./pulumi.ts";
 
 const ROOT = path.resolve(import.meta.dirname, "..");
@@ -109,7 +109,13 @@ try {
     if (errors.length === 0) errors.push(plain(error instanceof Error ? error.message : String(error)));
   });
   const state = (await stack.exportStack()).deployment as { resources?: object[] } | null;
-  const report: RunReport = { changes: changesOf(counts), hosts: hostsOf(state?.resources ?? []), errors };
+  const resources = state?.resources ?? [];
+  const report: RunReport = {
+    changes: changesOf(counts),
+    hosts: hostsOf(resources),
+    sounds: soundsOf(resources),
+    errors,
+  };
   if (json) process.stdout.write(`${JSON.stringify(report, null, 2)}\n`);
   else write(`\n${summaryText(command, report)}\n`);
 } catch (error) {

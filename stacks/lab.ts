@@ -1,7 +1,7 @@
 // The embedded host: one GUI domain for every qube without a GUI domain of its own; in the Xephyr compromise unless the configuration
-// says otherwise: --config reboot=allowed --config 'display=["gpu","xephyr"]'
+// says otherwise: --config reboot=allowed --config 'display=["gpu","xephyr"]'. With --config audio=true the sound is in a qube of its own.
 import { Config } from "@pulumi/pulumi";
-import { GuiDomain, type GuiDomainArgs, Host } from "guidomain";
+import { AudioDomain, GuiDomain, type GuiDomainArgs, Host } from "guidomain";
 
 const config = new Config();
 
@@ -16,14 +16,19 @@ const configured = Object.fromEntries(
     limits: config.getObject("limits"),
   }).filter(([, value]) => value !== undefined),
 ) as Partial<GuiDomainArgs>;
+const audio = config.getBoolean("audio")
+  ? new AudioDomain("sys-audio", { host, clients: "default" })
+  : undefined;
 const gui = new GuiDomain("sys-gui", {
   ...configured,
   host,
   display: config.getObject("display") ?? ["xephyr"],
   clients: config.getObject("clients") ?? "default",
+  ...(audio && { audiovm: audio.sound }),
 });
 
 export const mode = gui.mode;
 export const state = gui.state;
 export const attempts = gui.attempts;
 export const pending = gui.pending;
+export const sound = audio?.sound;

@@ -470,4 +470,39 @@ test("qubesd that is down is said as the real client says it", async () => {
   );
 });
 
+test("the microphone: one, of dom0, attached through the audio domain that a running client has", async () => {
+  const MIC = "dom0+mic:dom0:mic::m000000";
+  const attached = async () => (await ask("admin.vm.device.mic.Attached", "", "personal")).slice(2);
+  const mic = (method: string, dest = "personal") => ask(`admin.vm.device.mic.${method}`, MIC, dest);
+  assert.match(
+    await ask("admin.vm.device.mic.Available", "", "dom0"),
+    /^0\0mic:dom0:mic::m000000 device_id='dom0:mic::m000000' port_id='mic' devclass='mic' backend_domain='dom0'/,
+  );
+  assert.is(await ask("admin.vm.device.mic.Available", "", "personal"), "0\0");
+  assert.match(await mic("Attach"), /^2\0QubesVMNotRunningError\0\0VM not running, cannot attach device/);
+  await steps([
+    ["qvm-start personal", 0],
+    ["qvm-prefs personal audiovm ''", 0],
+  ]);
+  assert.match(await mic("Attach"), /^2\0QubesException\0\0VM personal has no AudioVM set/);
+  await steps([["qvm-prefs personal audiovm vault", 0]]);
+  assert.match(await mic("Attach"), /^2\0QubesVMNotRunningError\0\0Audio VM vault isn't running/);
+  await steps([["qvm-start vault", 0]]);
+  assert.match(await mic("Detach"), /^2\0DeviceNotAssigned\0\0'mic device mic not attached to personal/);
+  assert.is(await mic("Attach"), "0\0");
+  assert.match(await mic("Attach"), /^2\0DeviceAlreadyAttached\0\0/);
+  assert.match(await attached(), /^dom0\+mic:dom0:mic::m000000 .*mode='manual' frontend_domain='personal'/);
+  // It goes along to another audio domain, and is gone with the client's next start.
+  await steps([["qvm-prefs personal audiovm dom0", 0]]);
+  assert.match(await attached(), /frontend_domain='personal'/);
+  assert.is(await mic("Detach"), "0\0");
+  assert.is(await attached(), "");
+  await mic("Attach");
+  await steps([
+    ["qvm-shutdown --wait personal", 0],
+    ["qvm-start personal", 0],
+  ]);
+  assert.is(await attached(), "");
+});
+
 test.run();

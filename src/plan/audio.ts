@@ -346,10 +346,14 @@ const PACKAGES = "qubes-core-admin-client qubes-audio-daemon";
 /** In a qube's check: as `command`, again each second until the check's own time is over. */
 const until = (command: string) => `until ${command}; do sleep 1; done`;
 
-/** Ids of the checks that a "no" of this hardware rests on. */
 const STARTS = "audio domain starts";
 const CARD = "a sound card is in the qube";
-export const OF_HARDWARE = new Set([STARTS, CARD]);
+
+/** What failed rests on this hardware: the qube does not start with it, or all is well inside but that there is no card. */
+export function isOfHardware(evidence: readonly Evidence[]): boolean {
+  const failed = evidence.filter(({ ok }) => !ok).map(({ id }) => id);
+  return failed.includes(STARTS) || (failed.length > 0 && failed.every((id) => id === CARD));
+}
 
 const DAEMON = "its sound daemon runs";
 /** The brackets keep it from finding the shell that asks. */
@@ -390,7 +394,10 @@ export function audioChecks(
   const policies = new Set([...Object.keys(snapshot.files), ...files].filter((f) => POLICY.test(f)));
   const lint = host("policies lint", ["qubes-policy-lint", ...[...policies].sort()]);
   if (!full) return [lint];
-  const [client] = audio.clients === "default" ? followers(snapshot, qube) : audio.clients;
+  const [client] =
+    audio.clients === "default"
+      ? followers(snapshot, qube).filter((name) => snapshot.qubes[name]?.class !== "TemplateVM")
+      : audio.clients;
   const live = snapshot.qubes[qube];
   const template = audio.template ?? live?.properties["template"]?.value ?? "";
   const debian = snapshot.qubes[template]?.features["os-distribution"] === "debian";

@@ -299,6 +299,14 @@ test("what says nothing about the hardware is an error, and is tried in the next
   assert.is(made.outputs["state"], "ready");
 });
 
+test("nothing inside can be asked: no word about the hardware", async () => {
+  const made = program();
+  for (const id of ["it knows that it is an audio domain", "a sound card is in the qube"])
+    made.host.failing.set(id, "qrexec: no answer");
+  await failing(PartialFailure, made.up(ARGS));
+  assert.equal([made.outputs["state"], made.outputs["remembered"]], ["failed", undefined]);
+});
+
 test("one that is in force stays so when a change of it does not work, and when its device is gone", async () => {
   const made = program();
   await made.up(ARGS);

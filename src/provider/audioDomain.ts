@@ -16,8 +16,8 @@ import {
   decideAudio,
   inForce,
   isFixed,
+  isOfHardware,
   isSilent,
-  OF_HARDWARE,
   otherPurpose,
   preflightSilence,
   type RememberedSound,
@@ -489,7 +489,7 @@ function describeDelete(qube: string, plan: Plan): string {
 function ofThisHardware(error: unknown): { why: string; evidence: readonly Evidence[] } | null {
   if (!(error instanceof AgentFailure) || error.body.code !== "verify-failed") return null;
   const { evidence = [], left = {} } = error.body;
-  if (Object.keys(left).length || !evidence.some(({ id, ok }) => !ok && OF_HARDWARE.has(id))) return null;
+  if (Object.keys(left).length || !isOfHardware(evidence)) return null;
   return { why: whatOf(error.body), evidence };
 }
 

@@ -1,6 +1,6 @@
 import { test } from "uvu";
 import * as assert from "uvu/assert";
-import { changesOf, type HostReport, hostsOf, summaryText } from "./summary.ts";
+import { changesOf, type HostReport, hostsOf, type SoundReport, soundsOf, summaryText } from "./summary.ts";
 
 const ready: HostReport = {
   name: "lab",
@@ -12,7 +12,7 @@ const ready: HostReport = {
 };
 const none = changesOf({});
 const text = (host: Partial<HostReport>, changes = none, command = "up", errors: string[] = []) =>
-  summaryText(command, { changes, hosts: [{ ...ready, ...host }], errors }).split("\n");
+  summaryText(command, { changes, hosts: [{ ...ready, ...host }], sounds: [], errors }).split("\n");
 
 test("the engine's counts in five words; reads change nothing, an import creates", () => {
   assert.equal(none, { create: 0, update: 0, delete: 0, replace: 0, same: 0 });
@@ -136,6 +136,41 @@ test("counts and errors", () => {
   assert.is(text({}, changes).at(-1), "Resources that were changed: 2 created, 1 deleted.");
   assert.is(text({}, changes, "preview").at(-1), "Resources that would be changed: 2 created, 1 deleted.");
   assert.equal(text({}, none, "up", ["no", "way"]).slice(-2), ["Error: no", "Error: way"]);
+});
+
+test("audio domains: where the sound is, why it stayed, what is missing", () => {
+  const outputs = {
+    host: "lab",
+    qube: "sys-audio",
+    sound: "sys-audio",
+    state: "inUse",
+    attempts: [],
+    pending: [],
+  };
+  const [found] = soundsOf([
+    { type: "guidomain:index:AudioDomain", outputs },
+    { type: "guidomain:index:GuiDomain", outputs: {} },
+  ]);
+  const { host: _, ...rest } = outputs;
+  assert.equal(found, { name: "lab", ...rest });
+  const said = (more: Partial<SoundReport>) =>
+    summaryText("up", {
+      changes: none,
+      hosts: [],
+      sounds: [{ ...(found as SoundReport), ...more }],
+      errors: [],
+    }).split("\n");
+  assert.equal(said({})[0], "lab: sys-audio — sound in sys-audio, in use");
+  const why = { mode: "audio", verdict: "refused", reason: "no IOMMU" };
+  assert.equal(said({ sound: "dom0", state: "fallback", attempts: [why] }).slice(0, 2), [
+    "lab: sys-audio — sound in dom0, fallback: it stayed where it was",
+    "  audio: refused — no IOMMU",
+  ]);
+  const restart = { kind: "restart", qubes: ["sys-audio"], why: "from its next start on" };
+  assert.equal(said({ state: "staged", sound: "dom0", pending: [restart] }).slice(1, 3), [
+    "  pending restart: sys-audio — from its next start on",
+    '  next: restart sys-audio, then "npm run up" again',
+  ]);
 });
 
 test.run();

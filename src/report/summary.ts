@@ -18,10 +18,17 @@ export interface HostReport {
   pending: { kind: string; qubes?: string[]; why: string }[];
 }
 
+/** An audio domain; one entry for each. */
+export interface SoundReport extends Omit<HostReport, "mode"> {
+  /** Where the sound goes. */
+  sound: string;
+}
+
 /** The document of `--json`; its schema is in docs/json.md. */
 export interface RunReport {
   changes: Changes;
   hosts: HostReport[];
+  sounds: SoundReport[];
   errors: string[];
 }
 
@@ -32,19 +39,26 @@ interface StateResource {
 }
 
 /** The GUI domains of an exported deployment. Outputs that are missing (older state) are left out, never invented. */
-export function hostsOf(resources: readonly StateResource[]): HostReport[] {
+export const hostsOf = (resources: readonly StateResource[]): HostReport[] =>
+  reported(resources, "GuiDomain").map(({ text, ...common }) => ({ ...common, mode: text("mode") }));
+
+/** The audio domains of an exported deployment. */
+export const soundsOf = (resources: readonly StateResource[]): SoundReport[] =>
+  reported(resources, "AudioDomain").map(({ text, ...common }) => ({ ...common, sound: text("sound") }));
+
+function reported(resources: readonly StateResource[], type: string) {
   return resources
     .filter(
-      (r) => r.type === "guidomain:index:GuiDomain" && typeof r.outputs === "object" && r.outputs !== null,
+      (r) => r.type === `guidomain:index:${type}` && typeof r.outputs === "object" && r.outputs !== null,
     )
     .map((r) => {
       const outputs = r.outputs as Record<string, unknown>;
       const text = (key: string) => (typeof outputs[key] === "string" ? outputs[key] : "unknown");
       const items = <T>(key: string) => (Array.isArray(outputs[key]) ? (outputs[key] as T[]) : []);
       return {
+        text,
         name: text("host"),
         qube: text("qube"),
-        mode: text("mode"),
         state: outputs["looked"] === false ? "not looked at" : text("state"),
         attempts: items<HostReport["attempts"][number]>("attempts"),
         pending: items<HostReport["pending"][number]>("pending"),
@@ -74,15 +88,19 @@ export function summaryText(command: string, report: RunReport): string {
     const isUp = ["ready", "inUse", "rescued"].includes(host.state);
     if (isUp && best && best.mode !== host.mode && ["refused", "failed"].includes(best.verdict))
       lines.push(`  fallback: mode ${host.mode} instead of ${best.mode}`);
-    // What came up, or was not needed any more, says so itself.
-    for (const { mode, verdict, reason } of host.attempts)
-      if (verdict !== "ok" && verdict !== "skipped")
-        lines.push(`  ${mode}: ${verdict}${reason ? ` — ${reason}` : ""}`);
-    for (const { kind, qubes = [], why } of host.pending)
-      lines.push(
-        `  pending ${[`${kind}:`, ...(qubes.length ? [`${qubes.join(", ")} —`] : []), why].join(" ")}`,
-      );
+    lines.push(...detailsOf(host));
     for (const next of nextFor(host)) lines.push(`  next: ${next}`);
+  }
+  for (const audio of report.sounds) {
+    const state =
+      audio.state === "staged"
+        ? "staged: its qube has to start anew before clients are sent to it"
+        : (STATES[audio.state] ?? audio.state);
+    lines.push(`${audio.name}: ${audio.qube} — sound in ${audio.sound || "no qube"}, ${state}`);
+    lines.push(...detailsOf(audio));
+    if (audio.state === "failed") lines.push('  next: mend what the error names, then "npm run up" again');
+    if (audio.state === "drifted") lines.push('  next: "npm run up" puts it right');
+    if (audio.state === "staged") lines.push(`  next: restart ${audio.qube}, then "npm run up" again`);
   }
   const done = command === "preview" ? "would be" : "were";
   const { create, update, delete: gone, replace } = report.changes;
@@ -95,12 +113,26 @@ export function summaryText(command: string, report: RunReport): string {
   return lines.join("\n");
 }
 
+function detailsOf({ attempts, pending }: Pick<HostReport, "attempts" | "pending">): string[] {
+  return [
+    // What came up, or was not needed any more, says so itself.
+    ...attempts
+      .filter(({ verdict }) => verdict !== "ok" && verdict !== "skipped")
+      .map(({ mode, verdict, reason }) => `  ${mode}: ${verdict}${reason ? ` — ${reason}` : ""}`),
+    ...pending.map(
+      ({ kind, qubes = [], why }) =>
+        `  pending ${[`${kind}:`, ...(qubes.length ? [`${qubes.join(", ")} —`] : []), why].join(" ")}`,
+    ),
+  ];
+}
+
 const STATES: Record<string, string> = {
   ready: "ready",
   inUse: "in use",
   drifted: "drifted: somebody changed it since",
   unverified: "imported, not checked yet",
   staged: "staged: it waits for a reboot",
+  fallback: "fallback: it stayed where it was",
   rescued: "rescued: a boot did not bring it up, and the host went back by itself",
 };
 

@@ -468,6 +468,57 @@ def pci_detach(call):
     call.qube.detach(device_of(call)[0])
 
 
+# --- the microphone
+
+
+def mic_row(call):
+    """There is one, of dom0, whoever plays the sound (gui-daemon, qubesguidaemon/mic.py)."""
+    identity = [
+        ("device_id", "dom0:mic::m000000"),
+        ("port_id", "mic"),
+        ("devclass", "mic"),
+        ("backend_domain", "dom0"),
+    ]
+    return "mic:dom0:mic::m000000", identity
+
+
+@method("admin.vm.device.mic.Available", arg=True)
+def mic_available(call):
+    if call.dest != "dom0" or call.arg not in ("", "mic"):
+        return ""
+    name, identity = mic_row(call)
+    more = [("product", "microphone"), ("manufacturer", "default"), ("interfaces", "m000000")]
+    return lines(["%s %s" % (name, fields(identity + more))])
+
+
+@method("admin.vm.device.mic.Assigned", arg=True)
+def mic_assigned(call):
+    return ""  # nothing here assigns it for good
+
+
+@method("admin.vm.device.mic.Attached", arg=True)
+def mic_attached(call):
+    if not call.qube.hears_microphone():
+        return ""
+    name, identity = mic_row(call)
+    more = [("mode", "manual"), ("frontend_domain", call.dest)]
+    return lines(["dom0+%s %s" % (name, fields(identity + more))])
+
+
+@method("admin.vm.device.mic.Attach", arg=True, payload=True, writes=True)
+def mic_attach(call):
+    if device_of(call)[0] != "mic":
+        raise Refused("there is one microphone, mic")
+    call.qube.attach_microphone(any(key.startswith("_") for key in unpack(call.text)))
+
+
+@method("admin.vm.device.mic.Detach", arg=True, writes=True)
+def mic_detach(call):
+    if device_of(call)[0] != "mic":
+        raise Refused("there is one microphone, mic")
+    call.qube.detach_microphone()
+
+
 # --- for dom0's own programs
 
 

@@ -59,8 +59,10 @@ class QubesVMNotStartedError(QubesVMError):
 
 
 class QubesVMNotRunningError(QubesVMNotStartedError):
-    def __init__(self, qube):
-        super().__init__(qube, "Domain not running (either powered off or paused): %r" % qube)
+    def __init__(self, qube, text=None):
+        super().__init__(
+            qube, text or "Domain not running (either powered off or paused): %r" % qube
+        )
 
 
 class QubesVMNotPausedError(QubesVMNotStartedError):
@@ -92,6 +94,10 @@ class DeviceAlreadyAssigned(Quoted):
 
 
 class DeviceNotAssigned(Quoted):
+    pass
+
+
+class DeviceAlreadyAttached(Quoted):
     pass
 
 

@@ -24,6 +24,7 @@ from machine import hardware
 from . import STUBDOM_MEMORY, pci
 from .errors import (
     DeviceAlreadyAssigned,
+    DeviceAlreadyAttached,
     DeviceNotAssigned,
     QubesException,
     QubesLabelNotFoundError,
@@ -317,6 +318,8 @@ class Qube(Holder):
         super().changed(what, name, value, old)
         if name in ("guivm", "audiovm"):
             self.tag_domain(name, value)
+        if name == "audiovm" and what == "property-set":
+            self.moved(old, value)
         if name == "provides_network":
             self.features.pop("servicevm", None)
             if value:
@@ -364,6 +367,52 @@ class Qube(Holder):
     def remove_feature(self, name):
         del self.features[name]
         self.system.emit(self.name, "domain-feature-delete:" + name, {"feature": name})
+
+    # --- the microphone: /audio-input-config/CLIENT in the QubesDB of its audio domain (gui-daemon, qubesguidaemon/mic.py)
+
+    def audiovm(self):
+        return self.system.qubes.get(self.value("audiovm")) if self.has("audiovm") else None
+
+    def hears_microphone(self):
+        audiovm = self.audiovm()
+        return bool(audiovm and audiovm.is_running() and self.system.microphone(audiovm).get(self.name))
+
+    def attach_microphone(self, has_options):
+        if self.is_halted():
+            raise QubesVMNotRunningError(
+                self.name, "VM not running, cannot attach device, do you mean `assign`?"
+            )
+        if self.hears_microphone():
+            raise DeviceAlreadyAttached(
+                "device dom0:mic of class mic already attached to %s" % self.name
+            )
+        if has_options:
+            raise QubesException("Microphone assignment does not support user options")
+        self._microphone()[self.name] = True
+        self.system.emit(self.name, "device-attach:mic", {"device": "dom0:mic"})
+
+    def detach_microphone(self):
+        if not self.hears_microphone():
+            raise DeviceNotAssigned("mic device mic not attached to %s" % self.name)
+        self._microphone()[self.name] = False
+        self.system.emit(self.name, "device-detach:mic", {"port": "dom0:mic"})
+
+    def _microphone(self):
+        audiovm = self.audiovm()
+        if audiovm is None:
+            raise QubesException("VM %s has no AudioVM set" % self.name)
+        if not audiovm.is_running():
+            raise QubesVMNotRunningError(audiovm.name, "Audio VM %s isn't running" % audiovm.name)
+        return self.system.microphone(audiovm)
+
+    def moved(self, old, new):
+        """Its audio domain is another: the new one hears the microphone for it if the old one did."""
+        before, after = self.system.qubes.get(old), self.system.qubes.get(new)
+        if not (self.run and before and after and before.is_running() and after.is_running()):
+            return
+        heard = self.system.microphone(before).get(self.name)
+        if heard is not None and before is not after:
+            self.system.microphone(after)[self.name] = heard
 
     # --- PCI
 
@@ -663,6 +712,8 @@ class System(Holder):
         run["proxied"] = (
             bool(qube.features.get("input-dom0-proxy")) and self.host.input_target() == qube.name
         )
+        for heard in self.boot.get("microphone", {}).values():
+            heard.pop(qube.name, None)
         self.boot["running"][qube.name] = run
         self.emit(qube.name, "domain-spawn", {"start_guid": True})
         if qube.feature_with_template("qrexec") and self.world.fault("agent", qube.name):
@@ -847,6 +898,10 @@ class System(Holder):
                     )
         return None
 
+    def microphone(self, audiovm):
+        """{client: whether it gets the microphone} as the audio domain's QubesDB says; gone with its boot."""
+        return self.boot.setdefault("microphone", {}).setdefault(audiovm.name, {})
+
     def free_memory(self):
         """MiB that Xen has left, as `xl info` says it."""
         used = self.world.get("dom0Memory", 4096)
@@ -906,6 +961,7 @@ class System(Holder):
 
     def _gone(self, name):
         del self.boot["running"][name]
+        self.boot.get("microphone", {}).pop(name, None)
         self.emit(name, "domain-stopped", {})
         self.emit(name, "domain-shutdown", {})
 
