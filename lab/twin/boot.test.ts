@@ -226,6 +226,44 @@ test("faults that wait for a call, a command or a file", async () => {
   assert.is(await sshd(), "SSH-2.0");
 });
 
+test("faults that kill what runs in dom0, and nothing else; a second controller", async () => {
+  const sleeps = "import time; print(1, flush=True); time.sleep(60)";
+  const folder = "/var/lib/guidomain/guard";
+  await twin.exec(
+    `mkdir -p ${folder}; echo '${sleeps}' > ${folder}/guard.py; ln -s /bin/sleep /tmp/salt-call`,
+  );
+  const kinds = {
+    "kill-agent": `exec python3 -IS -c '${sleeps}' digest`,
+    "kill-guard": `exec python3 -I ${folder}/guard.py watch`,
+    "kill-salt": "echo 1; exec /tmp/salt-call 60",
+  };
+  const left = new Map<string, Promise<number | null>>();
+  for (const [name, command] of Object.entries(kinds)) {
+    const session = ssh(command);
+    await new Promise((there) => session.stdout.once("data", there));
+    left.set(name, ended(session));
+  }
+  // Each names what it kills: a session that is not asked for yet would be gone when its turn comes.
+  for (const [name, end] of left) {
+    const before = await twin.exec(`pgrep -c -f '[g]uard.py watch|[s]alt-call 60|[-]IS -c'`);
+    await twin.fault(name);
+    assert.is.not(await end, 0, name);
+    const after = await twin.exec(`pgrep -c -f '[g]uard.py watch|[s]alt-call 60|[-]IS -c'`);
+    assert.is(Number(before.stdout) - Number(after.stdout), 1, name);
+  }
+  const wanted = { at: "admin.vm.feature.Set+x vault", do: "kill-salt" } as const;
+  const session = ssh(kinds["kill-salt"]);
+  await new Promise((there) => session.stdout.once("data", there));
+  await twin.fault(wanted);
+  const end = ended(session);
+  assert.is((await twin.exec("qvm-features vault x 1")).code, 0, "the call itself goes on");
+  assert.is.not(await end, 0);
+
+  await twin.fault("second-controller");
+  assert.is((await twin.exec("flock -n /run/guidomain.lock true")).code, 1);
+  assert.match((await twin.exec("cat /run/guidomain.lock")).stdout, /another controller/);
+});
+
 test("the wall clock jumps under a program, the time since boot does not", async () => {
   const program =
     "import time; a = time.time(); b = time.clock_gettime(time.CLOCK_BOOTTIME); time.sleep(1); print(round(time.time() - a), round(time.clock_gettime(time.CLOCK_BOOTTIME) - b))";

@@ -29,8 +29,11 @@ export async function applyFault(twin: Twin, fault: string | Trigger): Promise<v
   if (found.patch) return twin.world(found.patch);
   switch (fault) {
     case "kernel-update":
-      await twin.exec("twin-fault kernel-update");
+    case "second-controller": {
+      const { code, stderr } = await twin.exec(`twin-fault ${fault}`);
+      if (code !== 0) throw new Error(`The fault ${fault} in the twin ${twin.name}: ${stderr.trim()}`);
       return;
+    }
     case "firmware-renumber":
     case "firmware-move": {
       const change = fault === "firmware-move" ? "moved" : "renumbered";

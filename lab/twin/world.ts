@@ -59,7 +59,7 @@ export interface InputDevice {
 /** Bites when something happens; dom0/machine/faults.py says what `at` may be. */
 export interface Trigger {
   at: string;
-  do: "hang" | "reset" | "power" | "reboot" | "cut-line";
+  do: "hang" | "reset" | "power" | "reboot" | "cut-line" | "kill-agent" | "kill-guard" | "kill-salt";
   /** "before" unless given. */
   when?: "before" | "after";
   /** How many times it happens without harm first. */

@@ -21,9 +21,9 @@ def ask(path, request):
 
 
 def power(what, why=""):
-    """What happens to the host: hang, reset, power, reboot, poweroff, or only to its line: cut-line. After the others this does
-    not return: the host is stopped or gone.
+    """What happens to the host: hang, reset, power, reboot, poweroff, or only to its line or to programs in it: cut-line,
+    kill-agent, kill-guard, kill-salt. After the others this does not return: the host is stopped or gone.
     """
     ask(POWER, {"do": what, "why": why})
-    while what != "cut-line":
+    while not what.startswith(("cut-", "kill-")):
         time.sleep(60)

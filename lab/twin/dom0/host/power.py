@@ -6,13 +6,14 @@ dom0 runs. Boots dom0 again and again until it is ended.
 Prints one line of JSON when the first boot is up or has stopped, {"state", "why"}; or fails with one sentence on stderr: status 1
 when this machine does not give what a sandbox needs, 2 when a daemon of dom0 does not start. SIGTERM ends it and dom0.
 
-WORLD/power is its socket; one JSON line there, one back. {"do", "why"}: hang, reset, power, reboot, poweroff, cut-line (from dom0 too),
-power-cycle, sshd (start or stop it to fit), wait (answered when no boot is under way).
+WORLD/power is its socket; one JSON line there, one back. {"do", "why"}: hang, reset, power, reboot, poweroff, cut-line, kill-agent, kill-guard,
+kill-salt (from dom0 too), power-cycle, sshd (start or stop it to fit), wait (answered when no boot is under way).
 WORLD/boot/machine.json is what it is now: {state, why, boot, log, number}; WORLD/boot/init "PID START" of process 1 while dom0 runs.
 """
 import errno
 import json
 import os
+import re
 import selectors
 import signal
 import socket
@@ -25,6 +26,13 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from host import sandbox  # noqa: E402
 from machine.core import Machine  # noqa: E402
 from machine.hardware import Hardware, device_path  # noqa: E402
+
+# Faults that kill: by what in dom0, as /proc/PID/cmdline has it (the agent: src/host/agent.ts).
+KILLED = {
+    "kill-agent": rb"^[^\0]*python3[^\0]*\0-IS\0-c\0",
+    "kill-guard": rb"\0/var/lib/guidomain/guard/guard\.py\0",
+    "kill-salt": rb"(^|[/\0])(qubesctl|salt-call)\0",
+}
 
 
 class RealTime:
@@ -93,6 +101,14 @@ def inside(pid):
         except OSError:
             pass
     return found
+
+
+def cmdline(pid):
+    try:
+        with open("/proc/%d/cmdline" % pid, "rb") as file:
+            return file.read()
+    except OSError:
+        return b""
 
 
 def send(pids, number):
@@ -300,6 +316,9 @@ class Power:
         if what == "cut-line":
             machine.note(what, why)
             self.sshd.cut()
+        elif what in KILLED:
+            machine.note(what, why)
+            send([pid for pid in inside(self.init or 0) if re.search(KILLED[what], cmdline(pid))], signal.SIGKILL)
         elif what == "hang":
             machine.hang(why)
             self.booting = False

@@ -5,7 +5,7 @@
 at    "METHOD[+ARG] DESTINATION" of an Admin API call (patterns of fnmatch; without +ARG any argument counts);
       "command NAME" or "command NAME ARGUMENTS…" of one of dom0's commands; "file PATH" once it is there, "file PATH ~ TEXT" once it
       says that; "boot" when the units of a boot have started; "step NAME" of a runner that has steps
-do    hang, reset, power (it is gone until somebody switches it on), reboot, cut-line (SSH sessions end, dom0 goes on)
+do    hang, reset, power (it is gone until somebody switches it on), reboot, cut-line (SSH sessions end, dom0 goes on), kill-agent, kill-guard, kill-salt
 when  "before" it happens (the default) or "after"; only for calls and commands
 skip  how many times it happens without harm first
 
@@ -15,7 +15,6 @@ import fnmatch
 import json
 import os
 
-DO = ("hang", "reset", "power", "reboot", "cut-line")
 # One-word faults: name → (what it does, patch of world["faults"] or of the world).
 TEXTS = {
     "start-in-use": "Start failed: Requested operation is not valid: PCI device {sbdf} is in use by driver xenlight, domain sys-gui-gpu, see /var/log/libvirt/libxl/libxl-driver.log for details",
@@ -50,6 +49,10 @@ EVENTS = {
     "firmware-move": "at the next boot the cards behind the first bridge are in another slot: paths change too",
     "template-update": "every template's packages get a newer version",
     "cut-line": "every SSH session ends now",
+    "kill-agent": "the agents of guidomain are killed now",
+    "kill-guard": "the guard is killed now",
+    "kill-salt": "what runs of Salt is killed now",
+    "second-controller": "somebody else holds the host for a minute from now",
     "hang": "the host stands still now",
     "reset": "the host resets now",
     "power": "the host loses power now",
