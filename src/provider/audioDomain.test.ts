@@ -1,4 +1,5 @@
 /** An audio domain through its whole life on a host in memory: own, shared, staged, where it cannot be, and back as it was. */
+import fc from "fast-check";
 import { test } from "uvu";
 import * as assert from "uvu/assert";
 import type { PciFunction, Snapshot } from "../host/protocol.ts";
@@ -593,6 +594,68 @@ test('a host that does not answer: an error, or with "skip" the state of the las
   made.hosts.unreachable = true;
   await made.refresh();
   assert.equal([made.outputs["looked"], made.outputs["settings"]], [false, settings]);
+});
+
+const audiovm = fc.constantFrom(byDefault, explicit("dom0"), explicit(""), explicit("vault"));
+const life = fc.record({
+  clients: fc.constantFrom<"default" | string[]>("default", [], ["work"], ["work", "vault"]),
+  then: fc.constantFrom<"default" | string[]>("default", [], ["vault"]),
+  devices: fc.constantFrom<object[]>([], [{ class: "audio" }], [{ address: "00_1c.0-00_00.0" }]),
+  microphone: fc.constantFrom("denied", "allowed"),
+  vcpus: fc.option(fc.constantFrom(1, 2), { nil: undefined }),
+  found: fc.record({
+    work: audiovm,
+    vault: fc.constantFrom(byDefault, explicit("dom0"), explicit("")),
+    default_audiovm: fc.constantFrom("dom0", "", "vault"),
+    /** The qube is there already, as somebody has made it. */
+    made: fc.option(
+      fc.record({
+        label: fc.constantFrom("red", "black"),
+        maxmem: fc.constantFrom("0", "4000"),
+        on: fc.boolean(),
+      }),
+      { nil: undefined },
+    ),
+  }),
+});
+
+test("whatever there was and is asked for: it converges, changes converge, and destroy gives back what there was", async () => {
+  await fc.assert(
+    fc.asyncProperty(life, async ({ clients, then, found, vcpus, ...asked }) => {
+      const { work, vault, default_audiovm, made: there } = found;
+      const host = machine([display(), lpc, sound(), bridge, card], {
+        globals: { ...install().globals, default_audiovm: explicit(default_audiovm) },
+        qubes: {
+          work: qube({ properties: { audiovm: work } }),
+          vault: qube({ properties: { audiovm: vault } }),
+          ...(there && {
+            "sys-audio": qube({
+              label: there.label,
+              properties: { maxmem: explicit(there.maxmem) },
+              features: there.on ? { "service.audiovm": "1" } : {},
+            }),
+          }),
+        },
+      });
+      const before = everything(host.snapshot());
+      const made = program(host);
+      for (const each of [clients, then, clients]) {
+        const args = {
+          ...asked,
+          clients: each,
+          ...(vcpus !== undefined && { vcpus }),
+        } as unknown as Properties;
+        await made.up(args);
+        assert.is(made.outputs["state"], "ready", JSON.stringify(made.outputs["attempts"]));
+        assert.equal(await made.preview(args), {});
+      }
+      await made.destroy();
+      // One that was there before keeps running; nothing else of it is kept.
+      const after = everything(host.snapshot());
+      assert.equal([differing(before, after), host.snapshot().ledger], [[], {}]);
+    }),
+    { numRuns: 150 },
+  );
 });
 
 test.run();
