@@ -599,7 +599,7 @@ test('a host that does not answer: an error, or with "skip" the state of the las
 const audiovm = fc.constantFrom(byDefault, explicit("dom0"), explicit(""), explicit("vault"));
 const life = fc.record({
   clients: fc.constantFrom<"default" | string[]>("default", [], ["work"], ["work", "vault"]),
-  then: fc.constantFrom<"default" | string[]>("default", [], ["vault"]),
+  later: fc.constantFrom<"default" | string[]>("default", [], ["vault"]),
   devices: fc.constantFrom<object[]>([], [{ class: "audio" }], [{ address: "00_1c.0-00_00.0" }]),
   microphone: fc.constantFrom("denied", "allowed"),
   vcpus: fc.option(fc.constantFrom(1, 2), { nil: undefined }),
@@ -621,7 +621,7 @@ const life = fc.record({
 
 test("whatever there was and is asked for: it converges, changes converge, and destroy gives back what there was", async () => {
   await fc.assert(
-    fc.asyncProperty(life, async ({ clients, then, found, vcpus, ...asked }) => {
+    fc.asyncProperty(life, async ({ clients, later, found, vcpus, ...asked }) => {
       const { work, vault, default_audiovm, made: there } = found;
       const host = machine([display(), lpc, sound(), bridge, card], {
         globals: { ...install().globals, default_audiovm: explicit(default_audiovm) },
@@ -639,7 +639,7 @@ test("whatever there was and is asked for: it converges, changes converge, and d
       });
       const before = everything(host.snapshot());
       const made = program(host);
-      for (const each of [clients, then, clients]) {
+      for (const each of [clients, later, clients]) {
         const args = {
           ...asked,
           clients: each,
