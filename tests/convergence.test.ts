@@ -66,12 +66,14 @@ interface Case {
   meddle: number[];
 }
 
-const possible = (gui: GuiDomain, live: Snapshot): boolean => {
+/** `anew`: also where the qube that is there has to start anew for it. */
+const possible = (gui: GuiDomain, live: Snapshot, anew = false): boolean => {
   const host = new HostModel(live).snapshot();
   const plan = planApply(gui.qube, settingsOf(gui, modeIn(gui)), host, OWNER);
   try {
     preflight(gui, host);
     new Claims().claim("lab", OWNER, "x", plan.touch, host);
+    if (anew) startsAnew(gui, plan, host);
     return true;
   } catch (error) {
     if (error instanceof Refusal) return false;
@@ -91,7 +93,7 @@ const cases: fc.Arbitrary<Case> = fc
       meddle: fc.array(fc.nat(), { maxLength: 4 }),
     });
   })
-  .filter(({ gui, next, live }) => possible(gui, live) && possible(next, live));
+  .filter(({ gui, next, live }) => possible(gui, live, true) && possible(next, live));
 
 const modeIn = (gui: GuiDomain) => gui.display[0] ?? "xephyr";
 

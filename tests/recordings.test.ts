@@ -46,6 +46,8 @@ const scenarios: Scenario[] = JSON.parse(
 const twin = await startTwin({
   dir: mkdtempSync(join(tmpdir(), "guidomain-recordings-")),
   machine: "recorded-laptop",
+  // It was killed while it shut down; however slow this machine is, that must still be so here.
+  world: { faults: { shutdown: { vault: 60 } } },
 });
 
 const ASK = `

@@ -162,6 +162,14 @@ def live():
     return fd
 
 
+def holds(fd):
+    """Whether that is still what `alive` looks at; also where there is nothing to look at any more."""
+    try:
+        return os.path.samestat(os.fstat(fd), os.stat(common.path(common.GUARD)))
+    except FileNotFoundError:
+        return True
+
+
 def alive():
     try:
         fd = os.open(common.path(common.GUARD), os.O_RDONLY | os.O_DIRECTORY)

@@ -334,6 +334,10 @@ def main(words):
         while seconds is not None:
             machine.here.sleep(seconds)
             seconds = guard.step()
+            if not units.holds(held):
+                # Somebody put the folder back from a copy: an agent would take us for dead.
+                os.close(held)
+                held = units.live()
             if common.read_text(common.GUARD + "/guard.py", 1) is None and not trials.load():
                 break  # nothing of ours is left on this host
         os.close(held)

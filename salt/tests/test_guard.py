@@ -6,6 +6,7 @@ without it (the negative controls: a test that cannot fail is none).
 import errno
 import json
 import os
+import shutil
 
 from fake import HostCase, Rebooted
 
@@ -1040,6 +1041,26 @@ class Ending(HostCase):
         self.addCleanup(setattr, guard.Guard, "step", real)
         guard.main(["watch"])
         self.assertEqual(looks, [None, {"id": "late"}])
+        self.assertFalse(units.alive())
+
+    def test_a_guard_whose_folder_was_put_back_from_a_copy_is_still_seen(self):
+        """An agent waits for a guard that it sees; systemd would start no second one."""
+        guard.say = lambda *_: None
+        os.makedirs(common.path(common.GUARD))
+        self.put(common.GUARD + "/guard.py", "#")
+        folder, seen = common.path(common.GUARD), []
+
+        def step(_):
+            seen.append(units.alive())
+            if len(seen) == 1:
+                os.rename(folder, folder + ".old")
+                shutil.copytree(folder + ".old", folder)
+            return None if len(seen) == 3 else 0
+
+        real, guard.Guard.step = guard.Guard.step, step
+        self.addCleanup(setattr, guard.Guard, "step", real)
+        guard.main(["watch"])
+        self.assertEqual(seen, [True, True, True])
         self.assertFalse(units.alive())
 
 
