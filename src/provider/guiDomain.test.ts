@@ -391,6 +391,18 @@ test("delete: a client that runs since before the change has its windows elsewhe
   assert.equal(everything(program.host.snapshot()), before);
 });
 
+test("two that go in one run take what they share along", async () => {
+  const host = new HostModel();
+  const before = everything(host.snapshot());
+  const [one, other] = [new Program(host), new Program(host, "sys-gui-2")];
+  for (const program of [one, other]) await program.up();
+  const handler = guiDomainHandler(one.hosts);
+  await Promise.all(
+    [one, other].map(({ state, name }) => handler.delete(state as ReadResult, one.hosts.context(name))),
+  );
+  assert.equal(differing(before, everything(host.snapshot())), []);
+});
+
 test("inUse is said only while a session runs", async () => {
   const program = new Program();
   await program.up();

@@ -35,7 +35,15 @@ import {
   wantedNow,
   withoutQube,
 } from "./guiDomainState.ts";
-import { type Changes, type Context, type Handler, hasUnknown, type Properties, UNKNOWN } from "./handler.ts";
+import {
+  type Changes,
+  type Context,
+  type DeleteRequest,
+  type Handler,
+  hasUnknown,
+  type Properties,
+  UNKNOWN,
+} from "./handler.ts";
 import type { HostAccess } from "./hosts.ts";
 import { takeAwayRequest } from "./rungRequest.ts";
 
@@ -214,37 +222,9 @@ export function guiDomainHandler(hosts: HostAccess): Handler {
       return bringUp({ hosts, gui, context }, news, oldOutputs);
     },
 
-    async delete({ id, inputs, outputs }, context) {
-      const [host = "", qube = ""] = id.split("/");
-      const resource = `GUI domain ${qube}`;
-      const snapshot = await hosts.snapshot(host, packagesOf(inputs), context, outputs["connection"]);
-      const onDelete = outputs["onDelete"] === "keep" ? "keep" : "restore";
-      const plan = planDelete(snapshot, context.urn, onDelete);
-      if (plan.release.length === 0) return; // adopted and never changed: nothing of ours is there
-      const removes = plan.restores.some((r) => r.key === `qube:${qube}` && r.to === null);
-      const boots = onDelete === "restore" && inForce(qube, snapshot) === "gpu";
-      if (boots && outputs["reboot"] !== "allowed")
-        throw new Refusal({
-          resource,
-          host,
-          what: `it drives the screen, which goes back to dom0 in a boot of its own, and reboot is "never"`,
-          next: 'Set reboot to "allowed" and run "pulumi up", then destroy it; or set onDelete to "keep" to leave it as it is',
-        });
-      if (removes && !boots) preflightDelete(resource, host, qube, snapshot);
-      if (onDelete === "restore" && plan.restores.length) {
-        context.log(describeDelete(qube, plan, removes));
-        if (boots) context.log(...bootNotice(snapshot));
-      }
-      const gui = guiOf(inputs);
-      const request = takeAwayRequest(
-        qube,
-        String(outputs["mode"] ?? "xephyr"),
-        plan,
-        snapshot,
-        boots ? { seconds: gui.limits.boot, gui, lit: screensOf(outputs) } : null,
-      );
-      const applying = { hosts, host, resource, context, connection: outputs["connection"] };
-      await apply(applying, { ...request, owner: context.urn });
+    delete(request, context) {
+      const [host = ""] = request.id.split("/");
+      return hosts.inTurn(host, () => takeAway(request, context));
     },
 
     abandoned(request, { signal }) {
@@ -270,6 +250,39 @@ export function guiDomainHandler(hosts: HostAccess): Handler {
       return { id, outputs: { ...before, ...inputs, ...unfinished(attempts) }, reasons };
     },
   };
+
+  async function takeAway({ id, inputs, outputs }: DeleteRequest, context: Context): Promise<void> {
+    const [host = "", qube = ""] = id.split("/");
+    const resource = `GUI domain ${qube}`;
+    const snapshot = await hosts.snapshot(host, packagesOf(inputs), context, outputs["connection"]);
+    const onDelete = outputs["onDelete"] === "keep" ? "keep" : "restore";
+    const plan = planDelete(snapshot, context.urn, onDelete);
+    if (plan.release.length === 0) return; // adopted and never changed: nothing of ours is there
+    const removes = plan.restores.some((r) => r.key === `qube:${qube}` && r.to === null);
+    const boots = onDelete === "restore" && inForce(qube, snapshot) === "gpu";
+    if (boots && outputs["reboot"] !== "allowed")
+      throw new Refusal({
+        resource,
+        host,
+        what: `it drives the screen, which goes back to dom0 in a boot of its own, and reboot is "never"`,
+        next: 'Set reboot to "allowed" and run "pulumi up", then destroy it; or set onDelete to "keep" to leave it as it is',
+      });
+    if (removes && !boots) preflightDelete(resource, host, qube, snapshot);
+    if (onDelete === "restore" && plan.restores.length) {
+      context.log(describeDelete(qube, plan, removes));
+      if (boots) context.log(...bootNotice(snapshot));
+    }
+    const gui = guiOf(inputs);
+    const request = takeAwayRequest(
+      qube,
+      String(outputs["mode"] ?? "xephyr"),
+      plan,
+      snapshot,
+      boots ? { seconds: gui.limits.boot, gui, lit: screensOf(outputs) } : null,
+    );
+    const applying = { hosts, host, resource, context, connection: outputs["connection"] };
+    await apply(applying, { ...request, owner: context.urn });
+  }
 
   /** What the description comes to on this host; which rung that is only the host can tell, unless there is no choice. */
   async function settingsFor(gui: GuiDomain, olds: Properties, context: Context): Promise<Settings> {

@@ -63,7 +63,7 @@ export type ApplyRequest = Pick<
 /** What handlers need of the hosts. */
 export type HostAccess = Pick<
   Hosts,
-  "claims" | "unknownName" | "snapshot" | "apply" | "connection" | "notLookedAt"
+  "claims" | "inTurn" | "unknownName" | "snapshot" | "apply" | "connection" | "notLookedAt"
 >;
 
 export class Hosts {
@@ -71,6 +71,7 @@ export class Hosts {
   claims = new Claims();
   /** Ends when the host is at work, or has not answered for a while. Work of ours that can wait comes after it. */
   reached: Promise<void> = Promise.resolve();
+  readonly inTurn = turns();
   readonly #scrubber: Scrubber;
   /** Grows with what descriptions name; the pool asks for these at each look. */
   readonly #packages = [...USUAL_PACKAGES];
@@ -173,6 +174,22 @@ export class Hosts {
   async close(): Promise<void> {
     await this.#pool.close();
   }
+}
+
+/**
+ * Work on one host, one after the other: whoever comes looks at what the one before has left. Two who take away what they share (a package)
+ * would else each find the other still wanting it, and leave it.
+ */
+export function turns(): <T>(host: string, work: () => Promise<T>) => Promise<T> {
+  const last = new Map<string, Promise<unknown>>();
+  return (host, work) => {
+    const mine = (last.get(host) ?? Promise.resolve()).then(work);
+    last.set(
+      host,
+      mine.catch(() => {}),
+    );
+    return mine;
+  };
 }
 
 /** Hosts from the provider's arguments; throws InventoryError. */

@@ -4,13 +4,14 @@ import type { ApplyResult, Snapshot } from "../host/protocol.ts";
 import { CheckFailed, type HostModel, StateFailed, TrialOver } from "../plan/testing/hostModel.ts";
 import { Claims } from "./claims.ts";
 import type { Context, LogOptions, Value } from "./handler.ts";
-import type { ApplyRequest, HostAccess } from "./hosts.ts";
+import { type ApplyRequest, type HostAccess, turns } from "./hosts.ts";
 
 export const urnOf = (name: string, type = "GuiDomain") =>
   `urn:pulumi:lab::site::guidomain:index:${type}::${name}`;
 
 export class TestHosts implements HostAccess {
   claims = new Claims();
+  readonly inTurn = turns();
   readonly models: Record<string, HostModel>;
   readonly applied: ApplyRequest[] = [];
   readonly log: { message: string; options: LogOptions | undefined }[] = [];

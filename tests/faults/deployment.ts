@@ -15,7 +15,7 @@ import {
   type Properties,
   type ReadResult,
 } from "../../src/provider/handler.ts";
-import { type ApplyRequest, type HostAccess, hasFormula } from "../../src/provider/hosts.ts";
+import { type ApplyRequest, type HostAccess, hasFormula, turns } from "../../src/provider/hosts.ts";
 import { pciAttachmentHandler } from "../../src/provider/pciAttachment.ts";
 
 /** What a program has in it. */
@@ -157,6 +157,7 @@ export class Run {
 /** The provider's hosts, with lines that lead to the light host. */
 class Hosts implements HostAccess {
   claims = new Claims();
+  readonly inTurn = turns();
   readonly #session: HostSession;
   readonly #holder: string;
 
