@@ -5,6 +5,7 @@
  */
 import { tagOf } from "../model/names.ts";
 import { type Answer, type Call, Evaluator, type Facts, placeOf } from "./evaluate.ts";
+import { levelFile } from "./levels.ts";
 import type { Located } from "./load.ts";
 import { renderRule } from "./parse.ts";
 import type { Principal } from "./principal.ts";
@@ -324,6 +325,7 @@ export function breaches(
   const calls = callsOf(rules);
   for (const { qube, level, apart } of principals) {
     const foreign = new Set(apart.flatMap((other) => [other, ...belongings(other)]));
+    const own = levelFile(qube);
     const isForeign = (target: string) => foreign.has(target.replace("@dispvm:", ""));
     for (const source of [qube, ...belongings(qube)])
       for (const [service, list] of calls)
@@ -336,6 +338,9 @@ export function breaches(
               tell(source, `ask ${target} for ${service}${argument} (${admins}), below level admin`, answer);
             if (isForeign(target))
               tell(source, `ask ${target}, which is not its own, for ${service}`, answer);
+            // Where Qubes' own rules lead (updates through the network's qube, say) is everybody's.
+            else if (answer.decision === "allow" && isForeign(answer.target) && answer.rule.file === own)
+              tell(source, `reach ${answer.target}, which is not its own, for ${service}`, answer);
             else if (answer.decision === "ask" && answer.targets.some(isForeign))
               tell(
                 source,

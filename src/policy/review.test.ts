@@ -4,9 +4,9 @@ import * as assert from "uvu/assert";
 import { differenceText } from "./explain.ts";
 import { grantOf, levelFile, withGrant, withoutGrant } from "./levels.ts";
 import { type Files, POLICY } from "./load.ts";
-import type { Level } from "./principal.ts";
+import { type Level, parsePrincipal } from "./principal.ts";
 import { review } from "./review.ts";
-import { ASKS, SAMPLE, samplePrincipal } from "./sample.ts";
+import { ASKS, SAMPLE, SOMEBODY_ELSE, samplePrincipal } from "./sample.ts";
 import { STOCK } from "./services.ts";
 
 const put = (level: Level, host: Files = STOCK) => {
@@ -84,6 +84,22 @@ test("warned: an earlier file of somebody else gives what the level denies", () 
   const { refusals, warnings } = put("user", host);
   assert.equal(refusals, []);
   assert.match(warnings.join("\n"), /sys-gui may ask work for qubes\.VMShell.* by .*30-user\.policy:1/);
+});
+
+test("refused: a rule of one's own that leads to somebody else's qube by another name", () => {
+  const parsed = parsePrincipal({
+    qube: ASKS,
+    level: "user",
+    apart: [SOMEBODY_ELSE],
+    rules: ["qubes.Filecopy * @tag:guivm-sys-gui @default allow target=bob-work"],
+  });
+  assert.ok("principal" in parsed);
+  const after = withGrant(STOCK, grantOf(parsed.principal));
+  const { refusals } = review(STOCK, after, SAMPLE, [parsed.principal]);
+  assert.match(
+    refusals.join("\n"),
+    /^work may reach bob-work, which is not its own, for qubes\.Filecopy, by .*46-level/m,
+  );
 });
 
 test("refused: the way in of a management qube that the kiosk shows; not where its rule comes earlier, nor at a level that leaves it", () => {
