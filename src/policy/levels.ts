@@ -18,6 +18,7 @@ export interface Grant {
 
 /** After the redirection of input (45), before what the GUI domain's own files (50, 51), Qubes' tools (50) and Qubes (90) allow. */
 export const levelFile = (qube: string) => policyFile(46, "level", qube);
+export const isLevelFile = (path: string) => /^46-level-.+\.policy$/.test(path.slice(POLICY.length + 1));
 
 const TO_DOM0 = { target: "dom0" };
 const rule = (
