@@ -28,9 +28,13 @@ function hostWith(domains: readonly GuiDomain[], source: string): Asking {
       ? { qube, clients: [`client-of-${qube}`], disposable: `dvm-of-${qube}` }
       : { qube, clients, disposable: null },
   );
+  const names = domains.map(({ qube }) => qube);
   const files = domains.flatMap((gui) => {
     const [mode = "xephyr"] = gui.display;
-    return Object.entries(settingsOf(gui, mode).files).filter(([file]) => file.startsWith(`${POLICY}/`));
+    const apart = names.filter((name) => name !== gui.qube);
+    return Object.entries(settingsOf({ ...gui, apart }, mode).files).filter(([file]) =>
+      file.startsWith(`${POLICY}/`),
+    );
   });
   const { rules, faults } = loadPolicy({ ...STOCK, ...Object.fromEntries(files) });
   if (faults.length) throw new Error(JSON.stringify(faults));

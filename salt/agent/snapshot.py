@@ -13,7 +13,13 @@ import ledger
 import lock
 import qubes_admin as admin
 
-FOLDERS = ["/etc/qubes/policy.d", "/usr/share/xsessions", "/etc/lightdm/lightdm.conf.d"]
+FOLDERS = [
+    "/etc/qubes/policy.d",
+    "/run/qubes/policy.d",  # hides files of the same name until the next boot
+    "/etc/qubes-rpc/policy",  # of Qubes 4.0, counts where a policy says !compat-4.0
+    "/usr/share/xsessions",
+    "/etc/lightdm/lightdm.conf.d",
+]
 INPUT_TARGET = "/etc/qubes/input-proxy-target"
 UNITS = "/etc/systemd/system"  # of it only what orders the start of single qubes
 TEXT_LIMIT = 256 * 1024  # bytes of one file

@@ -713,6 +713,9 @@ class Snapshot(HostCase):
         self.put("/run/qubes/guid-running.7", "")
         self.put("/usr/share/xsessions/big.desktop", "x" * 300000)
         self.put("/etc/qubes/policy.d/include/admin-local-rwx", "a\n")
+        for folder in ("/run/qubes/policy.d", "/etc/qubes-rpc/policy"):
+            os.makedirs(self.root + folder, exist_ok=True)
+            self.put(folder + "/also", "b\n")
         before = self.dump()
         snap = snapshot.snapshot({"packages": ["old-package", "new-package"]})
         self.assertEqual(self.dump(), before)
@@ -766,8 +769,10 @@ class Snapshot(HostCase):
         self.assertEqual(
             sorted(snap["files"]),
             [
+                "/etc/qubes-rpc/policy/also",
                 "/etc/qubes/policy.d/90-default.policy",
                 "/etc/qubes/policy.d/include/admin-local-rwx",
+                "/run/qubes/policy.d/also",
             ],
         )
         self.assertEqual(snap["files"]["/etc/qubes/policy.d/90-default.policy"]["mode"], "0664")

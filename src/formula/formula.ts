@@ -5,6 +5,7 @@ import type { DeviceValue, FileValue, PropertyValue, QubeValue } from "../model/
 import { assignmentOf, othersOf, PROHIBIT_START, type Settings } from "../model/settings.ts";
 import type { Restore } from "../plan/changes.ts";
 import { partsOf } from "../plan/values.ts";
+import { isLevelFile } from "../policy/levels.ts";
 import { slsName } from "./names.ts";
 import { render } from "./templates.ts";
 
@@ -205,16 +206,19 @@ function restoreView(restores: Restore[], beside: Beside) {
           remove: of("bootarg").flatMap((r) => (r.to === null ? [r.name] : [])),
         }
       : false,
-    files: of("file").map((r) => {
-      const to = r.to as FileValue | null;
-      return {
-        path: r.name,
-        absent: to === null,
-        source: to === null ? "" : beside(r.name, to.content, "before"),
-        mode: to?.mode ?? "",
-        policy: r.name.endsWith(".policy"),
-      };
-    }),
+    // A level goes last: what the other files allow is wider.
+    files: of("file")
+      .sort((a, b) => Number(isLevelFile(a.name)) - Number(isLevelFile(b.name)))
+      .map((r) => {
+        const to = r.to as FileValue | null;
+        return {
+          path: r.name,
+          absent: to === null,
+          source: to === null ? "" : beside(r.name, to.content, "before"),
+          mode: to?.mode ?? "",
+          policy: r.name.endsWith(".policy"),
+        };
+      }),
     qubes: of("qube").map((r) => {
       const to = r.to as QubeValue | null;
       return {

@@ -1,9 +1,10 @@
 /** A GUI domain's description → what each value on a Qubes host has to be. Source: qubes-host.md (b), columns Xephyr, GPU and VNC; (f), (g). */
 import { bootWords, type GpuGrant, NOT_THIS_BOOT } from "../model/gpu.ts";
-import { type GuiDomain, inMode } from "../model/guiDomain.ts";
+import { type GuiDomain, inMode, principalOf } from "../model/guiDomain.ts";
 import type { Mode, Rung } from "../model/modes.ts";
 import { policyFile } from "../model/names.ts";
 import { NO_SETTINGS, PROHIBIT_START, type Settings } from "../model/settings.ts";
+import { grantOf } from "../policy/levels.ts";
 import { prepare, render } from "./templates.ts";
 
 const FEATURES: Record<Mode, Record<string, string>> = {
@@ -38,6 +39,8 @@ export function settingsOf(gui: GuiDomain, rung: Rung, grant: GpuGrant = NO_GRAN
   const gpu = rung === "gpu";
   const { memory, maxmem, audiovm, hostPackages } = inMode(gui, rung);
   const ports = Object.values(grant.devices).map((d) => d.port);
+  const principal = principalOf(gui);
+  const rights = principal && grantOf(principal);
   return {
     class: "AppVM",
     template: gui.template,
@@ -53,11 +56,12 @@ export function settingsOf(gui: GuiDomain, rung: Rung, grant: GpuGrant = NO_GRAN
       ...(gpu && grant.kernelOptions !== null && { kernelopts: grant.kernelOptions }),
       ...(gui.vcpus === null ? {} : { vcpus: String(gui.vcpus) }),
     },
-    features: { ...FEATURES[rung] },
+    features: { ...FEATURES[rung], ...rights?.features },
     services: Object.fromEntries(SERVICES[rung].map((name) => [name, "on" as const])),
     globals: gui.clients === "default" ? { default_guivm: qube } : {},
     clients: gui.clients === "default" ? {} : Object.fromEntries(gui.clients.map((client) => [client, qube])),
-    files: filesOf(gui, rung, hostPackages, grant),
+    // The level first: what the others allow is wider.
+    files: { ...rights?.files, ...filesOf(gui, rung, hostPackages, grant) },
     packages: Object.fromEntries(hostPackages.map((name) => [name, "installed" as const])),
     devices: gpu ? grant.devices : {},
     bootArguments: gpu

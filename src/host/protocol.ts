@@ -190,7 +190,7 @@ export const Snapshot = v.object({
   globals: mapOf(PropertyValue),
   labels: v.array(v.string()),
   /**
-   * Every file of /etc/qubes/policy.d (with include/), /usr/share/xsessions, /etc/lightdm/lightdm.conf.d and
+   * Every file of /etc/qubes/policy.d (with include/), /run/qubes/policy.d, /etc/qubes-rpc/policy, /usr/share/xsessions, /etc/lightdm/lightdm.conf.d and
    * /etc/systemd/system/qubes-vm@*.service.d, and /etc/qubes/input-proxy-target; text up to 256 KiB.
    */
   files: mapOf(FileValue),

@@ -75,7 +75,50 @@ const malformed: [Args, ...string[]][] = [
   [{ viewers: "work" }, 'viewers: "work" is not allowed', "a list"],
   [{ viewers: ["work"] }, 'viewers: ["work"]', 'only mode "vnc"'],
   [{ display: ["vnc"], viewers: ["sys-gui"] }, 'viewers: "sys-gui" cannot view itself'],
-  [{ colour: "red" }, "colour: not a property of a GUI domain", "allowed are audiovm, autostart"],
+  [{ level: "boss" }, 'level: "boss" is not allowed', '"operator", "user", "guest", "kiosk"'],
+  [
+    { level: "admin" },
+    'level: "admin" is not in this release; allowed are "operator", "user", "guest", "kiosk". Without a level',
+  ],
+  [{ level: ["user"] }, 'level: ["user"] is not allowed', '"operator", "user", "guest", "kiosk"'],
+  [{ level: "kiosk" }, "apps: level kiosk starts only what is listed", "at least one application"],
+  [{ level: "user", apps: [{ app: "x", qube: "work" }] }, "apps: only level kiosk has a list", "level user"],
+  [
+    { apps: [{ app: "x", qube: "work" }] },
+    'apps: only level "kiosk" has a list of applications',
+    "leave it out",
+  ],
+  [{ level: "kiosk", apps: "x" }, 'apps: "x" is not allowed', "a list"],
+  [
+    { level: "kiosk", apps: [{ app: "x" }] },
+    "apps[0]: x is started in a qube or in a disposable",
+    "exactly one",
+  ],
+  [
+    { level: "kiosk", apps: [{ app: "a b", qube: "work" }] },
+    'apps[0].app: "a b" is not an application',
+    "letters",
+  ],
+  [{ level: "kiosk", apps: [{ app: "../x", qube: "work" }] }, 'apps[0].app: "../x" is not an application'],
+  [{ level: "kiosk", apps: [{ app: "x", qube: "@anyvm" }] }, 'apps[0].qube: "@anyvm" is not a qube\'s name'],
+  [{ level: "kiosk", apps: [{ app: "x", qube: "sys-gui" }] }, "apps[0]: sys-gui is the GUI domain itself"],
+  [
+    { rules: ["qubes.Filecopy * sys-gui work allow"] },
+    "rules: rules of one's own come on top of a level",
+    '"user"',
+  ],
+  [{ level: "user", rules: ["nonsense"] }, "rules[0]: line: 1 fields are too few"],
+  [{ level: "user", rules: ["a.B * sys-gui work allow\n* * * * allow"] }, "rules[0]: ", "a rule is one line"],
+  [
+    { level: "user", rules: ["qubes.VMShell * sys-gui work allow"] },
+    "rules[0]: qubes.VMShell is for admins (any command in another qube), and sys-gui is at level user",
+  ],
+  [
+    { level: "user", rules: ["qubes.Filecopy * bobs work allow"] },
+    'rules[0]: its source is "bobs"',
+    "allowed are sys-gui, @tag:guivm-sys-gui",
+  ],
+  [{ colour: "red" }, "colour: not a property of a GUI domain", "allowed are apps, audiovm, autostart"],
 ];
 
 for (const [args, ...texts] of malformed)

@@ -2,6 +2,15 @@
 import * as v from "valibot";
 import { Selector } from "../pci/selector.ts";
 import { GPU_MEMORY } from "../pci/verdict.ts";
+import {
+  APPS,
+  type App,
+  LEVELS,
+  type Level,
+  type Principal,
+  parsePrincipal,
+  RULES,
+} from "../policy/principal.ts";
 import { integer, listOf, named, oneOf, only, pathOf, shown, text, wrong } from "./fields.ts";
 import { MODES, type Mode, type Rung } from "./modes.ts";
 import { guiDomainNameFault, hostNameFault, qubeNameFault } from "./names.ts";
@@ -43,6 +52,17 @@ const packageName = named((name) =>
 
 const userName = named((name) =>
   /^[a-z_][a-z0-9_-]{0,31}$/.test(name) ? null : `${shown(name)} is not the name of a user of dom0`,
+);
+
+/** Level admin needs lines in files that others write to as well; until these have owners of their own it is not given by halves. */
+export type GuiLevel = Exclude<Level, "admin">;
+const GUI_LEVELS = LEVELS.filter((level): level is GuiLevel => level !== "admin");
+const allowedLevels = GUI_LEVELS.map((level) => `"${level}"`).join(", ");
+
+const guiLevel = v.picklist(GUI_LEVELS, ({ input }) =>
+  input === "admin"
+    ? `"admin" is not in this release; allowed are ${allowedLevels}. Without a level the GUI domain has what windows and menus need, and what the host's own policy allows it`
+    : `${shown(input)} is not allowed; allowed are ${allowedLevels}`,
 );
 
 const fields = {
@@ -90,6 +110,9 @@ const fields = {
   ),
   hostPackages: v.optional(listOf(packageName)),
   viewers: v.optional(listOf(qubeName)),
+  level: v.optional(guiLevel),
+  apps: v.optional(APPS),
+  rules: v.optional(RULES),
 };
 
 /** What a program may give; every argument but `host` may be left out. */
@@ -133,6 +156,22 @@ export interface GuiDomain {
   hostPackages: string[] | null;
   /** Qubes that may reach the remote display through qubes.ConnectTCP; VNC only. */
   viewers: string[];
+  /** What this GUI domain, and so the person at it, may ask of the host; null: what the host's policy says without us. */
+  level: GuiLevel | null;
+  /** Level kiosk: all that it may start. */
+  apps: App[] | null;
+  /** Lines of policy, before those of the level. */
+  rules: string[] | null;
+  /** The other GUI domains of the host, whose qubes are none of its business. Not an argument: who is there is found out on the way. */
+  apart?: string[];
+}
+
+/** Who asks, where the description gives a level. */
+export function principalOf({ qube, level, apps, rules, apart = [] }: GuiDomain): Principal | null {
+  if (level === null) return null;
+  const parsed = parsePrincipal({ qube, level, apps: apps ?? [], rules: rules ?? [], apart });
+  if ("principal" in parsed) return parsed.principal;
+  throw new Error(parsed.faults.map(({ property, reason }) => `${property}: ${reason}`).join("; "));
 }
 
 /** What a description leaves to the mode, filled in (qubes-host.md (b)). */
@@ -207,6 +246,9 @@ export function parseGuiDomain(name: string, value: unknown): { gui: GuiDomain }
     audiovm: args.audiovm ?? null,
     hostPackages: args.hostPackages ? [...new Set(args.hostPackages)].sort() : null,
     viewers: [...new Set(args.viewers ?? [])].sort(),
+    level: args.level ?? null,
+    apps: (args.apps as App[] | undefined) ?? null,
+    rules: args.rules ?? null,
   };
   const faults = rules(gui, name, args);
   return faults.length ? { faults } : { gui: sorted(gui) };
@@ -241,6 +283,7 @@ function rules(gui: GuiDomain, name: string, args: GuiDomainArgs): Fault[] {
   if (gui.viewers.length && !gui.display.includes("vnc"))
     add("viewers", `${shown(gui.viewers)} is not allowed: only mode "vnc" has viewers; leave it out`);
   if (gui.viewers.includes(gui.qube)) add("viewers", `"${gui.qube}" cannot view itself`);
+  accessFaults(gui, add);
   for (const mode of modesOf(gui)) {
     const { memory, maxmem } = inMode(gui, mode);
     if (maxmem === 0 || memory === null || maxmem >= memory) continue;
@@ -248,6 +291,22 @@ function rules(gui: GuiDomain, name: string, args: GuiDomainArgs): Fault[] {
     break;
   }
   return faults;
+}
+
+/** Design §7. */
+function accessFaults(
+  { qube, level, apps, rules }: GuiDomain,
+  add: (property: string, reason: string) => void,
+) {
+  if (level === null) {
+    if (apps)
+      add("apps", `only level "kiosk" has a list of applications; add level: "kiosk", or leave it out`);
+    if (rules) add("rules", `rules of one's own come on top of a level; add one: ${allowedLevels}`);
+    return;
+  }
+  const parsed = parsePrincipal({ qube, level, apps: apps ?? [], rules: rules ?? [] });
+  if ("principal" in parsed) return;
+  for (const { property, reason } of parsed.faults) if (property !== "qube") add(property, reason);
 }
 
 /** What a ladder must keep, and what mode "gpu" asks of the rest; qubes-host.md (b), (h). */

@@ -2,6 +2,9 @@
 import type { Snapshot } from "../host/protocol.ts";
 import type { DeviceValue, FileValue, KeyValue, PropertyValue } from "../model/keys.ts";
 import { PROHIBIT_START, type Wish } from "../model/settings.ts";
+import { sameLevel } from "../policy/apart.ts";
+import { isLevelFile } from "../policy/levels.ts";
+import { type Files, OLD_POLICY, POLICY, RUNTIME_POLICY } from "../policy/load.ts";
 import { rulesOf } from "../policy/rules.ts";
 
 /**
@@ -115,7 +118,7 @@ export function satisfied(wish: Wish, snapshot: Snapshot): boolean {
     case "global":
       return sameProperty(name, wish.value as PropertyValue, live as PropertyValue);
     case "file":
-      return sameFile(name, wish.value as FileValue, live as FileValue);
+      return sameFile(name, wish.value as FileValue, live as FileValue, snapshot);
     case "device":
       return sameDevice(wish.value as DeviceValue, live as DeviceValue);
     default:
@@ -128,13 +131,25 @@ function sameProperty(name: string, wanted: PropertyValue, live: PropertyValue):
 }
 
 /** A policy with the same rules is the same policy, whoever wrote it; its comments and blanks are nobody's loss. */
-function sameFile(path: string, wanted: FileValue, live: FileValue): boolean {
+function sameFile(path: string, wanted: FileValue, live: FileValue, snapshot: Snapshot): boolean {
   if (live.mode !== wanted.mode) return false;
   if (live.content === wanted.content) return true;
+  if (isLevelFile(path))
+    return sameLevel(path, wanted.content, live.content, policyOf(snapshot), snapshot.qubes);
   if (path.endsWith(".policy")) return sameValue(rulesOf(wanted.content), rulesOf(live.content));
   if (path.endsWith(".desktop")) return sameValue(entries(wanted.content), entries(live.content));
   return false;
 }
+
+/** What a host's files say about policy. */
+export const policyOf = ({ files }: Pick<Snapshot, "files">): Files =>
+  Object.fromEntries(
+    Object.entries(files).flatMap(([path, { content }]) =>
+      [POLICY, RUNTIME_POLICY, OLD_POLICY].some((folder) => path.startsWith(`${folder}/`))
+        ? [[path, content]]
+        : [],
+    ),
+  );
 
 /** In Qubes' store any text but "" counts as true, "False" too (qubes-cli-formats.md §6). */
 export function sameDevice(wanted: DeviceValue, live: DeviceValue): boolean {

@@ -2,6 +2,7 @@
 import type { Snapshot, Verification } from "../host/protocol.ts";
 import type { GuiDomain } from "../model/guiDomain.ts";
 import type { Mode, Rung } from "../model/modes.ts";
+import { levelQuestions } from "./access.ts";
 import { followersOf } from "./preflight.ts";
 
 export const POLICY = /^\/etc\/qubes\/policy\.d\/[^/]+\.policy$/;
@@ -12,6 +13,10 @@ const TEMPLATE_PACKAGES: Record<Mode, string[]> = {
   xephyr: ["qubes-vm-guivm"],
   vnc: ["qubes-vm-guivm", "lightdm"],
 };
+
+const JUST_EVALUATE = ["qrexec-policy-exec", "--just-evaluate"];
+/** It exits 0 where a call is allowed, 1 where it is denied or a person would be asked. */
+const DENIES = ["sh", "-c", `${JUST_EVALUATE.join(" ")} "$@"; test $? -eq 1`, "sh"];
 
 /** What the checks of mode "gpu" rest on beside the description. */
 export interface Given {
@@ -41,17 +46,16 @@ export function verificationsOf(
   const policies = new Set([...Object.keys(snapshot.files), ...files].filter((f) => POLICY.test(f)));
   const [client] = gui.clients === "default" ? followersOf(qube, snapshot) : gui.clients;
   const may = (target: string, service: string) =>
-    host(`policy: ${qube} may ask ${target} for ${service}`, [
-      "qrexec-policy-exec",
-      "--just-evaluate",
-      qube,
-      target,
-      service,
-    ]);
+    host(`policy: ${qube} may ask ${target} for ${service}`, [...JUST_EVALUATE, qube, target, service]);
+  const mayNot = (target: string, service: string) =>
+    host(`policy: ${qube} may not ask ${target} for ${service}`, [...DENIES, qube, target, service]);
   return [
     // All of them: one bad line in any file stops every qrexec call, and only the linter says which.
     host("policies lint", ["qubes-policy-lint", ...[...policies].sort()]),
-    may("dom0", "policy.EvalGUI+qubes.ClipboardPaste"),
+    ...(gui.level === null ? [may("dom0", "policy.EvalGUI+qubes.ClipboardPaste")] : []),
+    ...levelQuestions(gui, snapshot, client).map(({ target, call, allowed }) =>
+      (allowed ? may : mayNot)(target, call),
+    ),
     // Without these its tools take every client for nobody's, and no window appears.
     may(qube, "admin.vm.feature.CheckWithTemplate+gui"),
     ...(client === undefined ? [] : [may(client, "admin.vm.property.Get+xid")]),

@@ -43,13 +43,17 @@ const app = only(
   "not a part of an application; allowed are app, qube, disposable",
 );
 
+/** What a GUI domain says of its level as well. */
+export const APPS = listOf(app);
+export const RULES = listOf(named(ruleFault, "a rule"));
+
 const fields = {
   qube: named(guiDomainNameFault),
   level: oneOf(...LEVELS),
   /** What the GUI domain creates gets this tag besides those that Qubes sets. */
   tag: v.optional(named(tagFault, "a tag")),
-  apps: v.optional(listOf(app)),
-  rules: v.optional(listOf(named(ruleFault, "a rule"))),
+  apps: v.optional(APPS),
+  rules: v.optional(RULES),
   apart: v.optional(listOf(named(guiDomainNameFault))),
 };
 const FIELDS = Object.keys(fields).join(", ");

@@ -5,6 +5,7 @@
 
 import type { Snapshot } from "../host/protocol.ts";
 import { Refusal } from "../model/failure.ts";
+import type { GuiDomain } from "../model/guiDomain.ts";
 import { otherOwner, shareable } from "../plan/changes.ts";
 import { deviceParts, partsOf } from "../plan/values.ts";
 
@@ -18,6 +19,18 @@ export function ownerName(urn: string): string {
 
 export class Claims {
   readonly #owners = new Map<string, string>();
+  /** GUI domains of this program by their URN. */
+  readonly #described = new Map<string, GuiDomain>();
+
+  /** Notes a GUI domain of this program: each with a level is kept apart from the others of its host. */
+  describe(urn: string, gui: GuiDomain): void {
+    this.#described.set(urn, gui);
+  }
+
+  /** The other GUI domains that the program has on that host, as far as it has named them yet. */
+  others(host: string, urn: string): GuiDomain[] {
+    return [...this.#described].flatMap(([other, gui]) => (other !== urn && gui.host === host ? [gui] : []));
+  }
 
   /** Claims `keys` of a host for `urn`, or refuses with the name of the other claimant. Claiming again is no conflict. */
   claim(host: string, urn: string, resource: string, keys: readonly string[], snapshot: Snapshot): void {

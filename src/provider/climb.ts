@@ -5,6 +5,7 @@ import { Refusal, sentence } from "../model/failure.ts";
 import { allPackages, type GuiDomain } from "../model/guiDomain.ts";
 import type { Rung } from "../model/modes.ts";
 import type { Settings } from "../model/settings.ts";
+import { inCompany, preflightAccess, reviewOf } from "../plan/access.ts";
 import { owns, type Plan, planRung } from "../plan/changes.ts";
 import {
   fallbackOf,
@@ -16,6 +17,8 @@ import {
 } from "../plan/ladder.ts";
 import { preflight, startsAnew, waitingForRestart } from "../plan/preflight.ts";
 import { type Decision, decide } from "../plan/rungs.ts";
+import { differenceText } from "../policy/explain.ts";
+import type { Review } from "../policy/review.ts";
 import { applyFailure, stillThere, whatOf } from "./applyFailure.ts";
 import { apply, leftOf } from "./applying.ts";
 import {
@@ -29,8 +32,10 @@ import {
   rebootWhy,
   SETTLED,
   screensOf,
+  several,
   unfinished,
   verified,
+  widerText,
 } from "./guiDomainState.ts";
 import { type Context, PartialFailure, type Properties, type Value } from "./handler.ts";
 import type { ApplyRequest, HostAccess } from "./hosts.ts";
@@ -51,12 +56,15 @@ export interface Task {
 
 /** What the run is going to do there, said and claimed before anything is touched; a refusal where nothing can work. */
 export function announce(
-  { hosts, gui, context }: Task,
+  { hosts, gui: described, context }: Task,
   snapshot: Snapshot,
   remembered: readonly Remembered[],
   done?: Ladder,
 ): Announced {
+  const others = hosts.claims.others(described.host, context.urn);
+  const gui = inCompany(described, snapshot, others);
   const notices = preflight(gui, snapshot, (qube) => hosts.claims.has(gui.host, `qube:${qube}`));
+  preflightAccess(gui, snapshot, others);
   const decision = decide(gui, snapshot, context.urn, remembered, done);
   const { ladder, wanted, target, needsBoot } = decision;
   if (ladder.end?.kind === "below" && !done) throw refusalOf(gui, decision);
@@ -67,6 +75,8 @@ export function announce(
     context.log(
       `qube ${gui.qube} starts anew, since its services are read at its start; it shows no windows now`,
     );
+  // Where nothing but the host's own screen is left there is nobody to have rights.
+  announceRights(gui, reviewOf(gui.qube, wanted.class === "" ? null : gui, plan, snapshot, others), context);
   const given = Object.values(wanted.devices).map((device) => `given:${device.port}`);
   hosts.claims.claim(gui.host, context.urn, `GUI domain ${gui.qube}`, [...plan.touch, ...given], snapshot);
   if (context.preview && (plan.changes.length || !snapshot.ledger[`qube:${gui.qube}`])) {
@@ -78,6 +88,27 @@ export function announce(
         context.log(`mode "${mode}": ${verdict}: ${reason}`, { severity: "warning" });
   }
   return { decision, plan };
+}
+
+/** Refuses a change of rights that must not be; tells of one that will be. */
+export function announceRights(
+  { qube, host }: GuiDomain,
+  review: Review | null,
+  context: Context,
+  tells = context.preview,
+): void {
+  if (!review) return;
+  if (review.refusals.length)
+    throw new Refusal({
+      resource: `GUI domain ${qube}`,
+      host,
+      what: `its policy is refused: ${several(review.refusals)}`,
+      next: 'Change what is named there, or "level", "apps", "rules" or "clients"',
+    });
+  if (!tells) return;
+  if (review.warnings.length) context.log(widerText(qube, review.warnings), { severity: "warning" });
+  const told = differenceText(review.differences);
+  if (told) context.log(`rights on host ${host}:\n${told.trimEnd()}`);
 }
 
 /** Climbs until a rung is up. Returns the outputs. */

@@ -5,13 +5,14 @@ import type { Snapshot } from "../host/protocol.ts";
 import { Refusal, sentence } from "../model/failure.ts";
 import { allPackages, type GuiDomain, parseGuiDomain } from "../model/guiDomain.ts";
 import { NO_SETTINGS, type Settings } from "../model/settings.ts";
+import { inCompany, reviewOf } from "../plan/access.ts";
 import { isForGood, ownedBy, type Plan, planDelete } from "../plan/changes.ts";
 import { liveSettings } from "../plan/live.ts";
 import { inForce, preflightDelete } from "../plan/preflight.ts";
 import { decide } from "../plan/rungs.ts";
 import { partsOf, sameValue } from "../plan/values.ts";
 import { apply } from "./applying.ts";
-import { announce, bringUp } from "./climb.ts";
+import { announce, announceRights, bringUp } from "./climb.ts";
 import { diffByPath, formatPath, replacing, topLevel, unlessRefused } from "./diff.ts";
 import {
   adopted,
@@ -33,6 +34,7 @@ import {
   stateOf,
   unfinished,
   wantedNow,
+  widerText,
   withoutQube,
 } from "./guiDomainState.ts";
 import {
@@ -49,6 +51,7 @@ import { takeAwayRequest } from "./rungRequest.ts";
 
 /** Arguments that reach the host through `settings` alone: a difference shows there, once. */
 const MIRRORED = new Set([
+  "apps",
   "audiovm",
   "autostart",
   "clients",
@@ -57,6 +60,7 @@ const MIRRORED = new Set([
   "label",
   "maxmem",
   "memory",
+  "rules",
   "session",
   "sessionUser",
   "template",
@@ -77,6 +81,7 @@ export function guiDomainHandler(hosts: HostAccess): Handler {
       const parsed = parseGuiDomain(context.name, args);
       if ("faults" in parsed) return { inputs: news, failures: parsed.faults };
       const { gui } = parsed;
+      hosts.claims.describe(context.urn, gui);
       const settings = await settingsFor(gui, olds, context);
       return {
         inputs: {
@@ -154,11 +159,12 @@ export function guiDomainHandler(hosts: HostAccess): Handler {
         return { id, outputs: { ...outputs, looked: false }, inputs };
       }
       const gui = imported && snapshot.qubes[qube] ? adopted(host, qube, snapshot) : null;
+      const others = hosts.claims.others(host, context.urn);
       const outcome = snapshot.outcome?.owner === context.urn ? snapshot.outcome : null;
       // Where only some of it could be removed, or the qube went by hand, the rest is still this resource's.
       const isOurs = outcome || withoutQube(outputs) || ownedBy(snapshot, context.urn).length > 0;
       if (!snapshot.qubes[qube] && (imported || !isOurs)) return null;
-      return found(gui ?? guiOf(inputs), gui !== null);
+      return found(inCompany(gui ?? guiOf(inputs), snapshot, others), gui !== null);
 
       function found(gui: GuiDomain, isImport: boolean) {
         const isRescued = outcome !== null && outcome.what !== "undone" && outcome.id !== outputs[SETTLED];
@@ -180,6 +186,16 @@ export function guiDomainHandler(hosts: HostAccess): Handler {
           context.log(outcomeText(qube, outcome), { severity: "warning" });
         const settings = live ? asProperties(live) : (inputs["settings"] ?? asProperties(NO_SETTINGS));
         const state = stateOf(outputs, live === null || sameValue(live, wanted));
+        const now = outputsOf(
+          gui,
+          snapshot,
+          context.urn,
+          isRescued ? "rescued" : state,
+          modeIn(gui, outputs, snapshot),
+          waitsFor,
+        );
+        const { wider = [] } = (now["rights"] ?? {}) as { wider?: string[] };
+        if (wider.length) context.log(widerText(qube, wider), { severity: "warning" });
         return {
           id,
           inputs: { ...rest, ...learnt, settings },
@@ -190,14 +206,7 @@ export function guiDomainHandler(hosts: HostAccess): Handler {
             ...kept,
             ...learnt,
             settings,
-            ...outputsOf(
-              gui,
-              snapshot,
-              context.urn,
-              isRescued ? "rescued" : state,
-              modeIn(gui, outputs, snapshot),
-              waitsFor,
-            ),
+            ...now,
             ...(isRescued && rescuedOutputs(outcome, inForce(qube, snapshot), kept)),
             connection: hosts.connection(host),
           },
@@ -216,7 +225,15 @@ export function guiDomainHandler(hosts: HostAccess): Handler {
           memoryOf({ ...news, ...oldOutputs }, gui, snapshot, context.urn),
         );
         // What an apply decides anew is left out, and so unknown; the rest stays what it is for those who depend on it.
-        const { mode: _, state: __, attempts: ___, evidence: ____, pending: _____, ...kept } = oldOutputs;
+        const {
+          mode: _,
+          state: __,
+          attempts: ___,
+          evidence: ____,
+          pending: _____,
+          rights: ______,
+          ...kept
+        } = oldOutputs;
         return { ...kept, ...news };
       }
       return bringUp({ hosts, gui, context }, news, oldOutputs);
@@ -268,6 +285,9 @@ export function guiDomainHandler(hosts: HostAccess): Handler {
         next: 'Set reboot to "allowed" and run "pulumi up", then destroy it; or set onDelete to "keep" to leave it as it is',
       });
     if (removes && !boots) preflightDelete(resource, host, qube, snapshot);
+    const review = reviewOf(qube, null, plan, snapshot, hosts.claims.others(host, context.urn));
+    // A qube that goes has no rights to tell of.
+    announceRights(guiOf(inputs), review, context, !removes);
     if (onDelete === "restore" && plan.restores.length) {
       context.log(describeDelete(qube, plan, removes));
       if (boots) context.log(...bootNotice(snapshot));
@@ -289,11 +309,13 @@ export function guiDomainHandler(hosts: HostAccess): Handler {
     const [first = "xephyr"] = gui.display;
     const before = olds["settings"] as Settings | undefined;
     const hasDisplay = Object.keys(before?.bootArguments ?? {}).length > 0;
-    if (gui.display.length === 1 && first !== "gpu" && !hasDisplay) return settingsOf(gui, first);
+    if (gui.display.length === 1 && first !== "gpu" && !hasDisplay && gui.level === null)
+      return settingsOf(gui, first);
     try {
       const snapshot = await hosts.snapshot(gui.host, allPackages(gui), context);
       const memory = memoryOf(olds, gui, snapshot, context.urn);
-      return decide(gui, snapshot, context.urn, memory).wanted ?? before ?? settingsOf(gui, first);
+      const among = inCompany(gui, snapshot, hosts.claims.others(gui.host, context.urn));
+      return decide(among, snapshot, context.urn, memory).wanted ?? before ?? settingsOf(among, first);
     } catch (error) {
       // Whoever needs the host is told; a description can be checked without it.
       if (error instanceof HostError) return before ?? settingsOf(gui, first);

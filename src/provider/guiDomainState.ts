@@ -12,6 +12,7 @@ import { reached } from "../pci/identity.ts";
 import type { Selector } from "../pci/selector.ts";
 import { isDisplay, pciTree } from "../pci/tree.ts";
 import { GPU_MEMORY } from "../pci/verdict.ts";
+import { rightsOf } from "../plan/access.ts";
 import { judgeGpu } from "../plan/gpu.ts";
 import type { Remembered } from "../plan/ladder.ts";
 import { inForce, modeOf, waitingForRestart } from "../plan/preflight.ts";
@@ -41,7 +42,9 @@ export const modeIn = (gui: GuiDomain, { mode }: Properties, snapshot: Snapshot)
 
 /** The description as arguments: what is left to the mode stays away. */
 export const described = (gui: GuiDomain): Properties =>
-  asProperties(Object.fromEntries(Object.entries(gui).filter(([, value]) => value !== null)));
+  asProperties(
+    Object.fromEntries(Object.entries(gui).filter(([name, value]) => value !== null && name !== "apart")),
+  );
 
 /** Checked inputs back as a description. */
 export function guiOf(inputs: Properties): GuiDomain {
@@ -139,10 +142,13 @@ export function outputsOf(
 ): Properties {
   const qube = snapshot.qubes[gui.qube];
   const restart = waitingForRestart(gui.qube, snapshot);
+  const rights = rightsOf(gui, snapshot);
+  // Somebody else's rule makes the level wider than it says: nothing that we could put right.
+  const is = state === "ready" && rights?.wider.length ? "drifted" : state;
   const created = snapshot.ledger[`qube:${gui.qube}`];
   return {
     mode: state === "failed" ? "none" : mode,
-    state: state === "ready" && mode === "xephyr" && qube?.session && qube.guidRunning ? "inUse" : state,
+    state: is === "ready" && mode === "xephyr" && qube?.session && qube.guidRunning ? "inUse" : is,
     pending: [
       ...(waitsFor ? [{ kind: "reboot", why: rebootWhy(waitsFor) }] : []),
       ...(restart.length
@@ -155,12 +161,21 @@ export function outputsOf(
           ]
         : []),
     ],
+    ...(rights && { rights: asValue(rights) }),
     // What the mode has decided for what the program leaves to it.
     ...(mode !== "dom0" && asProperties(inMode(gui, mode))),
     origin: created?.owner === urn && created.first === null ? "created" : "adopted",
     looked: true,
   };
 }
+
+/** The first of several sentences, and how many more there are. */
+export const several = (texts: readonly string[]): string =>
+  [...texts.slice(0, 5), ...(texts.length > 5 ? [`and ${texts.length - 5} more`] : [])].join("; ");
+
+/** A file of somebody else that comes before the level's. */
+export const widerText = (qube: string, found: readonly string[]): string =>
+  `the policy of the host is not as the level of ${qube} has it, and guidomain changes no file of somebody else: ${several(found)}`;
 
 /** Outputs of a GUI domain whose apply did not end well: never a claim that it works. */
 export const unfinished = (attempts: Value): Properties => ({

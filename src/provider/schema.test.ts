@@ -42,6 +42,9 @@ const guiArgs: Record<keyof resources.GuiDomainArgs, true> = {
   audiovm: true,
   hostPackages: true,
   viewers: true,
+  level: true,
+  apps: true,
+  rules: true,
 };
 const audioArgs: Record<keyof resources.AudioDomainArgs, true> = {
   host: true,

@@ -98,6 +98,17 @@ const guiInputs: Record<string, Property> = {
     ...list,
     description: "Mode vnc: qubes that may reach the display through qubes.ConnectTCP +5900.",
   },
+  level: {
+    ...text,
+    description:
+      "What this GUI domain, and so the person at it, may ask of the host: operator, user, guest or kiosk. Default: what the host's policy says without one.",
+  },
+  apps: {
+    type: "array",
+    items: any,
+    description: "Level kiosk: all that it may start, each app in a qube or in a new disposable.",
+  },
+  rules: { ...list, description: "Lines of qrexec policy about what it may ask, before those of its level." },
 };
 
 const guiOutputs: Record<string, Property> = {
@@ -114,6 +125,11 @@ const guiOutputs: Record<string, Property> = {
     ...text,
     description:
       "ready: set up and checked. inUse: a session runs. staged: it waits for a reboot. rescued: a boot did not bring it up, and the host went back by itself. drifted, unverified, failed: as they say.",
+  },
+  rights: {
+    ...any,
+    description:
+      "With a level: groups of what it may (allowed) and may not (denied), and what it may beyond its level by an earlier rule of somebody else (wider).",
   },
   attempts: {
     type: "array",

@@ -55,6 +55,30 @@ export interface GuiDomainArgs {
   hostPackages?: pulumi.Input<pulumi.Input<string>[]>;
   /** "vnc" only: qubes that may reach the display through qubes.ConnectTCP +5900. */
   viewers?: pulumi.Input<pulumi.Input<string>[]>;
+  /**
+   * What this GUI domain, and so the person at it, may ask of the host (docs/levels.md). Default: what windows and menus need, and what
+   * the host's own policy allows it.
+   */
+  level?: pulumi.Input<"operator" | "user" | "guest" | "kiosk">;
+  /** Level "kiosk": all that it may start, each in one of its clients or in a new disposable of a template for these. */
+  apps?: pulumi.Input<pulumi.Input<KioskApp>[]>;
+  /** Lines of qrexec policy about what it and its clients may ask, before those of its level, which must allow such a thing. */
+  rules?: pulumi.Input<pulumi.Input<string>[]>;
+}
+
+/** The name of a menu entry without ".desktop", and where it runs. */
+export type KioskApp =
+  | { app: pulumi.Input<string>; qube: pulumi.Input<string> }
+  | { app: pulumi.Input<string>; disposable: pulumi.Input<string> };
+
+/** What a GUI domain with a level may ask. */
+export interface Rights {
+  /** In groups; part of each, perhaps after a question. */
+  allowed: string[];
+  /** Groups in which nothing is allowed. */
+  denied: string[];
+  /** What it may beyond its level, by a rule of somebody else that comes earlier. */
+  wider: string[];
 }
 
 export interface Evidence {
@@ -116,6 +140,9 @@ export class GuiDomain extends pulumi.CustomResource {
   declare readonly audiovm: pulumi.Output<string>;
   declare readonly hostPackages: pulumi.Output<string[]>;
   declare readonly viewers: pulumi.Output<string[]>;
+  declare readonly level: pulumi.Output<"operator" | "user" | "guest" | "kiosk" | undefined>;
+  declare readonly apps: pulumi.Output<KioskApp[] | undefined>;
+  declare readonly rules: pulumi.Output<string[] | undefined>;
   /** Every value on the host that follows from the arguments; a preview is a diff of these. */
   declare readonly settings: pulumi.Output<Record<string, unknown>>;
   /** The display mode in force; "dom0": the host's own screen; "none" after a failure. */
@@ -125,6 +152,7 @@ export class GuiDomain extends pulumi.CustomResource {
    * "unverified" (imported, never applied) or "failed".
    */
   declare readonly state: pulumi.Output<string>;
+  declare readonly rights: pulumi.Output<Rights | undefined>;
   declare readonly attempts: pulumi.Output<Attempt[]>;
   declare readonly pending: pulumi.Output<Pending[]>;
   declare readonly evidence: pulumi.Output<Evidence[]>;
@@ -169,9 +197,13 @@ const GUI_OUTPUTS = {
   audiovm: undefined,
   hostPackages: undefined,
   viewers: undefined,
+  level: undefined,
+  apps: undefined,
+  rules: undefined,
   settings: undefined,
   mode: undefined,
   state: undefined,
+  rights: undefined,
   attempts: undefined,
   pending: undefined,
   evidence: undefined,

@@ -30,6 +30,7 @@ export const description: fc.Arbitrary<Record<string, unknown>> = fc
     audiovm: maybe(fc.constantFrom("", "dom0", "sys-audio")),
     hostPackages: maybe(fc.subarray(["dummy-psu-sender", "dummy-backlight-dom0", "extra-tool"])),
     viewers: maybe(fc.subarray(["work", "personal"])),
+    level: maybe(fc.constantFrom("operator", "user", "guest")),
     restartClients: fc.constantFrom(undefined, "never", "allowed"),
     onDelete: fc.constantFrom("restore", "restore", "restore", "keep"),
   })
