@@ -23,6 +23,7 @@ SCRATCH = STATE + "/scratch"  # Salt's temporary files: one that was killed leav
 FORMULA = "/srv/user_salt"
 DROP_IN = "/etc/salt/minion.d/guidomain.conf"
 LOCK = "/run/guidomain.lock"
+LEAVE = "/run/guidomain.leave"  # there: this boot was a trial's that is undone, so it has to end
 BEGUN = ".guidomain-new"  # suffix of a file that is being written; ignored by qrexec's policy
 RELEASE = "/etc/qubes-release"
 DEFAULT_GRUB = "/etc/default/grub"
@@ -159,8 +160,8 @@ def write_file(name, content, mode=0o644, owner=None):
 
 
 def allocate(name, size):
-    """A file that only holds disk space."""
-    fd = os.open(path(name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    """A file that only holds disk space, of this many bytes or of more that it has already."""
+    fd = os.open(path(name), os.O_WRONLY | os.O_CREAT, 0o600)
     try:
         os.posix_fallocate(fd, 0, size)
     finally:

@@ -94,37 +94,47 @@ def _allocate(record, size):
 
 
 def free():
-    """Gives the way back the space that was held for it."""
+    """Gives the way back the space that was held for it. Whether any was."""
+    held = [name for name in (common.RESERVE, common.BOOT_RESERVE) if common.owner_of(name)]
     common.remove_file(common.RESERVE)
     menu.reserve(False)
+    return bool(held)
 
 
-def surely(work, *args):
-    """On a full disk, in the space that is held for the way back."""
+def surely(work, *args, **more):
+    """
+    On a full disk, in the space that is held for the way back. That is given up here and nowhere
+    else: what fills the disk would fill it too. `work` can be done again.
+    """
     try:
-        return work(*args)
-    except OSError as error:
-        if not common.is_full(error):
+        return work(*args, **more)
+    except (admin.AdminError, Failure, OSError) as error:
+        # qubesd does not say that it could not note a change, nor does dnf.
+        if not (common.is_full(error) or _is_full()) or not free():
             raise
-        free()
-        return work(*args)
+    return work(*args, **more)
+
+
+def _is_full():
+    space = os.statvfs(common.path(common.STATE))
+    return space.f_bavail * space.f_frsize < ROOM
 
 
 def reserve(kept):
     """Holds the space that the way back from a confirmed mode may need; none without one."""
-    free()
     if kept:
         hold(kept["record"])
+    else:
+        free()
 
 
 def hold(record):
-    """As much as there is: on a full disk nothing."""
+    """As much as there is."""
     try:
         _allocate(record, 2 * len(json.dumps(record)))
     except OSError as error:
         if not common.is_full(error):
             raise
-        common.remove_file(common.RESERVE)
 
 
 def load():
@@ -177,7 +187,6 @@ def is_done(outcome):
 
 def put_back(record, emit, run):
     """The values alone."""
-    free()
     before, reasons, stuck = record["before"], {}, {}
     # Whether the next boot has a screen must not wait for a qubesd that does not answer.
     first = _differing(before, [key for key in before if key.startswith("bootarg:")], {})
@@ -270,9 +279,6 @@ def remove(key, emit, run):
     if _attempt(reasons, key, keys.read, key) is None and not reasons:
         return None
     emit("remove", key)
-    space = os.statvfs(common.path(common.STATE))
-    if space.f_bavail * space.f_frsize < ROOM:
-        free()  # qubesd cannot even note that a qube is gone
     kind, qube, _ = keys.split(key)
     if kind == "qube":
         _attempt(reasons, key, stop_qube, qube, PATIENCE)
@@ -308,7 +314,7 @@ def _differing(before, candidates, reasons):
 def _attempt(reasons, key, function, *args, **more):
     """Calls; what the host refuses becomes the reason of that key, and the undo goes on."""
     try:
-        return function(*args, **more)
+        return surely(function, *args, **more)
     except (admin.AdminError, Failure, OSError) as error:
         reasons[key] = common.clean(str(error), 500)
         return None

@@ -68,7 +68,9 @@ def save_surely(name, value):
             raise
         journal.free()
         save(name, value)
-        journal.hold(value.get("record") or common.read_json(common.JOURNAL))
+        record = value.get("record") or common.read_json(common.JOURNAL)
+        if record:
+            journal.hold(record)
 
 
 def begin(trial):
@@ -82,11 +84,9 @@ def move(trial_id, sources, phase, **more):
         now = load()
         if now is None or now["id"] != trial_id or now["phase"] not in sources:
             return None
-        if phase == "undoing":
-            journal.free()  # a full disk is no reason not to begin
         now.update(more, phase=phase)
-        # In the trial's boot a deadline must run, whatever the disk says.
-        (save_surely if phase == "trial" else save)(common.TRIAL, now)
+        # In the trial's boot a deadline must run, and a way back begin, whatever the disk says.
+        (save_surely if phase in ("trial", "undoing") else save)(common.TRIAL, now)
         return now
 
 
@@ -129,6 +129,12 @@ def in_its_boot(trial):
     return "guidomain.trial=" + trial["id"] in machine.here.cmdline().split()
 
 
+def is_leaving():
+    """A trial was undone in its own boot. Who did that restarts the machine; the guard where that
+    one was cut off."""
+    return common.owner_of(common.LEAVE) is not None
+
+
 def is_wrong_boot(trial):
     """This boot is not the one that the default entry, as it is now, makes: by what the trial adds
     to the kernel line or takes from it."""
@@ -161,11 +167,13 @@ def undo(trial, emit, run, told):
         if not journal.is_done(outcome):
             return
         if record:
-            _restore_watch(record)
-        menu.sync(None, watch())
+            journal.surely(_restore_watch, record)
+        journal.surely(menu.sync, None, watch())
         reach("undo.menu")
         if trial.get("armed"):
             machine.here.unwatch()
+        if in_its_boot(trial):
+            common.write_file(common.LEAVE, "")
         common.remove_file(common.TRIAL)
         reach("undo.trial")
 
@@ -188,7 +196,7 @@ def give_up(trial):
     ends, so that another change can mend it."""
     record = common.read_json(common.JOURNAL)
     if record and record["id"] == trial["id"]:
-        _restore_watch(record)
+        journal.surely(_restore_watch, record)
         journal.end()
     menu.sync(None, watch())
     common.remove_file(common.TRIAL)
@@ -221,7 +229,7 @@ def _tell(trial, what, why, outcome):
         ),
     }
     try:
-        save(common.OUTCOME, story)
+        journal.surely(save, common.OUTCOME, story)
     except OSError as error:
         # Where there is no room to tell it, it is done all the same: the host comes first.
         if not common.is_full(error):
@@ -380,7 +388,6 @@ def rescue(kept, emit, run):
             before[key] = value
     alone = dict(record, before=before, halted=[kept["qube"]], renewed=[], running=[])
     outcome = journal.put_back(alone, emit, run)
-    journal.hold(record)  # for the ledger, which is told next
     reach("undo.values")
     stuck = {key for key, reason in outcome["left"].items() if reason == keys.STUCK}
     for key, value in record["before"].items():
@@ -404,9 +411,9 @@ def rescue(kept, emit, run):
     reach("rescue.outcome")
     if not journal.is_done(outcome):
         return outcome  # watch.json stays: the guard tries again
-    _allow(kept)
+    journal.surely(_allow, kept)
     menu.untry()
-    menu.sync(None, None)
+    journal.surely(menu.sync, None, None)
     reach("rescue.menu")
     journal.reserve(None)
     units.follow(None)

@@ -16,6 +16,7 @@ What it finds, and what it does:
                   (a person, or GRUB after one boot that nobody verified, chose the rescue entry):
                   undo, so that dom0 has its screen for good.
     journal.json  alone: an apply was cut off before its trial began: undo.
+    LEAVE         a trial was undone in its own boot, which nobody has left since: reboot.
 
 Deadlines are in CLOCK_BOOTTIME. A trial is undone by who moves it to `undoing` first; that one is
 killed and the undo is done again by the next who looks, as often as it takes.
@@ -55,7 +56,7 @@ class Guard:
     def __init__(self, run=runner.run):
         self.run = run
         self.tries = 0
-        self.until = None  # end of the watch of this boot, CLOCK_BOOTTIME
+        self.until = None  # end of the watch of this boot, or of the patience with it, CLOCK_BOOTTIME
 
     # -- looks
 
@@ -79,6 +80,8 @@ class Guard:
             return self._trial(trial)
         if common.read_text(common.JOURNAL) is not None:
             return self._leftover()
+        if trials.is_leaving():
+            return self._leave()
         kept = trials.watch()
         return self._mode(kept) if kept else None
 
@@ -211,6 +214,17 @@ class Guard:
         reach("watch.done")
         return 0
 
+    def _leave(self):
+        """Such a boot may have no screen, and says nothing about the mode that is confirmed. An
+        agent has to tell its controller first."""
+        now = machine.here.boottime()
+        if self.until is None:
+            self.until = now + GRACE
+        elif now >= self.until:
+            say("leaving a boot that only a trial made, as nobody else does")
+            machine.here.reboot()
+        return LOOK
+
     def _rescue(self, kept, why):
         lock = self._lock(kill=False)
         if lock is None:
@@ -219,10 +233,9 @@ class Guard:
             kept = trials.watch()
             if kept is None or trials.load():
                 return 0
-            journal.free()
             if "rescuing" not in kept:
                 kept["rescuing"] = why
-                trials.save(common.WATCH, kept)
+                trials.save_surely(common.WATCH, kept)
                 say("rescue:", why)
             reach("rescue.begun")
             try:
@@ -338,7 +351,8 @@ def main(words):
                 # Somebody put the folder back from a copy: an agent would take us for dead.
                 os.close(held)
                 held = units.live()
-            if common.read_text(common.GUARD + "/guard.py", 1) is None and not trials.load():
+            gone = common.read_text(common.GUARD + "/guard.py", 1) is None
+            if gone and not trials.load() and not trials.is_leaving():
                 break  # nothing of ours is left on this host
         os.close(held)
         # Who began a trial while we were ending may have seen us alive.

@@ -668,6 +668,9 @@ class HostCase(unittest.TestCase):
 
         self.machine.stop_guard()
         self.hung = None
+        for name in os.listdir(self.root + "/run"):
+            if name.startswith("guidomain."):
+                os.unlink(self.root + "/run/" + name)
         config = self.text("/boot/grub2/grub.cfg")
         custom = menu.common.read_text("/boot/grub2/custom.cfg") or ""
         env = menu.environment()

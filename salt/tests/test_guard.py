@@ -56,6 +56,10 @@ def formula(name, actions):
 class Trials(HostCase):
     """`live`: a change that needs no boot. `gpu`: dom0 → mode gpu. `back`: out of it again."""
 
+    def setUpHost(self):
+        self.doCleanups()
+        self.setUp()
+
     def setUp(self):
         super().setUp()
         guard.say = lambda *_: None
@@ -575,6 +579,34 @@ class Rules(Trials):
         self.assertIsNotNone(trials.watch())
         self.quiet()
 
+    def test_the_boot_of_a_trial_that_was_undone_ends(self):
+        """Given up by the agent, which restarts the machine after its answer; by the guard where
+        the agent was cut off there. Until then the guard takes the boot for nothing else, and
+        nobody begins another change."""
+        for mode, change in ((None, self.gpu), ("sys-gui", self.back)):
+            with self.subTest(mode=mode):
+                self.setUpHost()
+                if mode:
+                    self.whole(self.gpu())
+                trial_id = self.begin(change())["id"]
+                self.reboot(trial_id)
+                self.assertEqual(self.power_cycle(), "guidomain-trial")
+                self.look()
+                apply_module.abort({"id": trial_id, "why": "no more"}, self.emit, self.stop())
+                one, kept = guard.Guard(), trials.watch()
+                self.assertEqual(one.step(), guard.LOOK)
+                self.assertIn("about to restart", self.fails("lock-held", self.live()).message)
+                self.machine.sleep(guard.GRACE - 1)
+                self.assertEqual(one.step(), guard.LOOK)
+                self.assertEqual(trials.watch(), kept)
+                self.machine.sleep(2)
+                with self.assertRaises(Rebooted):
+                    one.step()
+                self.power_cycle()
+                self.alone()
+                self.assertEqual(self.screen(), mode or "dom0")
+                self.quiet()
+
     def test_a_device_that_is_gone_is_taken_away(self):
         self.whole(self.gpu())
         self.qubes.available = []
@@ -860,10 +892,6 @@ class Removals(Trials):
 class Crashes(Trials):
     """SIGKILL at each step, then nobody but the guard: as before, or the confirmed mode, and a
     screen either way."""
-
-    def setUpHost(self):
-        self.doCleanups()
-        self.setUp()
 
     def test_live(self):
         before = self.meaning()

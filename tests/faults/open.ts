@@ -8,14 +8,7 @@ export interface Open {
   problem: RegExp;
 }
 
-export const OPEN: Open[] = [
-  {
-    why: "a rescue gives up the disk space that is held for it when it begins: what fills the disk in that moment keeps it from writing the kernel's words back, and only the rescue entry, after a hand on the power button, has a screen",
-    cases: /^later-fails\/(rescue\.begun|undo\.key)#[0-9]+\/disk-full$/,
-    problem:
-      /^neither as before nor as confirmed: nearest is "rescued", but boot:|^after the next run \(mode gpu\): nearest is "gpu", but file:\/etc\/default\/grub is/,
-  },
-];
+export const OPEN: Open[] = [];
 
 /** Why these problems are known, or null. */
 export const openReason = (id: string, problems: string[]): string | null =>
