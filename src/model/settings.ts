@@ -16,6 +16,8 @@ export interface DeviceSetting {
   mode?: string;
   /** Somebody assigned whatever sits in this place; only ever found on a host. */
   anyDevice?: true;
+  /** Somebody assigned it in this place beside its assignment of any place; only ever found on a host. */
+  twice?: true;
 }
 
 export interface Settings {

@@ -84,6 +84,7 @@ function liveDevices(qube: string, wanted: Settings, snapshot: Snapshot): Record
       options: asWanted ? options : is.options,
       ...(is.mode !== "required" && { mode: is.mode }),
       ...(any && { anyDevice: true }),
+      ...(anyPlace && is.port === "*" && at(port) && { twice: true }),
     };
   }
   return found;

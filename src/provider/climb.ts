@@ -189,7 +189,10 @@ class Climb {
         return failed;
       }
       const why = applyFailure(error, this.#resource, gui.host);
-      throw this.#partial(step(decision.ladder, { is: "cut", why }), why);
+      const ladder = step(decision.ladder, { is: "cut", why });
+      throw changedNothing(error) && this.#olds["mode"] !== undefined
+        ? this.#asBefore(ladder, why)
+        : this.#partial(ladder, why);
     }
   }
 
@@ -365,6 +368,16 @@ class Climb {
     };
   }
 
+  /** What was in force still is. */
+  #asBefore({ remembered }: Ladder, reason: string): PartialFailure {
+    const learnt = remembered.length ? { remembered: asValue(remembered) } : {};
+    return new PartialFailure({
+      id: idOf(this.#task.gui),
+      outputs: { ...this.#olds, ...learnt },
+      reasons: [reason],
+    });
+  }
+
   /** `made`: what is in force although the run fails. */
   #partial(ladder: Ladder, reason: string, made?: Properties): PartialFailure {
     const outputs = made
@@ -412,6 +425,12 @@ function failedRung(error: unknown, mode: Rung): Extract<LadderEvent, { is: "fai
     reset: outcome !== null && isReset(outcome),
   };
 }
+
+/** A host that is held by somebody else, or that refused before it began. */
+const changedNothing = (error: unknown): boolean =>
+  error instanceof AgentFailure &&
+  (error.body.changed ?? []).length === 0 &&
+  Object.keys(error.body.left ?? {}).length === 0;
 
 /** Clients that run now and whose GUI domain this apply changes. */
 function runningClients(gui: GuiDomain, snapshot: Snapshot): string[] {

@@ -384,6 +384,23 @@ function raptorLake(kernel: string, more: Partial<QubeMade> = {}): Program {
 const OPTIONS = "i915.force_probe=!a7a0 xe.force_probe=a7a0";
 const kernelopts = ({ host }: Program) => sysGui(host)?.properties["kernelopts"];
 
+test("an assignment that somebody puts beside ours is shown before it is taken away", async () => {
+  const program = on();
+  const { host } = program;
+  await program.up(LADDER);
+  host.byHand((now) => {
+    now.qubes["sys-gui"]?.pci.push({ port: "00_02.0", device: DEVICE, mode: "required", options: {} });
+  });
+  const shown = { [`settings.devices["${DEVICE}"].twice`]: "delete" };
+  assert.equal(await program.preview(LADDER), shown);
+  await program.up(LADDER);
+  assert.equal(
+    sysGui(host)?.pci.map(({ port }) => port),
+    ["*"],
+  );
+  assert.equal(await program.preview(LADDER), {});
+});
+
 test("kernel options that a display needs: set for mode gpu, drift of them in a boot of its own, back on leaving it", async () => {
   const program = raptorLake("6.12.59-1.fc41");
   await program.up(LADDER);
@@ -631,6 +648,11 @@ test("what the run cannot do ends it, and says nothing about the mode", async ()
   assert.not("remembered" in error.outputs);
   await program.up(LADDER);
   assert.equal(mode(program), ["gpu", "ready"]);
+  // What was in force stays so: nothing was changed.
+  program.hosts.failure = new AgentFailure("lab", held);
+  const later = await failing(PartialFailure, program.up({ ...LADDER, clients: ["vault"] }));
+  assert.equal([later.outputs["mode"], later.outputs["state"]], ["gpu", "ready"]);
+  assert.equal(later.outputs["evidence"], program.outputs["evidence"]);
 });
 
 const LAPTOP = laptop();

@@ -70,9 +70,7 @@ export function pciAttachmentHandler(hosts: HostAccess): Handler {
       );
       if (oldOutputs["looked"] !== false && !hasUnknown(withoutSettings(news))) {
         const look = await unlessRefused(() => prepare(news, oldOutputs, context));
-        // What stands beside the wanted assignment shows in no property.
-        const isBeside = (look?.plan.changes.length ?? 0) > 0 && Object.keys(changes).length === 0;
-        if (look === null || look.resolved.stale.length || isBeside) changes["settings.devices"] = "update";
+        if (look === null || look.resolved.stale.length) changes["settings.devices"] = "update";
       }
       return { changes, deleteBeforeReplace: true };
     },
