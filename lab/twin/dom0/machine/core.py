@@ -10,6 +10,7 @@ host goes down under it, Down is raised there. Nothing is a thread, and no time 
 import json
 import os
 
+import policy
 from qubesd.errors import QubesException, Refused
 from qubesd.model import Host, System
 from qubesd.world import Fixed
@@ -66,6 +67,17 @@ class _Host(Host):
 
     def input_target(self):
         return hardware.sender(self.machine.root)
+
+    def receives_input(self):
+        return hardware.receives_input(self.machine.root)
+
+    def allowed(self, source, service, argument, target, qubes):
+        folders = [self.machine.root + each for each in (policy.RUNTIME_POLICY, policy.POLICY)]
+        try:
+            rules = policy.load(tuple(each for each in folders if os.path.isdir(each)))
+        except (policy.PolicySyntaxError, policy.AccessDenied):
+            return None
+        return policy.goes_to(rules, source, service, argument, target, qubes)
 
     def log(self, line):
         folder = self.machine.root + "/var/log/libvirt/libxl"
@@ -254,7 +266,7 @@ class Machine:
             return screen.nothing("the machine stands still: " + self.why)
         if self.state == "stopped":
             return screen.nothing("the boot stopped: " + self.why)
-        return screen.screen(self.world, self.drivers(), self.active("lightdm.service"), screen.guest_view(self.system))
+        return screen.screen(self.world, self.drivers(), self.active("lightdm.service"), screen.guest_view(self.system), self.system.passed_to("dom0"))
 
 
 def link_autostart(root, name, on):

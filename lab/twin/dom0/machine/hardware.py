@@ -472,16 +472,20 @@ def adapted(stored, world):
 TARGET = "/etc/qubes/input-proxy-target"
 
 
+def installed(root):
+    """{package of dom0: version}"""
+    try:
+        with open(root + "/var/lib/rpm/twin.json") as file:
+            return json.load(file)["packages"]
+    except (OSError, ValueError):
+        return {}
+
+
 def sender(root):
     """The qube that /etc/qubes/input-proxy-target names (qubes-host.md (b)); None for none, False where the package that reads
     it is not installed.
     """
-    try:
-        with open(root + "/var/lib/rpm/twin.json") as file:
-            installed = json.load(file)["packages"]
-    except (OSError, ValueError):
-        installed = {}
-    if "qubes-input-proxy-sender" not in installed:
+    if "qubes-input-proxy-sender" not in installed(root):
         return False
     try:
         with open(root + TARGET) as file:
@@ -489,6 +493,18 @@ def sender(root):
     except OSError:
         return None
     return next((row.partition("=")[2].strip("\"'") for row in rows if row.startswith("TARGET_DOMAIN=")), None)
+
+
+def receives_input(root):
+    return bool({"qubes-input-proxy", "qubes-input-proxy-receiver"} & set(installed(root)))
+
+
+def input_call(entry):
+    """(service, argument) by which the qube that has an input device asks to pass it on: port, bus, vendor, product and version as
+    its kernel shows them (qubes-app-linux-input-proxy 1.0.45, input-proxy-arg; the same numbers as `input_devices`).
+    """
+    service = {"keyboard": "qubes.InputKeyboard", "mouse": "qubes.InputMouse", "tablet": "qubes.InputTablet"}[entry["kind"]]
+    return service, "+usb-%s-1+3-1-1-ab41" % entry["at"].replace(":", "_")
 
 
 def kernel_shows(world, drivers, sys="/sys", proc="/proc"):

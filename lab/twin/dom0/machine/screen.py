@@ -10,12 +10,15 @@ def nothing(why, way_in=False):
     return {"drivenBy": None, "keyboards": [], "usable": False, "why": why, "wayIn": way_in}
 
 
-def screen(world, drivers, lightdm, guests):
-    """Of a machine whose dom0 runs. `drivers` {sbdf: driver}; `lightdm`: dom0's runs; `guests`: what guest_view gives."""
+def screen(world, drivers, lightdm, guests, passed=()):
+    """Of a machine whose dom0 runs. `drivers` {sbdf: driver}; `lightdm`: dom0's runs; `guests`: what guest_view gives; `passed`: input
+    devices that USB qubes pass on to dom0.
+    """
     machine = hardware.Hardware(world)
     outputs = machine.outputs()
     grabbed = any(guest["proxied"] for guest in guests)
     own = [] if grabbed else [hardware.place(each) for each in machine.in_dom0(drivers) if each["kind"] == "keyboard"]
+    own += [hardware.place(each) for each in passed if each["kind"] == "keyboard"]
     boot_display = machine.boot_display()
     candidates = []
     for function in sorted(machine.displays(), key=lambda each: each.sbdf != boot_display):

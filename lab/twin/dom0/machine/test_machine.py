@@ -420,6 +420,42 @@ class Screen(Case):
         machine.call("admin.vm.Kill", "", "gui")
         self.assertIn("on pciback", machine.screen()["why"])
 
+    def test_a_usb_qube_passes_on_what_the_policy_lets_it(self):
+        machine = self.machine()
+        machine.world["machine"]["inputs"] = [{"name": "k", "kind": "keyboard", "at": "0000:00:14.0"}]
+        machine.power_on()
+        machine.units.boot()
+        machine.call("admin.vm.Create.AppVM", "fedora-43-xfce", "dom0", b"name=usb label=black")
+        machine.call("admin.vm.property.Set", "virt_mode", "usb", b"hvm")
+        payload = b"device_id='*' port_id='00_14.0' devclass='pci' backend_domain='dom0' mode='required' frontend_domain='usb' _no-strict-reset='True'"
+        machine.call("admin.vm.device.pci.Assign", "dom0+00_14.0:*", "usb", payload)
+        self.assertEqual(machine.screen()["keyboards"], ["usb:0000:00:14.0"])
+        machine.call("admin.vm.Start", "", "usb")
+        template = machine.world["templates"]["fedora-43-xfce"]["packages"]
+        template["qubes-input-proxy-sender"] = "1"
+        self.write("/var/lib/rpm/twin.json", '{"packages": {"qubes-input-proxy": "1"}}')
+        rule = "qubes.InputKeyboard %s usb dom0 %s\n"
+        pin = "+usb-0000_00_14.0-1+3-1-1-ab41"
+        for text, there in (
+            ("", False),
+            (rule % ("*", "allow"), True),
+            (rule % ("*", "ask default_target=dom0"), False),
+            (rule % (pin, "allow") + rule % ("*", "deny"), True),
+            (rule % (pin, "deny") + rule % ("*", "allow"), False),
+            (rule % ("+other", "allow"), False),
+            (rule % ("*", "allow") + "nonsense\n", False),
+            ((rule % ("*", "allow")).replace("Keyboard", "Mouse"), False),
+        ):
+            self.write("/etc/qubes/policy.d/50-config-input.policy", text)
+            expected = ["usb:0000:00:14.0"] if there else []
+            self.assertEqual((machine.screen()["keyboards"], machine.screen()["usable"]), (expected, there), text)
+        self.write("/etc/qubes/policy.d/50-config-input.policy", rule % ("*", "allow"))
+        self.write("/var/lib/rpm/twin.json", '{"packages": {}}')
+        self.assertEqual(machine.screen()["why"], "no keyboard reaches dom0")
+        self.write("/var/lib/rpm/twin.json", '{"packages": {"qubes-input-proxy": "1"}}')
+        del template["qubes-input-proxy-sender"]
+        self.assertEqual(machine.screen()["usable"], False)
+
     def test_a_screen_without_a_keyboard_is_no_use(self):
         machine = self.machine()
         machine.power_on()

@@ -370,6 +370,15 @@ def evaluate(rules, call):
     return "allow", target, rule.params.get("user")
 
 
+def goes_to(rules, source, service, argument, target, qubes):
+    """Where a call goes without a question; None for nowhere."""
+    try:
+        outcome = evaluate(rules, Call(service, argument, source, target, qubes))
+    except (AccessDenied, ValueError):
+        return None
+    return outcome[1] if outcome[0] == "allow" and outcome[1] != source else None
+
+
 def runs(target, call):
     return target in DOM0 or call.qubes.get(target, {}).get("power_state") == "Running"
 

@@ -69,6 +69,14 @@ class Host:
         """
         return None
 
+    def receives_input(self):
+        """Whether dom0 has what takes input devices of qubes (package qubes-input-proxy)."""
+        return False
+
+    def allowed(self, source, service, argument, target, qubes):
+        """Where dom0's policy lets a call go without a question; None for nowhere."""
+        return None
+
     def log(self, line):
         """A line of /var/log/libvirt/libxl/libxl-driver.log."""
 
@@ -847,6 +855,42 @@ class System(Holder):
             and other.feature_with_template("audio") != ""
         ]
 
+    def policy_facts(self):
+        """What a policy's tokens ask about: {name: {type, tags, power_state, …}}."""
+        return {
+            name: {
+                "type": qube.klass,
+                "tags": sorted(qube.tags),
+                "power_state": qube.state(),
+                "template_for_dispvms": qube.has("template_for_dispvms")
+                and qube.value("template_for_dispvms"),
+                "default_dispvm": qube.value("default_dispvm"),
+                "guivm": qube.value("guivm") if qube.has("guivm") else None,
+                "internal": bool(qube.features.get("internal")),
+                "uuid": qube.uuid,
+            }
+            for name, qube in self.qubes.items()
+        }
+
+    def passed_to(self, target):
+        """Input devices of USB qubes that reach `target` ("dom0" or a qube), as if each had been plugged in now: its qube runs the
+        proxy's sender and asks dom0's policy, which nobody answers for who is asked (qubes-host.md (g)).
+        """
+        machine, found = hardware.Hardware(self.world.read()), []
+        for name in self.running:
+            at = [each for each in machine.inputs() if each["at"] in self.qubes[name].run["attached"]]
+            template = (self.world.get("templates") or {}).get(self.template_of(self.qubes[name])) or {}
+            if not at or name == target or "qubes-input-proxy-sender" not in template.get("packages", {}):
+                continue
+            facts = self.policy_facts()
+            for each in at:
+                service, argument = hardware.input_call(each)
+                if self.host.allowed(name, service, argument, "dom0", facts) == target:
+                    found.append(dict(each, name="%s: %s" % (name, each["name"])))
+        if target == "dom0" and not self.host.receives_input():
+            return []
+        return found
+
     def inside(self, qube):
         """What the inside of a running qube follows from; internal.GetQube."""
         run = qube.run or {}
@@ -879,7 +923,8 @@ class System(Holder):
                 for each in machine.functions
                 if each.sbdf in given
             ],
-            "inputs": [dict(each, name="dom0: " + each["name"]) for each in passed],
+            "inputs": [dict(each, name="dom0: " + each["name"]) for each in passed]
+            + self.passed_to(qube.name),
             "ownInputs": own,
         }
 

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 
+import policy
 from host import control
 from machine import faults, hardware
 
@@ -80,6 +81,16 @@ class Dom0(Host):
 
     def input_target(self):
         return hardware.sender("")
+
+    def receives_input(self):
+        return hardware.receives_input("")
+
+    def allowed(self, source, service, argument, target, qubes):
+        try:
+            rules = policy.load()
+        except (policy.PolicySyntaxError, policy.AccessDenied):
+            return None
+        return policy.goes_to(rules, source, service, argument, target, qubes)
 
     def log(self, line):
         with open("/var/log/libvirt/libxl/libxl-driver.log", "a") as file:
