@@ -163,7 +163,7 @@ test("VNC by default: no session file, the default GUI domain last", () => {
 const DEVICE = "0x8086:0x9a49::p030000";
 const GRANT = {
   devices: { [DEVICE]: { port: "00_02.0", options: { permissive: "True" } } },
-  inputs: [{ qube: "sys-usb", services: ["qubes.InputMouse"] }],
+  inputs: [{ qube: "sys-usb", service: "qubes.InputMouse", argument: "*", answer: "allow" as const }],
   kernelOptions: null,
 };
 const gpu = () => settingsOf(described({ display: ["gpu"] }), "gpu", GRANT);

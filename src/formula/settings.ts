@@ -1,6 +1,7 @@
 /** A GUI domain's description → what each value on a Qubes host has to be. Source: qubes-host.md (b), columns Xephyr, GPU and VNC; (f), (g). */
 import { bootWords, type GpuGrant, NOT_THIS_BOOT } from "../model/gpu.ts";
 import { type GuiDomain, inMode, principalOf } from "../model/guiDomain.ts";
+import { type InputRule, inputRules, withFound } from "../model/input.ts";
 import type { Mode, Rung } from "../model/modes.ts";
 import { policyFile } from "../model/names.ts";
 import { NO_SETTINGS, PROHIBIT_START, type Settings } from "../model/settings.ts";
@@ -8,7 +9,7 @@ import { grantOf } from "../policy/levels.ts";
 import { prepare, render } from "./templates.ts";
 
 const FEATURES: Record<Mode, Record<string, string>> = {
-  gpu: { "video-model": "none", "input-dom0-proxy": "true", [PROHIBIT_START]: NOT_THIS_BOOT },
+  gpu: { "video-model": "none", [PROHIBIT_START]: NOT_THIS_BOOT },
   xephyr: {
     "gui-allow-fullscreen": "1",
     // dom0 leaves these keys to the GUI domain, whose own daemons see them
@@ -24,8 +25,14 @@ const SERVICES: Record<Mode, string[]> = {
   vnc: ["guivm", "guivm-vnc", "lightdm"],
 };
 
+/** What the GUI domain's program says of input devices. */
+export const inputFile = (qube: string) => policyFile(45, "gui", qube);
+
 /** Where dom0's own input devices go. */
 export const INPUT_TARGET = "/etc/qubes/input-proxy-target";
+
+/** A qube that has it gets dom0's own input devices when it starts. */
+const TAKES_INPUT = "input-dom0-proxy";
 
 /** "True" and "False", as the Admin API spells booleans. */
 const bool = (value: boolean) => (value ? "True" : "False");
@@ -56,7 +63,11 @@ export function settingsOf(gui: GuiDomain, rung: Rung, grant: GpuGrant = NO_GRAN
       ...(gpu && grant.kernelOptions !== null && { kernelopts: grant.kernelOptions }),
       ...(gui.vcpus === null ? {} : { vcpus: String(gui.vcpus) }),
     },
-    features: { ...FEATURES[rung], ...rights?.features },
+    features: {
+      ...FEATURES[rung],
+      ...(takesInput(gui, rung) && { [TAKES_INPUT]: "true" }),
+      ...rights?.features,
+    },
     services: Object.fromEntries(SERVICES[rung].map((name) => [name, "on" as const])),
     globals: gui.clients === "default" ? { default_guivm: qube } : {},
     clients: gui.clients === "default" ? {} : Object.fromEntries(gui.clients.map((client) => [client, qube])),
@@ -73,6 +84,29 @@ export function settingsOf(gui: GuiDomain, rung: Rung, grant: GpuGrant = NO_GRAN
 /** Compiles the templates that most descriptions need. */
 export function prepareFiles(): void {
   for (const name of ["gui.policy", "gui-tools.policy", "xsession.desktop"]) prepare(`qubes/${name}`);
+}
+
+const takesInput = ({ input }: GuiDomain, mode: Mode) => mode === "gpu" && input?.dom0 !== "deny";
+
+/** What is said of input devices of USB qubes in that mode: by the program; with the screen also what dom0 took until then. */
+export const inputRulesOf = (gui: GuiDomain, mode: Mode, grant: GpuGrant = NO_GRANT): InputRule[] =>
+  withFound(gui.input ? inputRules(gui.input) : [], mode === "gpu" ? grant.inputs : []);
+
+/**
+ * As lines. A USB qube asks for dom0, unless its own input-proxy-target says otherwise. Input devices are made by root, or in dom0 by
+ * whoever is logged in.
+ */
+function inputLines(rules: readonly InputRule[], mode: Mode, qube: string) {
+  const gpu = mode === "gpu";
+  return rules.flatMap((rule) =>
+    (gpu ? ["dom0", qube] : ["dom0"]).map((target) => ({
+      ...rule,
+      target,
+      root: gpu && rule.answer !== "deny",
+      redirect: gpu && rule.answer !== "deny" && (target === "dom0" || rule.answer === "ask") ? qube : "",
+      suggested: rule.answer === "ask" ? (gpu ? qube : "dom0") : "",
+    })),
+  );
 }
 
 function filesOf(
@@ -95,17 +129,18 @@ function filesOf(
     destinations: [`@tag:guivm-${qube}`, qube],
   });
   if (mode === "gpu") {
-    files[INPUT_TARGET] = render("qubes/input-proxy-target", { qube });
+    if (takesInput(gui, mode)) files[INPUT_TARGET] = render("qubes/input-proxy-target", { qube });
     files[`/etc/systemd/system/qubes-vm@${qube}.service.d/50-guidomain.conf`] = render(
       "qubes/gpu-boot.conf",
       {
         qube,
       },
     );
-    // Below 50, where Qubes' own answers for input devices stand: the first that fits counts.
-    if (grant.inputs.length)
-      files[policyFile(45, "gui", qube)] = render("qubes/gui-input.policy", { qube, inputs: grant.inputs });
   }
+  // Below 50, where Qubes' own answers for input devices stand: the first that fits counts.
+  const lines = inputLines(inputRulesOf(gui, mode, grant), mode, qube);
+  if (lines.length)
+    files[inputFile(qube)] = render("qubes/gui-input.policy", { qube, gpu: mode === "gpu", lines });
   if (mode === "xephyr") {
     files[`/usr/share/xsessions/${qube}.desktop`] = render("qubes/xsession.desktop", { qube });
     if (gui.session !== "choose")

@@ -39,6 +39,7 @@ const engine = Handlebars.create();
 engine.registerHelper({
   yaml: (value: unknown) => yaml(value),
   policy: plain(/^[A-Za-z0-9_.-]+$/, "in a policy, where a name ends at a blank"),
+  argument: plain(/^(\*|\+[A-Za-z0-9_.+-]*)$/, "as the argument of a call in a policy"),
   ini: plain(/^[A-Za-z0-9_.-]+$/, "in an INI file"),
   comment: plain(/^[ -~]*$/, "in a comment"),
   /** The id of a state: its parts joined, after the qube it is about. */

@@ -1,11 +1,12 @@
 /** What a host gives to a GUI domain in mode "gpu". Sources: qubes-host.md (b) column GPU, (g); design §5 "GPU". */
+import type { InputRule } from "./input.ts";
 import type { DeviceSetting } from "./settings.ts";
 
 export interface GpuGrant {
   /** Every function given away, by what it is: the display, its sound, its own USB. */
   devices: Record<string, DeviceSetting>;
-  /** Qubes that hold USB controllers, and which of their input services ("qubes.InputMouse") are to reach the GUI domain. */
-  inputs: { qube: string; services: string[] }[];
+  /** What qubes with USB controllers may send to dom0 now, which takes the GUI domain's place. */
+  inputs: InputRule[];
   /** What the qube's `kernelopts` are to be where its display needs options; null: they stay as they are. */
   kernelOptions: string | null;
 }

@@ -55,6 +55,53 @@ const malformed: [Args, ...string[]][] = [
   [{ sessionUser: "user" }, 'sessionUser: only session "autologin" takes a user', 'session "choose"'],
   [{ session: "autologin", sessionUser: "Über" }, 'sessionUser: "Über" is not the name of a user', "dom0"],
   [{ session: "preselect", display: ["vnc"] }, 'session: "preselect" is for mode "xephyr"'],
+  [{ input: [] }, "input: [] is not allowed", "dom0, usb"],
+  [{ input: { ps2: "allow" } }, "input.ps2: not a source of input", "dom0, usb"],
+  [
+    { display: ["gpu"], input: { dom0: "ask" } },
+    'input.dom0: "ask" is not allowed',
+    'allowed are "allow", "deny"',
+  ],
+  [{ input: { dom0: "deny" } }, 'input.dom0: "deny" is for mode "gpu"', "leave it out"],
+  [{ input: { usb: {} } }, "input.usb: {} is not allowed", "a list"],
+  [{ input: { usb: [{}] } }, 'input.usb[0]: nothing is said of "sys-usb"', "mouse, keyboard, tablet"],
+  [
+    { input: { usb: [{ keyboard: "yes" }] } },
+    'input.usb[0].keyboard: "yes" is not allowed',
+    '"allow", "ask", "deny"',
+  ],
+  [
+    { input: { usb: [{ touch: "ask" }] } },
+    "input.usb[0].touch: not a part of a USB qube's input",
+    "mouse, keyboard, tablet, devices",
+  ],
+  [
+    { input: { usb: [{ qube: "dom0", mouse: "ask" }] } },
+    'input.usb[0].qube: "dom0" is no USB qube',
+    "input.dom0",
+  ],
+  [
+    { input: { usb: [{ qube: "sys-gui", mouse: "ask" }] } },
+    'input.usb[0].qube: "sys-gui" is the GUI domain itself',
+  ],
+  [
+    { input: { usb: [{ mouse: "ask" }, { qube: "sys-usb", keyboard: "ask" }] } },
+    'input.usb[1].qube: "sys-usb" is there twice',
+  ],
+  [
+    { input: { usb: [{ devices: [{ device: "a b", mouse: "ask" }] }] } },
+    'input.usb[0].devices[0].device: "a b" is not a device',
+    "letters, digits",
+  ],
+  [
+    { input: { usb: [{ devices: [{ device: "é\n".repeat(5000), mouse: "ask" }] }] } },
+    "input.usb[0].devices[0].device",
+    "at most 200",
+  ],
+  [
+    { input: { usb: [{ devices: [{ device: "3-1-2-3" }] }] } },
+    'input.usb[0].devices[0]: nothing is said of "3-1-2-3"',
+  ],
   [{ onDelete: "drop" }, 'onDelete: "drop" is not allowed', '"restore", "keep"'],
   [{ unreachable: "ignore" }, 'unreachable: "ignore" is not allowed', '"fail", "skip"'],
   [{ template: "sys-gui" }, 'template: "sys-gui" cannot be its own template'],

@@ -12,6 +12,7 @@ import {
   RULES,
 } from "../policy/principal.ts";
 import { integer, listOf, named, oneOf, only, pathOf, shown, text, wrong } from "./fields.ts";
+import { INPUT, type Input, inputFaults, inputOf, inputRules } from "./input.ts";
 import { MODES, type Mode, type Rung } from "./modes.ts";
 import { guiDomainNameFault, hostNameFault, qubeNameFault } from "./names.ts";
 
@@ -23,9 +24,13 @@ const LATER_MODES = ["rdp"];
 /** The newest template that the supported release offers (qubes-host.md (b)). */
 export const DEFAULT_TEMPLATE = "fedora-43-xfce";
 
+/** What takes devices of a USB qube in dom0, and what passes dom0's own on. */
+const RECEIVER = "qubes-input-proxy";
+const SENDER = "qubes-input-proxy-sender";
+
 /** dom0 packages per mode (qubes-host.md (b), row "dom0 packages"): power and brightness for the desktop in the qube. */
 const HOST_PACKAGES: Record<Mode, string[]> = {
-  gpu: ["dummy-psu-sender", "qubes-input-proxy-sender"],
+  gpu: ["dummy-psu-sender", SENDER],
   xephyr: ["dummy-backlight-dom0", "dummy-psu-sender"],
   vnc: ["dummy-psu-sender"],
 };
@@ -110,6 +115,7 @@ const fields = {
   ),
   hostPackages: v.optional(listOf(packageName)),
   viewers: v.optional(listOf(qubeName)),
+  input: v.optional(INPUT),
   level: v.optional(guiLevel),
   apps: v.optional(APPS),
   rules: v.optional(RULES),
@@ -156,6 +162,8 @@ export interface GuiDomain {
   hostPackages: string[] | null;
   /** Qubes that may reach the remote display through qubes.ConnectTCP; VNC only. */
   viewers: string[];
+  /** Which keyboards and mice reach its screen; null: those that reach dom0 without it. */
+  input: Input | null;
   /** What this GUI domain, and so the person at it, may ask of the host; null: what the host's policy says without us. */
   level: GuiLevel | null;
   /** Level kiosk: all that it may start. */
@@ -190,8 +198,15 @@ export function inMode(gui: GuiDomain, mode: Mode): InMode {
     memory: gui.memory ?? (gpu ? GPU_MEMORY : null),
     maxmem: gpu ? 0 : (gui.maxmem ?? 4000),
     audiovm: gui.audiovm ?? (mode === "xephyr" ? "dom0" : ""),
-    hostPackages: gui.hostPackages ?? HOST_PACKAGES[mode],
+    hostPackages: gui.hostPackages ?? packagesFor(gui, mode),
   };
+}
+
+function packagesFor({ input }: GuiDomain, mode: Mode): string[] {
+  const packages = HOST_PACKAGES[mode];
+  if (mode === "gpu") return input?.dom0 === "deny" ? packages.filter((name) => name !== SENDER) : packages;
+  const receives = input !== null && inputRules(input).some(({ answer }) => answer !== "deny");
+  return receives ? [...packages, RECEIVER] : packages;
 }
 
 /** The rungs that are modes, best first. */
@@ -246,6 +261,7 @@ export function parseGuiDomain(name: string, value: unknown): { gui: GuiDomain }
     audiovm: args.audiovm ?? null,
     hostPackages: args.hostPackages ? [...new Set(args.hostPackages)].sort() : null,
     viewers: [...new Set(args.viewers ?? [])].sort(),
+    input: args.input ? inputOf(args.input) : null,
     level: args.level ?? null,
     apps: (args.apps as App[] | undefined) ?? null,
     rules: args.rules ?? null,
@@ -283,6 +299,7 @@ function rules(gui: GuiDomain, name: string, args: GuiDomainArgs): Fault[] {
   if (gui.viewers.length && !gui.display.includes("vnc"))
     add("viewers", `${shown(gui.viewers)} is not allowed: only mode "vnc" has viewers; leave it out`);
   if (gui.viewers.includes(gui.qube)) add("viewers", `"${gui.qube}" cannot view itself`);
+  if (gui.input) inputFaults(gui.input, gui.qube, gui.display.includes("gpu"), add);
   accessFaults(gui, add);
   for (const mode of modesOf(gui)) {
     const { memory, maxmem } = inMode(gui, mode);

@@ -3,14 +3,13 @@ import type { PciFunction, QubeSnapshot, Snapshot } from "../host/protocol.ts";
 import { bootWords, type GpuGrant } from "../model/gpu.ts";
 import { type GuiDomain, inMode } from "../model/guiDomain.ts";
 import type { DeviceValue, PropertyValue } from "../model/keys.ts";
-import { policyFile } from "../model/names.ts";
 import type { DeviceSetting } from "../model/settings.ts";
 import { qubesDeviceId, reached } from "../pci/identity.ts";
 import { hostRules } from "../pci/rules.ts";
 import { type Selector, select } from "../pci/selector.ts";
-import { describe, isDisk, isUsb, type PciTree, pciTree } from "../pci/tree.ts";
+import { describe, isDisk, type PciTree, pciTree } from "../pci/tree.ts";
 import { type GivenDevice, verdictGpu } from "../pci/verdict.ts";
-import { rulesOf } from "../policy/rules.ts";
+import { foundInput, inputRefusals } from "./input.ts";
 import { sameDevice } from "./values.ts";
 
 export interface Judgement {
@@ -59,7 +58,7 @@ export function judgeGpu(gui: GuiDomain, snapshot: Snapshot, inForce: boolean): 
   const found = {
     grant: {
       devices: devicesOf(given, gui.qube, snapshot),
-      inputs: inputsOf(gui.qube, snapshot),
+      inputs: foundInput(gui.qube, snapshot),
       kernelOptions: options.length && byDom0 ? kernelOptionsOf(gui, options, snapshot) : null,
     },
     inside:
@@ -76,12 +75,8 @@ export function judgeGpu(gui: GuiDomain, snapshot: Snapshot, inForce: boolean): 
   // A trial that nobody knows to come back from is not begun.
   const unsafe = verdict.reasons.filter((r) => r.effect === "unknown" && MUST_BE_KNOWN.includes(r.rule));
   const against = [...texts(["no"]), ...unsafe.map((r) => r.text)];
-  // dom0 has none to pass on, and nobody else may (qubes-host.md (g)): whoever sits there could do nothing.
-  const typed = found.grant.inputs.some(({ services }) => services.includes("qubes.InputKeyboard"));
-  if (facts.keyboards?.length === 0 && !typed)
-    against.push(
-      "no keyboard would reach it: dom0 has none, and no USB qube is allowed qubes.InputKeyboard to dom0",
-    );
+  // Whoever sits there could do nothing (qubes-host.md (g)).
+  against.push(...inputRefusals(gui, "gpu", found.grant, snapshot));
   const grants = given.map(({ fn }) => ({ device: fn, qube: gui.qube, hide: true }));
   const refused = hostRules(grants, snapshot);
   if (against.length || refused.length)
@@ -175,36 +170,6 @@ export const litOutputs = (functions: readonly PciFunction[]): string[] =>
     .filter((output) => output.connected && output.enabled)
     .flatMap(({ name }) => /^card\d+-([A-Za-z0-9-]+)$/.exec(name)?.[1] ?? [])
     .sort();
-
-const INPUT_SERVICES = ["qubes.InputMouse", "qubes.InputTablet", "qubes.InputKeyboard"];
-
-/**
- * What a USB qube may send to dom0 now, it may send to the GUI domain that takes dom0's place. A question cannot be asked before
- * somebody is logged in: a mouse that is asked for is allowed, a keyboard, which can type anything, only where it is allowed already.
- */
-function inputsOf(qube: string, snapshot: Snapshot): GpuGrant["inputs"] {
-  const tree = pciTree(snapshot.facts.pci);
-  const own = policyFile(45, "gui", qube);
-  const rules = Object.keys(snapshot.files)
-    .filter((path) => /^\/etc\/qubes\/policy\.d\/[^/]+\.policy$/.test(path) && path !== own)
-    .sort()
-    .flatMap((path) => rulesOf(snapshot.files[path]?.content ?? "").map((rule) => rule.split(/\s+/)));
-  return Object.entries(snapshot.qubes)
-    .filter(([name, { pci }]) => name !== qube && pci.some((one) => reached(tree, one).some(isUsb)))
-    .map(([name]) => ({
-      qube: name,
-      services: INPUT_SERVICES.filter((service) => {
-        const rule = rules.find(
-          ([s, , source, target = ""]) =>
-            s === service && source === name && /^(dom0|@adminvm|@default|@anyvm)$/.test(target),
-        );
-        const action = rule?.[4];
-        return action === "allow" || (action === "ask" && service !== "qubes.InputKeyboard");
-      }),
-    }))
-    .filter(({ services }) => services.length > 0)
-    .sort((a, b) => (a.qube < b.qube ? -1 : 1));
-}
 
 /** The words of this qube's mode in a kernel line. */
 export const gpuWord = (qube: string) => bootWords(qube, [])[1] as string;

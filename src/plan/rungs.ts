@@ -3,15 +3,15 @@
  * for the preview and for the apply. Pure. Design §5.
  */
 import { createHash } from "node:crypto";
-import { INPUT_TARGET, settingsOf } from "../formula/settings.ts";
+import { INPUT_TARGET, inputFile, settingsOf } from "../formula/settings.ts";
 import type { Snapshot } from "../host/protocol.ts";
 import { type GuiDomain, inMode } from "../model/guiDomain.ts";
 import type { Mode, Rung } from "../model/modes.ts";
-import { policyFile } from "../model/names.ts";
 import type { Settings } from "../model/settings.ts";
 import { planApply } from "./changes.ts";
 import { hardwareKey } from "./fingerprint.ts";
 import { type Judgement, judgeGpu, NO_GRANT } from "./gpu.ts";
+import { inputRefusals } from "./input.ts";
 import { beginLadder, type Ladder, type Remembered, type RungKey, step } from "./ladder.ts";
 import { inForce, modeFault } from "./preflight.ts";
 import { partsOf } from "./values.ts";
@@ -84,10 +84,12 @@ function judge(gui: GuiDomain, rung: Rung, now: Rung, snapshot: Snapshot, owner:
     return { judgement, next: judgement.next, settings: settingsOf(gui, "gpu", judgement.grant) };
   }
   const fault = rung === "dom0" ? null : modeFault(gui, rung, snapshot, owner);
+  const input = rung === "dom0" ? [] : inputRefusals(gui, rung, NO_GRANT, snapshot);
+  const reasons = [...(fault ? [fault.what] : []), ...input];
   const judgement: Judgement = {
-    verdict: fault ? "no" : "go",
-    reasons: fault ? [fault.what] : [],
-    next: fault?.next ?? null,
+    verdict: reasons.length ? "no" : "go",
+    reasons,
+    next: fault?.next ?? (input.length ? 'Change it in "input"' : null),
     grant: NO_GRANT,
     inside: null,
     lit: [],
@@ -131,7 +133,7 @@ function stagedSettings(gui: GuiDomain, rung: Rung, now: Rung, { grant }: Judgem
     const kept = settingsOf(gui, now);
     return { ...kept, packages: { ...kept.packages, ...gpu.packages } };
   }
-  const { [INPUT_TARGET]: _, [policyFile(45, "gui", gui.qube)]: __, ...files } = gpu.files;
+  const { [INPUT_TARGET]: _, [inputFile(gui.qube)]: __, ...files } = gpu.files;
   return {
     ...gpu,
     properties: { ...gpu.properties, autostart: "False" },
@@ -160,6 +162,8 @@ export function rungKey(gui: GuiDomain, rung: Rung, snapshot: Snapshot): RungKey
     rung === "dom0" ? null : inMode(gui, rung as Mode),
     rung === "gpu" ? gpu : null,
     { template, label, vcpus, clients, viewers, session, sessionUser, limits, autostart },
+    // What a release before this argument has remembered stays known.
+    ...(gui.input === null ? [] : [gui.input]),
     // What a release before levels has remembered stays known.
     ...(gui.level === null ? [] : [{ level: gui.level, apps: gui.apps, rules: gui.rules }]),
   ];

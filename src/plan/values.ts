@@ -22,7 +22,8 @@ export interface KeyParts {
     | "package"
     | "device"
     | "bootarg"
-    | "given";
+    | "given"
+    | "input";
   /** The qube of a property, feature, tag or device; otherwise the same as `name`. */
   of: string;
   name: string;
@@ -44,6 +45,7 @@ export function partsOf(key: string): KeyParts {
     case "package":
     case "bootarg":
     case "given":
+    case "input":
       return { kind, of: rest, name: rest };
     default:
       throw new Error(`not a key: ${key}`);
@@ -88,7 +90,8 @@ export function valueOf(snapshot: Snapshot, key: string): KeyValue {
       const is = qube?.pci.find((one) => one.port === port && one.device === device);
       return is ? { mode: is.mode, options: is.options } : null;
     }
-    case "given": // a place that somebody gives away: only ever claimed
+    case "given": // a place that somebody gives away, the input of a USB qube: only ever claimed
+    case "input":
       return null;
     case "bootarg":
       return snapshot.facts.boot.args.includes(name) ? true : null;

@@ -1,6 +1,7 @@
 /** The checks that a mode must pass on the host before it counts. Pure. Source: qubes-host.md (d), design §5. */
 import type { Snapshot, Verification } from "../host/protocol.ts";
 import type { GuiDomain } from "../model/guiDomain.ts";
+import { inputRules } from "../model/input.ts";
 import type { Mode, Rung } from "../model/modes.ts";
 import { levelQuestions } from "./access.ts";
 import { followersOf } from "./preflight.ts";
@@ -59,6 +60,12 @@ export function verificationsOf(
     // Without these its tools take every client for nobody's, and no window appears.
     may(qube, "admin.vm.feature.CheckWithTemplate+gui"),
     ...(client === undefined ? [] : [may(client, "admin.vm.property.Get+xid")]),
+    ...(gui.input ? inputRules(gui.input) : []).map((rule) => {
+      const call = rule.service + (rule.argument === "*" ? "" : rule.argument);
+      return rule.answer === "allow"
+        ? host(`input: ${call} of ${rule.qube} is let in`, [...JUST_EVALUATE, rule.qube, "dom0", call])
+        : host(`input: ${call} of ${rule.qube} is not let in unasked`, [...DENIES, rule.qube, "dom0", call]);
+    }),
     // Before the start: a display that a driver of dom0 has hangs the machine when it is pulled.
     ...(mode === "gpu"
       ? (given.sbdfs ?? []).map((sbdf) =>
@@ -112,7 +119,7 @@ export function screenChecks(gui: GuiDomain, snapshot: Snapshot, lit: string[] =
       "X shows a picture",
       "XAUTHORITY=/var/run/lightdm/root/:0 DISPLAY=:0 xrandr | grep -Eq '^ +[0-9]+x[0-9]+'",
     ),
-    ...(snapshot.facts.keyboards?.length
+    ...(snapshot.facts.keyboards?.length && gui.input?.dom0 !== "deny"
       ? [
           host("dom0's input devices are passed on", [
             "sh",

@@ -65,6 +65,8 @@ export class Claims {
 function adviceFor(key: string): string {
   const { kind, name } = partsOf(key);
   if (kind === "given") return "Give it to one qube only";
+  if (kind === "input")
+    return 'One of the two must let go of it in "input": the devices of a USB qube go one way';
   if (kind === "property" && name === "audiovm")
     return 'One of the two must let go of it; a qube has exactly one audio domain: that of a GuiDomain\'s qube stands in its "audiovm"';
   if (kind === "global" && name === "default_audiovm")
@@ -100,6 +102,8 @@ export function wordsFor(key: string): string {
     }
     case "given":
       return `the PCI device at ${name}`;
+    case "input":
+      return `the input of "${name}"`;
     case "bootarg":
       return `kernel argument ${name}`;
   }

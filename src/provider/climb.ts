@@ -1,4 +1,5 @@
 /** Climbing a ladder on a host: what is decided by facts, one apply a rung, and how it ends. Design §5. */
+import { inputRulesOf } from "../formula/settings.ts";
 import { AgentFailure } from "../host/errors.ts";
 import type { ApplyResult, Evidence, Snapshot } from "../host/protocol.ts";
 import { Refusal, sentence } from "../model/failure.ts";
@@ -7,6 +8,7 @@ import type { Rung } from "../model/modes.ts";
 import type { Settings } from "../model/settings.ts";
 import { inCompany, preflightAccess, reviewOf } from "../plan/access.ts";
 import { owns, type Plan, planRung } from "../plan/changes.ts";
+import { preflightInput } from "../plan/input.ts";
 import {
   fallbackOf,
   type Ladder,
@@ -63,7 +65,10 @@ export function announce(
 ): Announced {
   const others = hosts.claims.others(described.host, context.urn);
   const gui = inCompany(described, snapshot, others);
-  const notices = preflight(gui, snapshot, (qube) => hosts.claims.has(gui.host, `qube:${qube}`));
+  const notices = [
+    ...preflight(gui, snapshot, (qube) => hosts.claims.has(gui.host, `qube:${qube}`)),
+    ...preflightInput(gui, snapshot),
+  ];
   preflightAccess(gui, snapshot, others);
   const decision = decide(gui, snapshot, context.urn, remembered, done);
   const { ladder, wanted, target, needsBoot } = decision;
@@ -78,7 +83,16 @@ export function announce(
   // Where nothing but the host's own screen is left there is nobody to have rights.
   announceRights(gui, reviewOf(gui.qube, wanted.class === "" ? null : gui, plan, snapshot, others), context);
   const given = Object.values(wanted.devices).map((device) => `given:${device.port}`);
-  hosts.claims.claim(gui.host, context.urn, `GUI domain ${gui.qube}`, [...plan.touch, ...given], snapshot);
+  // Of two GUI domains that speak of one qube's input, the one whose file comes first would win.
+  const rules = target === null || target === "dom0" ? [] : inputRulesOf(gui, target, decision.gpu?.grant);
+  const inputs = [...new Set(rules.map(({ qube }) => `input:${qube}`))];
+  hosts.claims.claim(
+    gui.host,
+    context.urn,
+    `GUI domain ${gui.qube}`,
+    [...plan.touch, ...given, ...inputs],
+    snapshot,
+  );
   if (context.preview && (plan.changes.length || !snapshot.ledger[`qube:${gui.qube}`])) {
     for (const notice of notices) context.log(notice.text, { severity: notice.severity });
     if (decision.gpu?.inside) context.log(decision.gpu.inside, { severity: "warning" });

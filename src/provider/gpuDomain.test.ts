@@ -758,15 +758,17 @@ test("somebody must be there for the passphrase: said before the boot", async ()
   );
 });
 
+const USB_CONTROLLER = {
+  sbdf: "0000:00:14.0",
+  port: "00_14.0",
+  class: "0c0330",
+  driver: "pciback",
+  bootVga: null,
+  outputs: [],
+};
+
 test("mice of a USB qube reach the GUI domain; keyboards only where dom0 takes them now", async () => {
-  const usb = display({
-    sbdf: "0000:00:14.0",
-    port: "00_14.0",
-    class: "0c0330",
-    driver: "pciback",
-    bootVga: null,
-    outputs: [],
-  });
+  const usb = display({ ...USB_CONTROLLER });
   const rules =
     "qubes.InputMouse * sys-usb @adminvm ask default_target=@adminvm\nqubes.InputKeyboard * sys-usb @adminvm ask\n";
   const own = { port: "*", device: "0x8086:0x9a49::p0c0330", mode: "required", options: {} };
@@ -784,6 +786,39 @@ test("mice of a USB qube reach the GUI domain; keyboards only where dom0 takes t
   const policy = program.host.snapshot().files["/etc/qubes/policy.d/45-gui-sys-gui.policy"]?.content ?? "";
   assert.match(policy, /^qubes\.InputMouse +\* +sys-usb +dom0 +allow user=root target=sys-gui$/m);
   assert.not.match(policy, /InputKeyboard/);
+});
+
+test("dom0's input devices kept back: neither sender nor target, and the keyboard comes from the USB qube", async () => {
+  const usb = display({ ...USB_CONTROLLER });
+  const own = { port: "*", device: "0x8086:0x9a49::p0c0330", mode: "required", options: {} };
+  const running = qube({ state: "Running", pci: [own], properties: { autostart: explicit("True") } });
+  const program = new Program(
+    new HostModel(laptop({ pci: [display(), usb] }, { qubes: { "sys-usb": running } })),
+  );
+  const before = everything(program.host.snapshot());
+  const args = { ...LADDER, input: { dom0: "deny", usb: [{ keyboard: "allow", tablet: "deny" }] } };
+  await program.up(args);
+  const { files, qubes, packages } = program.host.snapshot();
+  assert.equal(mode(program), ["gpu", "ready"]);
+  assert.equal(
+    [
+      files["/etc/qubes/input-proxy-target"],
+      qubes["sys-gui"]?.features["input-dom0-proxy"],
+      packages["qubes-input-proxy-sender"] ?? null,
+    ],
+    [undefined, undefined, null],
+  );
+  assert.match(
+    files["/etc/qubes/policy.d/45-gui-sys-gui.policy"]?.content ?? "",
+    /^qubes\.InputKeyboard +\* +sys-usb +dom0 +allow user=root target=sys-gui\n(.*\n)*qubes\.InputTablet +\* +sys-usb +sys-gui +deny$/m,
+  );
+  const seen = (program.outputs["evidence"] as Properties[]).map((e) => e["id"]);
+  assert.ok(seen.includes("input: qubes.InputKeyboard of sys-usb is let in"), seen.join("\n"));
+  assert.ok(seen.includes("input: qubes.InputTablet of sys-usb is not let in unasked"));
+  assert.not(seen.includes("dom0's input devices are passed on"));
+  assert.equal(await program.preview(args), {});
+  await program.destroy();
+  assert.equal(differing(before, everything(program.host.snapshot())), []);
 });
 
 test("import of a GPU domain made by hand with the stock settings: it is described, and left alone without a reboot", async () => {

@@ -488,4 +488,19 @@ test("check: the stored inputs describe the same again", async () => {
   assert.is(urnOf("x"), "urn:pulumi:lab::site::guidomain:index:GuiDomain::x");
 });
 
+test("the input of one USB qube goes one way: two GUI domains that speak of it are refused in the preview", async () => {
+  const host = new HostModel(install({ qubes: { "sys-usb": qube() } }));
+  const [alice, bob] = [new Program(host, "gui-alice"), new Program(host, "gui-bob")];
+  bob.hosts.claims = alice.hosts.claims;
+  const args = { input: { usb: [{ mouse: "ask" }] } };
+  const create = async (program: Program) =>
+    program.handler.create(await program.check(args), program.hosts.context(program.name, { preview: true }));
+  await create(alice);
+  const refusal = await failing(Refusal, create(bob));
+  assert.match(
+    refusal.message,
+    /the input of "sys-usb" is claimed by GuiDomain "gui-alice" .*let go of it in "input"/,
+  );
+});
+
 test.run();

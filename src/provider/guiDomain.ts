@@ -57,6 +57,7 @@ const MIRRORED = new Set([
   "clients",
   "gpu",
   "hostPackages",
+  "input",
   "label",
   "maxmem",
   "memory",

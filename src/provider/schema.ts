@@ -98,6 +98,11 @@ const guiInputs: Record<string, Property> = {
     ...list,
     description: "Mode vnc: qubes that may reach the display through qubes.ConnectTCP +5900.",
   },
+  input: {
+    ...any,
+    description:
+      "Which keyboards and mice reach its screen. dom0: allow or deny, its own devices, in mode gpu. usb: a list of qube, mouse, keyboard, tablet (each allow, ask or deny), and devices with the same of single devices. Default: those that reach dom0 without it.",
+  },
   level: {
     ...text,
     description:

@@ -55,6 +55,8 @@ export interface GuiDomainArgs {
   hostPackages?: pulumi.Input<pulumi.Input<string>[]>;
   /** "vnc" only: qubes that may reach the display through qubes.ConnectTCP +5900. */
   viewers?: pulumi.Input<pulumi.Input<string>[]>;
+  /** Which keyboards and mice reach its screen (docs/input.md). Default: those that reach dom0 without it. */
+  input?: pulumi.Input<GuiDomainInput>;
   /**
    * What this GUI domain, and so the person at it, may ask of the host (docs/levels.md). Default: what windows and menus need, and what
    * the host's own policy allows it.
@@ -64,6 +66,28 @@ export interface GuiDomainArgs {
   apps?: pulumi.Input<pulumi.Input<KioskApp>[]>;
   /** Lines of qrexec policy about what it and its clients may ask, before those of its level, which must allow such a thing. */
   rules?: pulumi.Input<pulumi.Input<string>[]>;
+}
+
+/** "ask": a person at the GUI domain that shows the USB qube is asked, each time. */
+type Answer = pulumi.Input<"allow" | "ask" | "deny">;
+export interface InputKinds {
+  mouse?: Answer;
+  keyboard?: Answer;
+  tablet?: Answer;
+}
+
+export interface GuiDomainInput {
+  /** dom0's own devices, which mode "gpu" alone passes on. Default: "allow". */
+  dom0?: pulumi.Input<"allow" | "deny">;
+  /** Qubes that hold USB controllers. What is not named is as the host's own policy has it. */
+  usb?: pulumi.Input<pulumi.Input<UsbInput>[]>;
+}
+
+export interface UsbInput extends InputKinds {
+  /** Default: "sys-usb". */
+  qube?: pulumi.Input<string>;
+  /** Single devices, which come before their kind: each as its call names it, "usb-0000_00_06.0-1+3-46d-c31c-110". */
+  devices?: pulumi.Input<pulumi.Input<InputKinds & { device: pulumi.Input<string> }>[]>;
 }
 
 /** The name of a menu entry without ".desktop", and where it runs. */
@@ -140,6 +164,7 @@ export class GuiDomain extends pulumi.CustomResource {
   declare readonly audiovm: pulumi.Output<string>;
   declare readonly hostPackages: pulumi.Output<string[]>;
   declare readonly viewers: pulumi.Output<string[]>;
+  declare readonly input: pulumi.Output<GuiDomainInput | undefined>;
   declare readonly level: pulumi.Output<"operator" | "user" | "guest" | "kiosk" | undefined>;
   declare readonly apps: pulumi.Output<KioskApp[] | undefined>;
   declare readonly rules: pulumi.Output<string[] | undefined>;
@@ -197,6 +222,7 @@ const GUI_OUTPUTS = {
   audiovm: undefined,
   hostPackages: undefined,
   viewers: undefined,
+  input: undefined,
   level: undefined,
   apps: undefined,
   rules: undefined,
