@@ -570,18 +570,10 @@ def check(args, emit, stop):
 
 
 def _settle(trial_id, record, digest, bundle, emit, run):
-    """After the ledger was written: what is no longer needed goes. All of it can be done again
-    later. {key: reason} of what should have gone for good and did not."""
+    """After the ledger was written; and this agent is kept for the next session, where there is
+    one to come. {key: reason} of what should have gone for good and did not."""
     left = trials.settle(trial_id, record["owner"], emit, run)
-    book = ledger.load()
-    for name in set(book["formulas"].get(record["owner"], [])) - set(record["formula"]):
-        common.remove_file(common.FORMULA + "/" + name)
-    book["formulas"][record["owner"]] = record["formula"]
-    for folder in ("/_states", "/_utils"):
-        common.remove_tree(common.SALT + folder + "/__pycache__")
-    common.remove_tree(common.SCRATCH)
-    ledger.tidy(book)
-    if book["entries"]:
+    if ledger.load()["entries"]:
         ledger.store_agent(digest, bundle)
     return left
 

@@ -332,8 +332,22 @@ def settle(trial_id, owner, emit, run):
     if mine:
         journal.end()
     journal.reserve(kept)
+    if mine:
+        _tidy(record)
     reach("settle.journal")
     return left
+
+
+def _tidy(record):
+    """Formulas and files that nobody needs any more; after the last entry everything of ours."""
+    book = ledger.load()
+    for name in set(book["formulas"].get(record["owner"], [])) - set(record["formula"]):
+        common.remove_file(common.FORMULA + "/" + name)
+    book["formulas"][record["owner"]] = record["formula"]
+    for folder in ("/_states", "/_utils"):
+        common.remove_tree(common.SALT + folder + "/__pycache__")
+    common.remove_tree(common.SCRATCH)
+    ledger.tidy(book)
 
 
 def settle_rest(emit, run):

@@ -1008,6 +1008,9 @@ class Crashes(Trials):
                         self.assertEqual(without_guard(self.meaning()), without_guard(wanted))
                         entries = ledger.load()["entries"]
                         self.assertEqual(any(k in entries for k in GONE), at not in COUNTS)
+                        # After the last entry nothing of ours stays, whoever finishes it.
+                        is_there = os.path.exists(self.root + units.FOLDER + units.SERVICE)
+                        self.assertEqual(is_there, bool(entries))
                         self.quiet()
 
     def test_undo(self):
