@@ -291,12 +291,14 @@ def remove(key, emit, run):
 
 def _rank(key, before, removed):
     """What decides whether the next boot has a screen, then qubes that must exist, then what refers
-    to qubes, then qubes that must go, then the rest of dom0."""
+    to qubes, then qubes that must go, then the rest of dom0, last of its policy a level."""
     kind = key.partition(":")[0]
     if kind == "qube":
         return 0 if key in removed else 4 if before[key] is None else 2
     ranks = {"bootarg": -1, "global": 1, "property": 3, "device": 2, "feature": 3, "tag": 3}
-    return dict(ranks, file=5, package=6)[kind]
+    # What a level denies counts until all that is wider has gone (src/policy/levels.ts).
+    file = 6 if before[key] is None and re.search("/policy.d/46-level-", key) else 5
+    return dict(ranks, file=file, package=7)[kind]
 
 
 def _differing(before, candidates, reasons):

@@ -6,6 +6,7 @@ import os
 import random
 import threading
 import time
+import unittest.mock
 
 from fake import HostCase, qube, wait_for
 
@@ -106,6 +107,26 @@ class Apply(HostCase):
         self.assertEqual(
             failure.message, "Salt failed: s9 (qube.properties): maxmem: no way", "that alone"
         )
+
+    def test_a_level_is_the_last_of_its_policy_to_go(self):
+        """What the other files allow is wider than it."""
+        folder = "/etc/qubes/policy.d/"
+        level, gui = folder + "46-level-work.policy", folder + "50-gui-work.policy"
+        order, real = [], keys.restore
+        before = self.dump()
+
+        def restore(key, *more):
+            order.append(key)
+            return real(key, *more)
+
+        actions = [["file", name, "a b c d allow\n"] for name in (level, gui)]
+        with unittest.mock.patch.object(keys, "restore", restore):
+            self.fails(
+                "salt-failed",
+                self.args(actions + [["fail", "x"]], ["file:" + level, "file:" + gui]),
+            )
+        self.assertEqual(order, ["file:" + gui, "file:" + level])
+        self.assertEqual(self.dump(), before)
 
     def test_what_a_killed_salt_was_writing_goes_and_nothing_else(self):
         policy = "/etc/qubes/policy.d/50-gui.policy"
