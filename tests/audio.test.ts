@@ -72,8 +72,8 @@ const DRIFT: [string, string, string][] = [
   ["the service", "qvm-service sys-audio audiovm off", "settings.services.audiovm"],
   [
     "the policy",
-    "rm /etc/qubes/policy.d/50-sys-audio.policy",
-    'settings.files["/etc/qubes/policy.d/50-sys-audio.policy"]',
+    "rm /etc/qubes/policy.d/40-audio-sys-audio.policy",
+    'settings.files["/etc/qubes/policy.d/40-audio-sys-audio.policy"]',
   ],
 ];
 for (const [what, command, path] of DRIFT)

@@ -29,7 +29,7 @@ let bobs: Partial<GuiDomainArgs> = KIOSK;
 const stack = await testStack("levels", folder, { lab: hostOf(twin) }, async () => {
   const host = new Host("lab");
   const alice = new GuiDomain("gui-alice", { host, clients: ["personal", "vault"], ...alices });
-  const bob = new GuiDomain("gui-bob", { host, clients: ["untrusted"], ...bobs });
+  const bob = new GuiDomain("gui-bob", { host, clients: ["untrusted", "default-dvm"], ...bobs });
   return { alice: alice.rights, bob: bob.rights, states: [alice.state, bob.state], level: alice.level };
 });
 

@@ -1,5 +1,6 @@
 /** An audio domain's description → what each value on a Qubes host has to be. Source: qubes-host.md (b), column audio; (f) "Audio domain". */
 import type { AudioDomain } from "../model/audioDomain.ts";
+import { policyFile } from "../model/names.ts";
 import { type DeviceSetting, NO_SETTINGS, type Settings } from "../model/settings.ts";
 import { render } from "./templates.ts";
 
@@ -9,11 +10,14 @@ export const AUDIO_SERVICE = "audiovm";
 const EMULATED_CARD = "ich6";
 
 /**
- * A qube of its own has the place of Qubes' own formula, which is converged then. One that is shared may have rules of its own in 50-gui,
- * down to a denial of all else, so what it may ask as an audio domain comes before them: the first that fits counts.
+ * Before rules about the qube by its other purpose (50-gui), down to a denial of all else, and before the level of a person whose GUI domain
+ * shows it (46), which keeps it apart from the others' qubes: it plays their sound too. The first that fits counts.
  */
-export const audioPolicy = ({ qube, shared }: Pick<AudioDomain, "qube" | "shared">): string =>
-  `/etc/qubes/policy.d/${shared ? "40-audio" : "50"}-${qube.toLowerCase()}.policy`;
+export const audioPolicy = (qube: string): string => policyFile(40, "audio", qube);
+
+/** Where Qubes' own formula has it. */
+export const stockAudioPolicy = (qube: string): string =>
+  `/etc/qubes/policy.d/50-${qube.toLowerCase()}.policy`;
 
 /** What the desktop's devices menu asks for. */
 const MICROPHONE = ["Attached", "Assigned", "Attach", "Detach"];
@@ -32,7 +36,7 @@ export function audioSettingsOf(audio: AudioDomain, devices: Record<string, Devi
     ...NO_SETTINGS,
     services: { [AUDIO_SERVICE]: "on" },
     devices,
-    files: { [audioPolicy(audio)]: policy },
+    files: { [audioPolicy(qube)]: policy },
     globals: clients === "default" ? { default_audiovm: qube } : {},
     audioClients: clients === "default" ? {} : Object.fromEntries(clients.map((client) => [client, qube])),
     audioModels: Object.fromEntries(audio.emulated.map((client) => [client, EMULATED_CARD])),

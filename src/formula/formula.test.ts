@@ -314,7 +314,7 @@ test("an audio domain: its files lie apart from those of a GUI domain; devices b
   });
   assert.is(sls, "guidomain.sys-audio.audio");
   assert.equal(Object.keys(files).sort(), [
-    "guidomain/sys-audio/audio/files/50-sys-audio.policy",
+    "guidomain/sys-audio/audio/files/40-audio-sys-audio.policy",
     "guidomain/sys-audio/audio/init.sls",
   ]);
   const parsed = states(files["guidomain/sys-audio/audio/init.sls"] ?? "");
@@ -324,7 +324,7 @@ test("an audio domain: its files lie apart from those of a GUI domain; devices b
     "sys-audio devices",
     "sys-audio features",
     "sys-audio services",
-    "/etc/qubes/policy.d/50-sys-audio.policy",
+    "/etc/qubes/policy.d/40-audio-sys-audio.policy",
     "sys-audio client work",
   ]);
   assert.equal(parsed["sys-audio client work"]?.["qube.properties"], [

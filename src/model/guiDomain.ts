@@ -172,12 +172,21 @@ export interface GuiDomain {
   rules: string[] | null;
   /** The other GUI domains of the host, whose qubes are none of its business. Not an argument: who is there is found out on the way. */
   apart?: string[];
+  /** Those of them, and itself, of whose qubes one has the other's disposable as its default. Not an argument either. */
+  barred?: string[];
 }
 
 /** Who asks, where the description gives a level. */
-export function principalOf({ qube, level, apps, rules, apart = [] }: GuiDomain): Principal | null {
+export function principalOf({
+  qube,
+  level,
+  apps,
+  rules,
+  apart = [],
+  barred = [],
+}: GuiDomain): Principal | null {
   if (level === null) return null;
-  const parsed = parsePrincipal({ qube, level, apps: apps ?? [], rules: rules ?? [], apart });
+  const parsed = parsePrincipal({ qube, level, apps: apps ?? [], rules: rules ?? [], apart, barred });
   if ("principal" in parsed) return parsed.principal;
   throw new Error(parsed.faults.map(({ property, reason }) => `${property}: ${reason}`).join("; "));
 }

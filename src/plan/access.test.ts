@@ -32,6 +32,28 @@ test("the others: those of the program, and those that the host shows, but no na
   assert.equal(inCompany(gui("gui-old"), snapshot, []).apart, ["gui-idle"]);
 });
 
+test("a default disposable that is the other's bars who would be offered it, on both sides", () => {
+  const own = explicit("dvm");
+  const host = install({
+    qubes: {
+      dvm: qube({ properties: { template_for_dispvms: explicit("True") } }),
+      work: qube({ properties: { default_dispvm: own } }),
+      vault: qube({ properties: { default_dispvm: own } }),
+    },
+  });
+  const alice = gui("alice", { clients: ["work", "dvm"] });
+  const bob = gui("bob", { clients: ["vault"] });
+  assert.equal(inCompany(alice, host, [bob]).barred, ["bob"]);
+  assert.equal(inCompany(bob, host, [alice]).barred, ["bob"]);
+  assert.equal(inCompany(alice, host, []).barred, [], "dom0's qubes are nobody's");
+});
+
+test("what a list names follows no default, in whatever order they are described", () => {
+  const both = [gui("alice", { clients: "default" }), gui("bob", { clients: ["work"] })];
+  for (const coming of [both, both.toReversed()])
+    assert.equal(factsOf(snapshot, coming)["work"]?.tags, ["guivm-bob"]);
+});
+
 test("what policy will know: a GUI domain that is not there yet, its clients with its tag and no other", () => {
   const facts = factsOf(snapshot, [gui("gui-new", { clients: ["work", "old"] })]);
   assert.equal(facts["gui-new"]?.tags, ["guivm-dom0"]);

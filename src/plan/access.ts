@@ -17,7 +17,18 @@ import { partsOf, policyOf } from "./values.ts";
 /** `gui` with all others that there are on its host, or will be: `others` of the same program, and those that the host has. */
 export function inCompany(gui: GuiDomain, snapshot: Snapshot, others: readonly GuiDomain[]): GuiDomain {
   const names = [...others.map(({ qube }) => qube), ...guiDomainsOf(snapshot)];
-  return { ...gui, apart: [...new Set(names)].filter((name) => name !== gui.qube).sort() };
+  const apart = [...new Set(names)].filter((name) => name !== gui.qube).sort();
+  return { ...gui, apart, barred: barredIn(factsOf(snapshot, [gui, ...others]), gui.qube, apart) };
+}
+
+/** Of whose qubes one has a disposable as its default that belongs to the other side. */
+function barredIn(facts: Facts, qube: string, others: readonly string[]): string[] {
+  const ownerOf = (name: string) => [qube, ...others].find((gui) => facts[name]?.tags.includes(tagOf(gui)));
+  const barred = Object.entries(facts).flatMap(([name, { default_dispvm }]) => {
+    const [mine, its] = [ownerOf(name), default_dispvm === null ? undefined : ownerOf(default_dispvm)];
+    return mine && its && mine !== its && [mine, its].includes(qube) ? [mine] : [];
+  });
+  return [...new Set(barred)].sort();
 }
 
 /** The qubes that show others' windows, or are set up to. */
@@ -54,9 +65,11 @@ export function factsOf(snapshot: Snapshot, coming: readonly GuiDomain[] = []): 
       default_dispvm: null,
       running: false,
     };
+  // What a list names follows no default any more.
   for (const { qube, clients } of coming)
-    for (const client of clients === "default" ? followersOf(qube, snapshot) : clients)
-      showBy(facts, client, qube);
+    if (clients === "default") for (const client of followersOf(qube, snapshot)) showBy(facts, client, qube);
+  for (const { qube, clients } of coming)
+    if (clients !== "default") for (const client of clients) showBy(facts, client, qube);
   return facts;
 }
 
@@ -135,7 +148,8 @@ export function preflightAccess(gui: GuiDomain, snapshot: Snapshot, others: read
         `${it} is no template for disposables`,
         `${mend}, or qvm-prefs ${name} template_for_dispvms True`,
       );
-    if ("qube" in app && !is.tags.includes(tagOf(gui.qube)))
+    // A new disposable is shown by whoever shows its template.
+    if (!is.tags.includes(tagOf(gui.qube)))
       throw refuse(`${it} is not shown by it, so no window would appear`, `${mend}, or add it to "clients"`);
   });
   const own = levelFile(gui.qube);

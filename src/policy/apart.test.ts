@@ -37,15 +37,35 @@ test("nobody says it", () => {
 test("a later file is too late where this one answers first", () => {
   const named = ["qubes.Filecopy * alice bob-work allow"];
   assert.is(sameLevel(ALICE, alice(["bob"], named), alice([], named), withBob, QUBES), false);
+  // menus of templates are everybody's
   const template = { ...QUBES, fedora: { class: "TemplateVM", tags: ["guivm-bob"] } };
-  // menus of templates are everybody's, but those of bob's
-  assert.is(sameLevel(ALICE, alice(["bob"]), alice([]), withBob, template), false);
+  assert.is(sameLevel(ALICE, alice(["bob"]), alice([]), withBob, template), true);
   // an earlier one is not
   const carols = ["qubes.Filecopy * carol bob-work allow"];
   const carol = (apart: string[]) => textOf("carol", apart, carols);
   const qubes = { ...QUBES, carol: { class: "AppVM", tags: [] } };
   const before = { [BOB]: textOf("bob", ["carol"]) };
   assert.is(sameLevel(levelFile("carol"), carol(["bob"]), carol([]), before, qubes), true);
+});
+
+test("no default disposable: so where the other's file says it, not where this one opens it first", () => {
+  const of = (qube: string, barred: string[], rules: string[] = []) => {
+    const other = qube === "alice" ? "bob" : "alice";
+    const parsed = parsePrincipal({ qube, level: "user", apart: [other], barred, rules });
+    if ("faults" in parsed) throw new Error(JSON.stringify(parsed.faults));
+    return grantOf(parsed.principal).files[levelFile(qube)] ?? "";
+  };
+  const same = (barred: string[], found: string[], bobs: string[], rules?: string[]) =>
+    sameLevel(
+      ALICE,
+      of("alice", barred, rules),
+      of("alice", found, rules),
+      { [BOB]: of("bob", bobs) },
+      QUBES,
+    );
+  assert.equal([same(["alice"], [], ["alice"]), same(["alice"], [], [])], [true, false]);
+  assert.is(same(["alice"], [], ["alice"], ["qubes.OpenURL * @tag:guivm-alice @dispvm ask"]), false);
+  assert.is(same([], ["alice"], ["alice"]), false, "its qubes have their own default again");
 });
 
 test("who has gone, or has not come, needs no denial", () => {

@@ -15,6 +15,12 @@ type Qubes = Readonly<Record<string, { class: string; tags: readonly string[] } 
 const APART =
   /^\* \* (?:@tag:guivm-)?([a-zA-Z][a-zA-Z0-9_-]*) (?:@dispvm:)?(?:@tag:guivm-)?([a-zA-Z][a-zA-Z0-9_-]*) deny$/;
 
+/** Before all else, and everybody's. */
+const MENUS = /^qubes\.GetAppmenus \* \S+ @type:TemplateVM allow$/;
+
+/** One that keeps a GUI domain's qubes from the default disposable, which is the other's. */
+const BARRED = /^\* \* @tag:guivm-([a-zA-Z][a-zA-Z0-9_-]*) @dispvm deny$/;
+
 /** Whether `live`, as the text of level file `file` on a host with `files`, does what `wanted` asks for. */
 export function sameLevel(file: string, wanted: string, live: string, files: Files, qubes: Qubes): boolean {
   const [asked, found] = [parted(wanted), parted(live)];
@@ -35,9 +41,11 @@ export function sameLevel(file: string, wanted: string, live: string, files: Fil
   /** Whether `each` answers, before a later file does, calls to those whom `rule` denies. */
   const opens = (each: string, rule: string) => {
     const [, , , target = "", action] = each.split(" ");
+    if (BARRED.test(rule)) return action !== "deny" && ["@dispvm", "@anyvm", "*"].includes(target);
     const other = sidesOf(rule).find((name) => policyFile(46, "level", name) !== file);
     return (
       action !== "deny" &&
+      !MENUS.test(each) &&
       meant(target, qubes).some(
         (name) => name === other || (other && qubes[name]?.tags.includes(tagOf(other))),
       )
@@ -49,14 +57,15 @@ export function sameLevel(file: string, wanted: string, live: string, files: Fil
   );
 }
 
-const sidesOf = (rule: string): string[] => APART.exec(rule)?.slice(1) ?? [];
+const sidesOf = (rule: string): string[] => (APART.exec(rule) ?? BARRED.exec(rule))?.slice(1) ?? [];
 
-/** What stands before all else, and the rest. */
+/** What stands before all else but the menus of templates, and the rest. */
 function parted(text: string): { apart: string[]; rest: string[] } {
   const rules = rulesOf(text);
-  const end = rules.findIndex((rule) => !APART.test(rule));
+  const start = rules.findIndex((rule) => !MENUS.test(rule));
+  const end = rules.findIndex((rule, i) => i >= start && sidesOf(rule).length === 0);
   const at = end < 0 ? rules.length : end;
-  return { apart: rules.slice(0, at), rest: rules.slice(at) };
+  return { apart: rules.slice(start, at), rest: [...rules.slice(0, start), ...rules.slice(at)] };
 }
 
 /** The qubes that a rule's target may mean, or of which it means new disposables. */

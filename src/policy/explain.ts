@@ -3,7 +3,7 @@
  * the rules. Every question: all services that the reference or a rule knows and one that neither does, with each argument that a rule tells
  * apart and one that none does, to every qube and token. Between these no rule can distinguish, so nothing is left out.
  */
-import { tagOf } from "../model/names.ts";
+import { policyFile, tagOf } from "../model/names.ts";
 import { type Answer, type Call, Evaluator, type Facts, placeOf } from "./evaluate.ts";
 import { levelFile } from "./levels.ts";
 import type { Located } from "./load.ts";
@@ -327,7 +327,11 @@ export function breaches(
     const foreign = new Set(apart.flatMap((other) => [other, ...belongings(other)]));
     const own = levelFile(qube);
     const isForeign = (target: string) => foreign.has(target.replace("@dispvm:", ""));
-    for (const source of [qube, ...belongings(qube)])
+    for (const source of [qube, ...belongings(qube)]) {
+      const audio = policyFile(40, "audio", source);
+      /** What it must learn of the qubes whose sound it plays, whoever they are. */
+      const isForSound = (target: string, { rule }: Answer) =>
+        rule?.file === audio && facts[target]?.tags.includes(`audiovm-${source}`);
       for (const [service, list] of calls)
         for (const argument of list) {
           const admins = level === "admin" ? null : adminOnly(service, argument);
@@ -336,7 +340,9 @@ export function breaches(
             const answer = evaluator.evaluate({ service, argument, source, target });
             if (counts)
               tell(source, `ask ${target} for ${service}${argument} (${admins}), below level admin`, answer);
-            if (isForeign(target))
+            // A template's menus are everybody's.
+            if (service === "qubes.GetAppmenus" && facts[target]?.class === "TemplateVM") continue;
+            if (isForeign(target) && !isForSound(target, answer))
               tell(source, `ask ${target}, which is not its own, for ${service}`, answer);
             // Where Qubes' own rules lead (updates through the network's qube, say) is everybody's.
             else if (answer.decision === "allow" && isForeign(answer.target) && answer.rule.file === own)
@@ -349,6 +355,7 @@ export function breaches(
               );
           }
         }
+    }
   }
   return [...found].sort();
 }

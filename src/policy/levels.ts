@@ -93,13 +93,15 @@ function desktop(V: string, T: string): Line[] {
   return [
     comment("menus, clipboard, brightness"),
     rule("allow", ["qubes.GetAppmenus", null], V, T),
-    rule("allow", ["qubes.GetAppmenus", null], V, "@type:TemplateVM"),
     rule("allow", ["qubes.ClipboardCopy", "+"], V, T),
     rule("allow", ["qubes.ClipboardPaste", "+"], V, T),
     rule("allow", ["policy.EvalGUI", "+qubes.ClipboardPaste"], V, "dom0"),
     rule("allow", ["qubes.SetBrightness", null], V, "@default", TO_DOM0),
   ];
 }
+
+/** A template serves everybody, whoever shows it: the menus of one's qubes are made from its. */
+const menus = (V: string): Line[] => [rule("allow", ["qubes.GetAppmenus", null], V, "@type:TemplateVM")];
 
 /** Level user: qubes of one's own are used. */
 function use(V: string, T: string, D: string): Line[] {
@@ -150,7 +152,13 @@ function operate(V: string, T: string): Line[] {
 }
 
 /** Neither side may ask anything of the other; before all else, so that no rule of one's own opens it, and no prompt offers it. */
-function apart(V: string, T: string, D: string, others: readonly string[]): Line[] {
+function apart(
+  V: string,
+  T: string,
+  D: string,
+  others: readonly string[],
+  barred: readonly string[],
+): Line[] {
   if (others.length === 0) return [];
   const mine = { sources: [V, T], targets: [V, T, D] };
   const sides = others.map((other) => {
@@ -167,6 +175,8 @@ function apart(V: string, T: string, D: string, others: readonly string[]): Line
         from.flatMap((source) => to.map((target) => rule("deny", [null, null], source, target))),
       ),
     ),
+    // A prompt offers the default disposable, which no rule about templates takes out of it.
+    ...barred.map((other) => rule("deny", [null, null], `@tag:${tagOf(other)}`, "@dispvm")),
   ];
 }
 
@@ -228,14 +238,15 @@ function once(lines: Line[]): Line[] {
 }
 
 export function grantOf(principal: Principal): Grant {
-  const { qube: V, level, tag, rules, apart: others } = principal;
+  const { qube: V, level, tag, rules, apart: others, barred } = principal;
   const T = `@tag:${tagOf(V)}`;
   const D = `@dispvm:${T}`;
   const lines = once([
     comment(
       `What ${V} may ask, at level ${level}. Written by guidomain; a change made here is undone by the next "pulumi up".`,
     ),
-    ...apart(V, T, D, others),
+    ...(level === "kiosk" ? [] : menus(V)),
+    ...apart(V, T, D, others, barred),
     ...(rules.length ? [comment("rules of one's own")] : []),
     ...rules.map((each): Line => ({ kind: "rule", rule: each })),
     ...ofLevel(principal, V, T, D),

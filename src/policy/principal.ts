@@ -55,6 +55,7 @@ const fields = {
   apps: v.optional(APPS),
   rules: v.optional(RULES),
   apart: v.optional(listOf(named(guiDomainNameFault))),
+  barred: v.optional(listOf(named(guiDomainNameFault))),
 };
 const FIELDS = Object.keys(fields).join(", ");
 const Args = only(fields, wrong("who may do what"), `not a property of an access; allowed are ${FIELDS}`);
@@ -73,6 +74,8 @@ export interface Principal {
   rules: Rule[];
   /** The other GUI domains of the host, whose qubes are none of its business, nor its qubes of theirs. */
   apart: string[];
+  /** Those of them, and itself, whose qubes get no default disposable, for it is the other's. */
+  barred: string[];
 }
 
 export interface PrincipalFault {
@@ -84,7 +87,7 @@ export function parsePrincipal(value: unknown): { principal: Principal } | { fau
   const parsed = v.safeParse(Args, value);
   if (!parsed.success)
     return { faults: parsed.issues.map((issue) => ({ property: pathOf(issue), reason: issue.message })) };
-  const { qube, level, tag = null, apps = [], rules = [], apart = [] } = parsed.output;
+  const { qube, level, tag = null, apps = [], rules = [], apart = [], barred = [] } = parsed.output;
   const faults: PrincipalFault[] = [];
   const add = (property: string, reason: string) => faults.push({ property, reason });
   const principal: Principal = {
@@ -102,6 +105,7 @@ export function parsePrincipal(value: unknown): { principal: Principal } | { fau
     }),
     rules: rules.map((line) => ruleOf(line)),
     apart: [...new Set(apart)].sort(),
+    barred: [...new Set(barred)].sort(),
   };
   if (level === "kiosk" && apps.length === 0)
     add("apps", `level kiosk starts only what is listed; name at least one application`);

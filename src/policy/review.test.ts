@@ -114,6 +114,46 @@ test("refused: the way in of a management qube that the kiosk shows; not where i
   assert.equal(put("user", { ...STOCK, ...file("50-ssh.policy", ssh) }).refusals, []);
 });
 
+test("a prompt of one's qubes does not offer the other's disposable that is their default", () => {
+  const facts = { ...SAMPLE, mail: { ...SAMPLE["mail"], default_dispvm: "bob-dvm" } } as typeof SAMPLE;
+  const [open, barred] = [samplePrincipal("user"), { ...samplePrincipal("user"), barred: [ASKS] }];
+  const refusals = (principal: typeof open) =>
+    review(STOCK, withGrant(STOCK, grantOf(principal)), facts, [principal]).refusals;
+  assert.match(
+    refusals(open).join("\n"),
+    /^mail may be offered @dispvm:bob-dvm, not its own, for qubes\.OpenURL/m,
+  );
+  assert.equal(refusals(barred), []);
+});
+
+test("an audio domain that one person's GUI domain shows learns of all whose sound it plays, and no more", () => {
+  const facts = {
+    ...SAMPLE,
+    "sys-audio": { ...SAMPLE["work"], tags: ["guivm-sys-gui"] },
+    "bob-work": { ...SAMPLE["bob-work"], tags: ["guivm-sys-gui-bob", "audiovm-sys-audio"] },
+  } as typeof SAMPLE;
+  const principal = samplePrincipal("user");
+  const with_ = (name: string, rule: string) => {
+    const host = { ...STOCK, ...file(name, `${rule}\n`) };
+    return review(host, withGrant(host, grantOf(principal)), facts, [principal]);
+  };
+  const listens = "admin.vm.property.Get +xid sys-audio @tag:audiovm-sys-audio allow target=dom0";
+  const { refusals, warnings } = with_("40-audio-sys-audio.policy", listens);
+  assert.equal([...refusals, ...warnings], []);
+  const [late = ""] = with_("50-sys-audio.policy", listens).refusals;
+  assert.match(
+    late,
+    /^sys-audio could no longer ask for admin\.vm\.property\.Get .*into a file that comes earlier$/,
+  );
+  // by somebody else's file, or about a qube whose sound it does not play
+  for (const [name, rule] of [
+    ["30-user.policy", listens],
+    ["40-audio-sys-audio.policy", "admin.vm.property.Get +xid sys-audio bob-dvm allow target=dom0"],
+    ["40-audio-sys-audio.policy", "qubes.VMShell * sys-audio bob-work allow"],
+  ] as const)
+    assert.match(with_(name, rule).warnings.join("\n"), /sys-audio may ask bob-/, `${name}: ${rule}`);
+});
+
 test("refused: input devices that would be lost", () => {
   const mine = {
     ...SAMPLE,

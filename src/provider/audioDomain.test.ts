@@ -19,7 +19,7 @@ import { guiDomainHandler } from "./guiDomain.ts";
 import { PartialFailure, type Properties, type ReadResult } from "./handler.ts";
 import { failing, Program } from "./testProgram.ts";
 
-const POLICY = "/etc/qubes/policy.d/50-sys-audio.policy";
+const POLICY = "/etc/qubes/policy.d/40-audio-sys-audio.policy";
 const SOUND = "0x8086:0x02c8::p040300";
 
 const fn = (more: Partial<PciFunction>): PciFunction =>

@@ -1,5 +1,5 @@
 /** The resource `guidomain:index:AudioDomain`: Pulumi's calls → plan, formula and one apply on the host. Design §4, §6. */
-import { audioPolicy, audioSettingsOf, withoutClients } from "../formula/audioSettings.ts";
+import { audioPolicy, audioSettingsOf, stockAudioPolicy, withoutClients } from "../formula/audioSettings.ts";
 import { formulaOf } from "../formula/formula.ts";
 import { AgentFailure, HostError } from "../host/errors.ts";
 import type { Evidence, Snapshot } from "../host/protocol.ts";
@@ -41,9 +41,11 @@ import {
   type Context,
   type Handler,
   hasUnknown,
+  knownOf,
   PartialFailure,
   type Properties,
   UNKNOWN,
+  unknownOf,
 } from "./handler.ts";
 import type { ApplyRequest, HostAccess } from "./hosts.ts";
 import { parted } from "./rungRequest.ts";
@@ -70,9 +72,12 @@ export function audioDomainHandler(hosts: HostAccess): Handler {
     async check(news, olds, context) {
       const { settings: _, remembered: __, ...args } = news;
       if (hasUnknown(args)) {
-        const known = Object.fromEntries(Object.entries(args).filter(([, value]) => !hasUnknown(value)));
+        const known = knownOf(args);
         const failures = audioFaults(known).filter((f) => known[topLevel(f.property)] !== undefined);
-        return { inputs: { ...args, settings: UNKNOWN }, failures };
+        const parsed = parseAudioDomain(context.name, known);
+        // With the defaults: an argument that is left out has not changed.
+        const filled = "audio" in parsed ? { ...described(parsed.audio), ...unknownOf(args) } : args;
+        return { inputs: { ...filled, settings: UNKNOWN }, failures };
       }
       const parsed = parseAudioDomain(context.name, args);
       if ("faults" in parsed) return { inputs: news, failures: parsed.faults };
@@ -124,6 +129,8 @@ export function audioDomainHandler(hosts: HostAccess): Handler {
     },
 
     async create(inputs, context) {
+      // What only another resource's apply will tell leaves nothing to judge yet.
+      if (context.preview && hasUnknown(inputs)) return { id: "", outputs: inputs };
       const audio = audioOf(inputs);
       if (!context.preview) return { id: idOf(audio), outputs: await bringUp(audio, inputs, {}, context) };
       const snapshot = await hosts.snapshot(audio.host, [], context);
@@ -191,12 +198,14 @@ export function audioDomainHandler(hosts: HostAccess): Handler {
     },
 
     async update({ oldOutputs, news }, context) {
-      const audio = audioOf(news);
-      if (oldOutputs["looked"] === false && audio.unreachable === "skip") return { ...oldOutputs, ...news };
-      if (!context.preview) return bringUp(audio, news, oldOutputs, context);
-      const snapshot = await hosts.snapshot(audio.host, [], context, oldOutputs["connection"]);
-      const memory = memoryOf({ ...news, ...oldOutputs });
-      announce(audio, snapshot, prepare(audio, snapshot, memory, context), context);
+      if (oldOutputs["looked"] === false && news["unreachable"] === "skip") return { ...oldOutputs, ...news };
+      if (!context.preview) return bringUp(audioOf(news), news, oldOutputs, context);
+      if (!hasUnknown(news)) {
+        const audio = audioOf(news);
+        const snapshot = await hosts.snapshot(audio.host, [], context, oldOutputs["connection"]);
+        const memory = memoryOf({ ...news, ...oldOutputs });
+        announce(audio, snapshot, prepare(audio, snapshot, memory, context), context);
+      }
       const { sound: _, state: __, attempts: ___, evidence: ____, pending: _____, ...kept } = oldOutputs;
       return { ...kept, ...news };
     },
@@ -642,7 +651,9 @@ function adopted(host: string, qube: string, snapshot: Snapshot, urn: string): A
     const audiovm = snapshot.qubes[name]?.properties["audiovm"];
     return name !== qube && audiovm?.value === qube && !audiovm.default;
   });
-  const rules = rulesOf(snapshot.files[audioPolicy({ qube, shared })]?.content ?? "");
+  const rules = [audioPolicy(qube), stockAudioPolicy(qube)].flatMap((path) =>
+    rulesOf(snapshot.files[path]?.content ?? ""),
+  );
   const parsed = parseAudioDomain(qube, {
     host,
     shared,

@@ -87,6 +87,26 @@ test("a preview of a create asks for nothing; what an apply decides is left unkn
   );
 });
 
+test("a preview with what only another resource's apply will tell writes nothing and refuses nothing", async () => {
+  const program = new Program();
+  await program.up({ clients: ["work"] });
+  const { id = "", inputs: oldInputs = {}, outputs: oldOutputs = {} } = program.state ?? {};
+  const { handler, hosts, name } = program;
+  const context = hosts.context(name, { preview: true });
+  const { inputs: news, failures } = await handler.check(
+    { host: "lab", clients: ["work"], audiovm: UNKNOWN },
+    {},
+    context,
+  );
+  assert.equal(failures, []);
+  const { changes } = await handler.diff({ id, oldInputs, oldOutputs, news }, context);
+  assert.equal(changes, { settings: "update" }, "nothing of what is left out, and no other GUI domain");
+  assert.equal(await handler.create(news, context), { id: "", outputs: news });
+  const updated = await handler.update({ id, oldInputs, oldOutputs, news }, context);
+  assert.equal([updated["audiovm"], "mode" in updated, "state" in updated], [UNKNOWN, false, false]);
+  assert.is(hosts.applied.length, 1);
+});
+
 test("a client dropped goes back, a client added is shown, and nothing else", async () => {
   const program = new Program();
   await program.up({ clients: ["work"] });

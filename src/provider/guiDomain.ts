@@ -43,8 +43,10 @@ import {
   type DeleteRequest,
   type Handler,
   hasUnknown,
+  knownOf,
   type Properties,
   UNKNOWN,
+  unknownOf,
 } from "./handler.ts";
 import type { HostAccess } from "./hosts.ts";
 import { takeAwayRequest } from "./rungRequest.ts";
@@ -78,7 +80,14 @@ export function guiDomainHandler(hosts: HostAccess): Handler {
   return {
     async check(news, olds, context) {
       const { settings: _, remembered: __, ...args } = news;
-      if (hasUnknown(args)) return { inputs: { ...args, settings: UNKNOWN }, failures: knownFailures(args) };
+      if (hasUnknown(args)) {
+        // Whom it will show may be known all the same, and counts for the others' rights.
+        const parsed = parseGuiDomain(context.name, knownOf(args));
+        if ("gui" in parsed) hosts.claims.describe(context.urn, parsed.gui);
+        // With the defaults: an argument that is left out has not changed.
+        const filled = "gui" in parsed ? { ...described(parsed.gui), ...unknownOf(args) } : args;
+        return { inputs: { ...filled, settings: UNKNOWN }, failures: knownFailures(args) };
+      }
       const parsed = parseGuiDomain(context.name, args);
       if ("faults" in parsed) return { inputs: news, failures: parsed.faults };
       const { gui } = parsed;
@@ -133,6 +142,8 @@ export function guiDomainHandler(hosts: HostAccess): Handler {
     },
 
     async create(inputs, context) {
+      // What only another resource's apply will tell leaves nothing to judge yet.
+      if (context.preview && hasUnknown(inputs)) return { id: "", outputs: inputs };
       const gui = guiOf(inputs);
       if (context.preview) {
         const snapshot = await hosts.snapshot(gui.host, allPackages(gui), context);
@@ -216,15 +227,15 @@ export function guiDomainHandler(hosts: HostAccess): Handler {
     },
 
     async update({ oldOutputs, news }, context) {
-      const gui = guiOf(news);
-      if (oldOutputs["looked"] === false && gui.unreachable === "skip") return { ...oldOutputs, ...news };
-      const snapshot = await hosts.snapshot(gui.host, allPackages(gui), context, oldOutputs["connection"]);
+      if (oldOutputs["looked"] === false && news["unreachable"] === "skip") return { ...oldOutputs, ...news };
       if (context.preview) {
-        announce(
-          { hosts, gui, context },
-          snapshot,
-          memoryOf({ ...news, ...oldOutputs }, gui, snapshot, context.urn),
-        );
+        if (!hasUnknown(news)) {
+          const gui = guiOf(news);
+          const { connection } = oldOutputs;
+          const snapshot = await hosts.snapshot(gui.host, allPackages(gui), context, connection);
+          const memory = memoryOf({ ...news, ...oldOutputs }, gui, snapshot, context.urn);
+          announce({ hosts, gui, context }, snapshot, memory);
+        }
         // What an apply decides anew is left out, and so unknown; the rest stays what it is for those who depend on it.
         const {
           mode: _,
@@ -237,7 +248,7 @@ export function guiDomainHandler(hosts: HostAccess): Handler {
         } = oldOutputs;
         return { ...kept, ...news };
       }
-      return bringUp({ hosts, gui, context }, news, oldOutputs);
+      return bringUp({ hosts, gui: guiOf(news), context }, news, oldOutputs);
     },
 
     delete(request, context) {

@@ -20,7 +20,7 @@ import { decide, rungKey } from "../plan/rungs.ts";
 import { clientsOf, valueOf } from "../plan/values.ts";
 import { rulesOf } from "../policy/rules.ts";
 import { topLevel } from "./diff.ts";
-import { hasUnknown, type Properties, type Value } from "./handler.ts";
+import { knownOf, type Properties, type Value } from "./handler.ts";
 
 type Outcome = NonNullable<Snapshot["outcome"]>;
 
@@ -40,10 +40,15 @@ export const modeIn = (gui: GuiDomain, { mode }: Properties, snapshot: Snapshot)
       ? modeOf(gui.qube, snapshot)
       : "dom0";
 
+/** What is not an argument but found out on the way. */
+const FOUND_OUT = ["apart", "barred"];
+
 /** The description as arguments: what is left to the mode stays away. */
 export const described = (gui: GuiDomain): Properties =>
   asProperties(
-    Object.fromEntries(Object.entries(gui).filter(([name, value]) => value !== null && name !== "apart")),
+    Object.fromEntries(
+      Object.entries(gui).filter(([name, value]) => value !== null && !FOUND_OUT.includes(name)),
+    ),
   );
 
 /** Checked inputs back as a description. */
@@ -61,7 +66,7 @@ export const packagesOf = (inputs: Properties): string[] => allPackages(guiOf(in
 
 /** With unknowns in it only the known arguments can be judged, each for itself. */
 export function knownFailures(args: Properties) {
-  const known = Object.fromEntries(Object.entries(args).filter(([, value]) => !hasUnknown(value)));
+  const known = knownOf(args);
   return argumentFaults(known).filter((f) => known[topLevel(f.property)] !== undefined);
 }
 

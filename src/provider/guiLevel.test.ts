@@ -34,7 +34,7 @@ test("without a level nothing of all this is there", async () => {
   const program = new Program(host());
   await program.up({ clients: ["work"] });
   const { inputs, outputs } = program.state ?? { inputs: {}, outputs: {} };
-  for (const name of ["level", "apps", "rules", "apart", "rights"])
+  for (const name of ["level", "apps", "rules", "apart", "barred", "rights"])
     assert.equal([name in inputs, name in outputs], [false, false], name);
   assert.is(program.host.snapshot().files[OWN], undefined);
   assert.is(program.host.snapshot().qubes["sys-gui"]?.features["set-created-guivm"], undefined);
@@ -197,6 +197,12 @@ const REFUSED: [string, HostModel, Properties, RegExp][] = [
     host(),
     { ...KIOSK, apps: [{ app: "firefox", disposable: "work" }] },
     /: apps\[0\]: disposable "work" is no template for disposables/,
+  ],
+  [
+    "a new disposable whose windows somebody else shows",
+    host({}, { qubes: { dvm: qube({ properties: { template_for_dispvms: explicit("True") } }) } }),
+    { ...KIOSK, apps: [{ app: "firefox", disposable: "dvm" }] },
+    /: apps\[0\]: disposable "dvm" is not shown by it, so no window would appear\. .*add it to "clients"/,
   ],
   [
     "a rule about a qube that is not there",

@@ -20,6 +20,11 @@ export function hasUnknown(value: Value | undefined): boolean {
   return Object.values(value).some(hasUnknown);
 }
 
+export const knownOf = (args: Properties): Properties =>
+  Object.fromEntries(Object.entries(args).filter(([, value]) => !hasUnknown(value)));
+export const unknownOf = (args: Properties): Properties =>
+  Object.fromEntries(Object.entries(args).filter(([, value]) => hasUnknown(value)));
+
 export type Severity = "debug" | "info" | "warning" | "error";
 
 export interface LogOptions {

@@ -76,6 +76,8 @@ export function pciAttachmentHandler(hosts: HostAccess): Handler {
     },
 
     async create(inputs, context) {
+      // What only another resource's apply will tell leaves nothing to judge yet.
+      if (context.preview && hasUnknown(inputs)) return { id: "", outputs: inputs };
       const { attachment, resolved, plan, snapshot } = await prepare(inputs, {}, context);
       if (context.preview) {
         announce(attachment, resolved, plan, snapshot, context);
@@ -150,9 +152,10 @@ export function pciAttachmentHandler(hosts: HostAccess): Handler {
       const isSame = sameValue(selectorsOf(oldInputs), selectorsOf(asked)) && oldInputs["identities"];
       const news = isSame ? { ...asked, identities: oldInputs["identities"] ?? [] } : asked;
       if (!context.preview) return bringUp(id, news, oldOutputs, context);
+      const { state: _, evidence: __, pending: ___, ...kept } = oldOutputs;
+      if (hasUnknown(news)) return { ...kept, ...news };
       const { attachment, resolved, plan, snapshot } = await prepare(news, oldOutputs, context);
       announce(attachment, resolved, plan, snapshot, context);
-      const { state: _, evidence: __, pending: ___, ...kept } = oldOutputs;
       return { ...kept, ...news, ...settled(resolved) };
     },
 
