@@ -58,13 +58,22 @@ test("the same from a JSON string", () => {
   assert.equal(parseHosts(JSON.stringify({ t14: good }), "x"), parseHosts({ t14: good }, "x"));
 });
 
-test("an inventory: paths start at its folder, other keys are passed on", () => {
-  const { hosts, rest } = parseInventory(
-    "hosts:\n  t14: {address: a, identityFile: id}\nsites: [1]\n",
-    "/etc/lab/inventory.yaml",
-  );
+test("an inventory: paths start at its folder; what a host is to have stands under its name, and nothing else beside", () => {
+  const parse = (more: string) =>
+    parseInventory(`hosts:\n  t14: {address: a, identityFile: id}\n${more}`, "/etc/lab/inventory.yaml");
+  const { hosts, workstations } = parse("workstations:\n  t14: {audio: false}\n");
   assert.is(hosts.get("t14")?.identityFile, "/etc/lab/id");
-  assert.equal(rest, { sites: [1] });
+  assert.equal(workstations, { t14: { audio: false } });
+  assert.equal(parse("").workstations, {});
+  for (const [text, reason] of [
+    ["workstation: {}\n", /workstation: not a part of an inventory; allowed are hosts, workstations/],
+    ["workstations: [1]\n", /workstations: give a map of workstations by the names of hosts: t14/],
+    ["workstations: {t15: {}}\n", /workstations\.t15: no host "t15"; hosts are t14/],
+  ] as const)
+    assert.throws(
+      () => parse(text),
+      (error: unknown) => error instanceof InventoryError && reason.test(error.message),
+    );
 });
 
 test("jump hosts chain, in any order", () => {

@@ -2,10 +2,7 @@
  * The hosts of one provider process: where they are, one session each, and what this engine operation knows of them.
  * Design §2 "How hosts are reached", §4.
  */
-import { existsSync } from "node:fs";
-import { readFile } from "node:fs/promises";
 import os from "node:os";
-import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { saltModules } from "../formula/modules.ts";
 import type { HostError } from "../host/errors.ts";
@@ -208,29 +205,11 @@ async function inventoryOf(args: Properties): Promise<{ hosts: Inventory; source
   };
   if (args["hosts"] !== undefined) add(parseHosts(args["hosts"], "guidomain:hosts"), "guidomain:hosts");
   if (args["inventory"] !== undefined) {
-    const file = path.resolve(projectFolder(), String(args["inventory"]));
-    let text: string;
-    try {
-      text = await readFile(file, "utf8");
-    } catch {
-      const reason = file.includes(`${path.sep}.lab${path.sep}`)
-        ? 'cannot be read; start the lab host first: "npm run lab -- start"'
-        : "cannot be read; guidomain:inventory names it";
-      throw new InventoryError(file, [{ property: "", reason }]);
-    }
-    const { parseInventory } = await import("../host/inventoryFile.ts");
-    add(parseInventory(text, file).hosts, file);
+    const { readInventory } = await import("../host/inventoryFile.ts");
+    const { hosts: found, file } = await readInventory(String(args["inventory"]));
+    add(found, file);
   }
   return { hosts, sources };
-}
-
-/** The folder of Pulumi.yaml, where a person's relative paths start; the engine starts us in the program's own folder. */
-function projectFolder(): string {
-  for (let folder = process.cwd(); ; folder = path.dirname(folder)) {
-    if (["Pulumi.yaml", "Pulumi.yml", "Pulumi.json"].some((name) => existsSync(path.join(folder, name))))
-      return folder;
-    if (folder === path.dirname(folder)) return process.cwd();
-  }
 }
 
 /** Whether Salt runs at all: at once, with the confirmation or, with what no undo could bring back, only after it. */

@@ -3,3 +3,4 @@ export * from "./guiDomain.ts";
 export * from "./host.ts";
 export * from "./pciAttachment.ts";
 export * from "./selector.ts";
+export * from "./workstation.ts";
