@@ -125,6 +125,8 @@ export interface World {
   /** dom0 packages that can be downloaded → version. */
   repository: Record<string, string>;
   templates: Record<string, Template>;
+  /** USB controllers (sbdf) that have a Bluetooth radio behind them. */
+  radios?: string[];
   faults: Faults;
 }
 

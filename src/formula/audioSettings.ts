@@ -19,6 +19,28 @@ export const audioPolicy = (qube: string): string => policyFile(40, "audio", qub
 export const stockAudioPolicy = (qube: string): string =>
   `/etc/qubes/policy.d/50-${qube.toLowerCase()}.policy`;
 
+/** The applet with which a person pairs a headset; off in a qube unless asked for (qubes-core-agent-linux, autostart-dropins). */
+const PAIRING_SERVICE = "blueman";
+
+/** Where BlueZ keeps its pairings: in the root volume, which is its template's at each start. */
+export const PAIRINGS = "/var/lib/bluetooth";
+
+/**
+ * What stays in a qube of its own. Qubes 4.3 takes that from dom0 (qubes-core-agent-linux, bind-dirs.sh; core-admin 4.3.50, ext/custom_persist.py),
+ * and then nothing else stays: so what stays without is named, too. A shared qube is not ours to change like that.
+ */
+const STAYS = {
+  "custom-persist.bluetooth": `dir:root:root:0700:${PAIRINGS}`,
+  "custom-persist.home": "/home",
+  "custom-persist.usrlocal": "/usr/local",
+};
+const STAYS_SERVICE = "custom-persist";
+
+/** Of its keys those that count from its next start on. */
+export const ofItsStart = (feature: string): boolean =>
+  [AUDIO_SERVICE, PAIRING_SERVICE, STAYS_SERVICE].some((name) => feature === `service.${name}`) ||
+  feature in STAYS;
+
 /** What the desktop's devices menu asks for. */
 const MICROPHONE = ["Attached", "Assigned", "Attach", "Detach"];
 
@@ -34,7 +56,7 @@ export function audioSettingsOf(audio: AudioDomain, devices: Record<string, Devi
   });
   const settings: Settings = {
     ...NO_SETTINGS,
-    services: { [AUDIO_SERVICE]: "on" },
+    services: { [AUDIO_SERVICE]: "on", ...(audio.bluetooth && { [PAIRING_SERVICE]: "on" }) },
     devices,
     files: { [audioPolicy(qube)]: policy },
     globals: clients === "default" ? { default_audiovm: qube } : {},
@@ -44,6 +66,7 @@ export function audioSettingsOf(audio: AudioDomain, devices: Record<string, Devi
   if (audio.shared) return settings;
   return {
     ...settings,
+    ...(audio.bluetooth && { services: { ...settings.services, [STAYS_SERVICE]: "on" } }),
     class: "AppVM",
     template: template ?? "",
     label: label ?? "",
@@ -56,7 +79,7 @@ export function audioSettingsOf(audio: AudioDomain, devices: Record<string, Devi
       ...(memory !== null && { memory: String(memory) }),
       ...(vcpus !== null && { vcpus: String(vcpus) }),
     },
-    features: { servicevm: "1" },
+    features: { servicevm: "1", ...(audio.bluetooth && STAYS) },
   };
 }
 

@@ -42,7 +42,11 @@ const BAD: [object, ...string[]][] = [
   [{ memory: 1 }, "memory: 1 is not allowed"],
   [{ limits: { boot: 5 } }, "limits.boot: there is no such part"],
   [{ host: undefined }, "host: missing"],
-  [{ colour: "red" }, "colour: not a property of an audio domain", "allowed are autostart, clients, devices"],
+  [
+    { colour: "red" },
+    "colour: not a property of an audio domain",
+    "allowed are autostart, bluetooth, clients, devices",
+  ],
   [{ qube: "config-input" }, 'qube: "config-input"', "one of Qubes' own files"],
 ];
 for (const [args, ...texts] of BAD)

@@ -36,6 +36,7 @@ const fields = {
   restartClients: v.optional(oneOf("never", "allowed")),
   microphone: v.optional(oneOf("denied", "allowed")),
   emulated: v.optional(listOf(qubeName)),
+  bluetooth: v.optional(flag),
   retry: v.optional(v.union([v.string(), v.number()], wrong("a number or a text"))),
   onFallback: v.optional(oneOf("warn", "accept", "fail")),
   limits: v.optional(
@@ -78,6 +79,8 @@ export interface AudioDomain {
   microphone: "denied" | "allowed";
   /** HVM clients without an agent inside, which get an emulated sound card. */
   emulated: string[];
+  /** It plays on headsets that are paired with it, and its pairings stay. */
+  bluetooth: boolean;
   retry: string;
   onFallback: "warn" | "accept" | "fail";
   /** Seconds. */
@@ -116,6 +119,7 @@ export function parseAudioDomain(name: string, value: unknown): { audio: AudioDo
     restartClients: args.restartClients ?? "never",
     microphone: args.microphone ?? "denied",
     emulated: unique(args.emulated ?? []),
+    bluetooth: args.bluetooth ?? false,
     retry: String(args.retry ?? ""),
     onFallback: args.onFallback ?? "warn",
     limits: {

@@ -36,6 +36,10 @@ test("a device by what it is", () => {
     [x230, { address: "00:02.0" }, "display", "00:02.0"],
     [x230, { class: "audio" }, "audio", "00:1b.0"],
     [x230, { driver: "snd-hda-intel" }, "audio", "00:1b.0"],
+    // A USB controller is sound only where it is asked for.
+    [x230, { vendor: "8086" }, "audio", "00:1b.0"],
+    [x230, { class: "usb" }, "audio", "00:14.0 00:1a.0 00:1d.0"],
+    [x230, { address: "00_14.0" }, "audio", "00:14.0"],
     [x230, { class: "usb" }, "device", "00:14.0 00:1a.0 00:1d.0"],
     [x230, { class: "usb", vendor: "8086", device: "1E31" }, "device", "00:14.0"],
     [x230, { vendor: "8086", device: "1e31" }, "device", "00:14.0"],

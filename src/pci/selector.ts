@@ -116,7 +116,8 @@ export function select(tree: PciTree, selector: Selector, as: Purpose): Selectio
 
   const isFit = {
     display: (fn: PciFunction) => isMainDisplay(tree, fn),
-    audio: isAudio,
+    // A USB headset, or the radio of another: only where it is asked for as such.
+    audio: (fn: PciFunction) => isAudio(fn) || (isUsb(fn) && asksForUsb(selector)),
     device: () => true,
   }[as];
   let fits = named.filter(isFit);
@@ -159,6 +160,9 @@ export function select(tree: PciTree, selector: Selector, as: Purpose): Selectio
     );
   return { functions: Object.freeze(fits) };
 }
+
+const asksForUsb = ({ class: cls, address }: Selector) =>
+  address !== undefined || cls === "usb" || cls?.startsWith("0c03") === true;
 
 function matcher(tree: PciTree, selector: Selector): (fn: PciFunction) => boolean {
   const { class: cls, vendor, device, subsystem, position, address, driver } = selector;

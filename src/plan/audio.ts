@@ -3,7 +3,13 @@
  * Below it lies "as before": the sound stays where it was. Pure. Sources: design §4–§6; qubes-host.md (b), (d) 5, (e), (h).
  */
 import { createHash } from "node:crypto";
-import { AUDIO_SERVICE, audioSettingsOf, withoutClients } from "../formula/audioSettings.ts";
+import {
+  AUDIO_SERVICE,
+  audioSettingsOf,
+  ofItsStart,
+  PAIRINGS,
+  withoutClients,
+} from "../formula/audioSettings.ts";
 import type { Evidence, PciFunction, QubeSnapshot, Snapshot, Verification } from "../host/protocol.ts";
 import type { AudioDomain } from "../model/audioDomain.ts";
 import { Refusal } from "../model/failure.ts";
@@ -114,7 +120,7 @@ function qubeNotices(
         `qube "${audio.qube}" is of virt_mode pvh, which cannot have PCI devices${isOn(live, "guivm") ? '; a GUI domain is only in mode "gpu" of another' : ""}`,
         'Give the sound to a qube of its own, or leave out "devices" if that qube has some already',
       );
-    return [];
+    return live && audio.bluetooth ? pairingNotices(audio.qube, live, refuse) : [];
   }
   const template = snapshot.qubes[audio.template ?? ""];
   if (template?.class !== "TemplateVM")
@@ -145,6 +151,27 @@ function qubeNotices(
       `Shut "${audio.qube}" down first`,
     );
   return [];
+}
+
+/** A qube that belongs to somebody else: what stays in it is theirs to say. */
+function pairingNotices(name: string, live: QubeSnapshot, refuse: Refuse): Notice[] {
+  if (live.class === "DispVM")
+    throw refuse(
+      `bluetooth: "${name}" is a disposable, which forgets its pairings at each shutdown`,
+      'Name a qube that stays, or leave out "shared" for one of its own',
+    );
+  if (isOn(live, "minimal-usbvm"))
+    throw refuse(
+      `bluetooth: "${name}" has the service minimal-usbvm, with which its Bluetooth service does not start`,
+      `Take that away (qvm-service --unset ${name} minimal-usbvm), or name another qube`,
+    );
+  if (live.class === "StandaloneVM") return [];
+  return [
+    {
+      severity: "warning",
+      text: `pairings in ${name} stay only if ${PAIRINGS} is in its bind-dirs (/rw/config/qubes-bind-dirs.d in the qube)`,
+    },
+  ];
 }
 
 /** What a qube is there for beside sound; converging it would take that away. */
@@ -275,7 +302,7 @@ function needsStart(audio: AudioDomain, wanted: Settings, snapshot: Snapshot, ow
     return (
       of === audio.qube &&
       (kind === "device" ||
-        (kind === "feature" && name === `service.${AUDIO_SERVICE}`) ||
+        (kind === "feature" && ofItsStart(name)) ||
         (kind === "property" && ["virt_mode", "memory", "vcpus"].includes(name)))
     );
   };
@@ -343,11 +370,18 @@ export function soundOf(audio: AudioDomain, snapshot: Snapshot): string {
 /** Packages without which it plays nothing (qubes-host.md (b) "Audio template"). */
 const PACKAGES = "qubes-core-admin-client qubes-audio-daemon";
 
+/** With which it knows headsets. Fedora's pipewire speaks to them by itself. */
+const BLUETOOTH = { fedora: "bluez blueman", debian: "bluez blueman libspa-0.2-bluetooth" };
+const RADIOS = "/sys/class/bluetooth";
+
 /** In a qube's check: as `command`, again each second until the check's own time is over. */
 const until = (command: string) => `until ${command}; do sleep 1; done`;
 
 const STARTS = "audio domain starts";
 const CARD = "a sound card is in the qube";
+/** Evidence, not conditions: a radio may be plugged in later, and what stays in a shared qube is its owner's. */
+const RADIO = "a Bluetooth radio is in the qube";
+const STAY = "its pairings stay";
 
 /** What failed rests on this hardware: the qube does not start with it, or all is well inside but that there is no card. */
 export function isOfHardware(evidence: readonly Evidence[]): boolean {
@@ -367,7 +401,7 @@ export function audioChecks(
   audio: AudioDomain,
   snapshot: Snapshot,
   files: string[],
-  full: boolean,
+  given: readonly PciFunction[] | null,
 ): Verification[] {
   const { qube, limits } = audio;
   const host = (id: string, argv: string[]): Verification => ({
@@ -393,7 +427,7 @@ export function audioChecks(
     ]);
   const policies = new Set([...Object.keys(snapshot.files), ...files].filter((f) => POLICY.test(f)));
   const lint = host("policies lint", ["qubes-policy-lint", ...[...policies].sort()]);
-  if (!full) return [lint];
+  if (given === null) return [lint];
   const [client] =
     audio.clients === "default"
       ? followers(snapshot, qube).filter((name) => snapshot.qubes[name]?.class !== "TemplateVM")
@@ -401,6 +435,9 @@ export function audioChecks(
   const live = snapshot.qubes[qube];
   const template = audio.template ?? live?.properties["template"]?.value ?? "";
   const debian = snapshot.qubes[template]?.features["os-distribution"] === "debian";
+  const packages = [PACKAGES, ...(audio.bluetooth ? [BLUETOOTH[debian ? "debian" : "fedora"]] : [])].join(
+    " ",
+  );
   return [
     lint,
     may("dom0", "admin.Events"),
@@ -409,8 +446,21 @@ export function audioChecks(
       : [may(client, "admin.vm.property.Get+xid"), may(client, "admin.vm.feature.CheckWithTemplate+audio")]),
     { kind: "start", id: STARTS, qube, timeout: limits.start },
     guest("it knows that it is an audio domain", `test -e /run/qubes-service/${AUDIO_SERVICE}`),
-    guest(`packages of template ${template}`, `${debian ? "dpkg-query -W" : "rpm -q"} ${PACKAGES}`),
-    ...(audio.devices.length ? [guest(CARD, until("grep -Eq '^ *[0-9]+ ' /proc/asound/cards"))] : []),
+    guest(`packages of template ${template}`, `${debian ? "dpkg-query -W" : "rpm -q"} ${packages}`),
+    // On a USB controller there is one when a headset is plugged in.
+    ...(given.some(isAudio) ? [guest(CARD, until("grep -Eq '^ *[0-9]+ ' /proc/asound/cards"))] : []),
+    ...(audio.bluetooth
+      ? [
+          guest(RADIO, `ls ${RADIOS} 2>/dev/null | grep . || echo none`),
+          guest(
+            "its Bluetooth service runs",
+            `test -z "$(ls ${RADIOS} 2>/dev/null)" || ${until("systemctl is-active -q bluetooth")}`,
+          ),
+          ...(live?.class === "StandaloneVM"
+            ? []
+            : [guest(STAY, `mountpoint -q ${PAIRINGS}${audio.shared ? " || echo no" : ""}`)]),
+        ]
+      : []),
     guest(DAEMON, `${until(`! pgrep -x Xorg || ${RUNS}`)} && ${RUNS} || echo ${NO_DESKTOP}`),
     ...listening(audio, snapshot).map(([name, xid]) =>
       // Evidence, not a condition: whether a client has sound inside is its own matter.
@@ -473,6 +523,19 @@ const startOf = (qube: string, snapshot: Snapshot): string => {
   const live = snapshot.qubes[qube];
   return live?.state === "Running" ? (live.properties["start_time"]?.value ?? "") : "";
 };
+
+/** What a person still has to do before a headset can be used, and is not undone at the next shutdown. */
+export const pairingWaits = (evidence: readonly Evidence[]): string[] => [
+  ...(said(evidence, RADIO, "none")
+    ? ["no Bluetooth radio is in it: plug one in, or give it one (qvm-usb attach)"]
+    : []),
+  ...(said(evidence, STAY, "no")
+    ? [`its pairings go with its next shutdown: ${PAIRINGS} is not in its bind-dirs`]
+    : []),
+];
+
+const said = (evidence: readonly Evidence[], check: string, answer: string) =>
+  evidence.some(({ id, output }) => id === check && output.trim() === answer);
 
 /** The daemon did not run when it was looked for, since there was no desktop. */
 export const isSilent = (evidence: readonly Evidence[]): boolean =>

@@ -8,7 +8,7 @@ import { Refusal, sentence } from "../model/failure.ts";
 import { NO_SETTINGS, type Settings } from "../model/settings.ts";
 import { reached } from "../pci/identity.ts";
 import { siblings } from "../pci/siblings.ts";
-import { describe, isAudio, pciTree } from "../pci/tree.ts";
+import { describe, isAudio, isUsb, pciTree } from "../pci/tree.ts";
 import {
   type AudioDecision,
   audioChecks,
@@ -19,6 +19,7 @@ import {
   isOfHardware,
   isSilent,
   otherPurpose,
+  pairingWaits,
   preflightSilence,
   type RememberedSound,
   type Stream,
@@ -55,6 +56,7 @@ const REPLACING = ["host", "qube"];
 /** Arguments that reach the host through `settings` alone: a difference shows there, once. */
 const MIRRORED = new Set([
   "autostart",
+  "bluetooth",
   "clients",
   "devices",
   "emulated",
@@ -190,6 +192,7 @@ export function audioDomainHandler(hosts: HostAccess): Handler {
             {
               streams: streamsIn(outputs),
               silent: isSilent(evidenceOf(outputs)),
+              waits: pairingWaits(evidenceOf(outputs)),
             },
           ),
           connection: hosts.connection(host),
@@ -326,6 +329,7 @@ export function audioDomainHandler(hosts: HostAccess): Handler {
       ...outputsOf(audio, now, context.urn, state, {
         streams: evidence === evidenceOf(olds) ? streamsIn(olds) : streamsOf(audio, evidence, now),
         silent: isSilent(evidence),
+        waits: pairingWaits(evidence),
       }),
     });
     const partial = (why: string, kept: Properties) =>
@@ -435,7 +439,7 @@ const LIVE = 180;
 
 function applyRequest(
   audio: AudioDomain,
-  { target, wanted, startsAnew, plan }: AudioDecision & { plan: Plan },
+  { target, wanted, startsAnew, functions, plan }: AudioDecision & { plan: Plan },
   snapshot: Snapshot,
   waiting: string[],
 ): Omit<ApplyRequest, "owner"> {
@@ -456,7 +460,7 @@ function applyRequest(
     shutdown: startsAnew ? [qube] : [],
     formula: formula.files,
     sls: formula.sls,
-    verify: audioChecks(audio, snapshot, Object.keys(settings.files), target === "audio"),
+    verify: audioChecks(audio, snapshot, Object.keys(settings.files), target === "audio" ? functions : null),
     trial: { seconds: LIVE, boot: null, watch: null },
   };
 }
@@ -575,13 +579,13 @@ function outputsOf(
   snapshot: Snapshot,
   urn: string,
   state: string,
-  seen: { streams: readonly Stream[]; silent: boolean },
+  seen: { streams: readonly Stream[]; silent: boolean; waits: readonly string[] },
 ): Properties {
   const { qube } = audio;
   const tree = pciTree(snapshot.facts.pci);
   const attached = (snapshot.qubes[qube]?.pci ?? []).flatMap((one) =>
     reached(tree, one)
-      .filter(isAudio)
+      .filter((fn) => isAudio(fn) || isUsb(fn))
       .map((fn) => ({
         name: describe(fn),
         sbdf: fn.sbdf,
@@ -628,6 +632,7 @@ function outputsOf(
               },
             ]
           : []),
+      ...(works && isRunning ? seen.waits.map((why) => ({ kind: "bluetooth", qubes: [qube], why })) : []),
     ]),
     origin: created?.owner === urn && created.first === null ? "created" : "adopted",
     looked: true,
@@ -660,6 +665,7 @@ function adopted(host: string, qube: string, snapshot: Snapshot, urn: string): A
     devices,
     clients: snapshot.globals["default_audiovm"]?.value === qube ? "default" : clients,
     ...(rules.some((rule) => rule.startsWith("admin.vm.device.mic.Attach ")) && { microphone: "allowed" }),
+    ...(live?.features["service.blueman"] && { bluetooth: true }),
     ...(!shared && {
       template: of("template")?.value,
       label: of("label")?.value,

@@ -56,6 +56,7 @@ const audioArgs: Record<keyof resources.AudioDomainArgs, true> = {
   restartClients: true,
   microphone: true,
   emulated: true,
+  bluetooth: true,
   retry: true,
   onFallback: true,
   limits: true,

@@ -206,6 +206,11 @@ const audioInputs: Record<string, Property> = {
     ...list,
     description: "HVM clients without Qubes' agent, which get an emulated sound card.",
   },
+  bluetooth: {
+    type: "boolean",
+    description:
+      "Whether it plays on headsets that are paired with it, and keeps its pairings. Default: false.",
+  },
   retry: {
     oneOf: [text, { type: "number" }],
     ...any,

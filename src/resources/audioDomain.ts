@@ -24,6 +24,8 @@ export interface AudioDomainArgs {
   microphone?: pulumi.Input<"denied" | "allowed">;
   /** HVM clients without Qubes' agent, which get an emulated sound card. */
   emulated?: pulumi.Input<pulumi.Input<string>[]>;
+  /** Whether it plays on headsets that are paired with it, and keeps its pairings. Default: false. */
+  bluetooth?: pulumi.Input<boolean>;
   /** What did not work is tried again when this changes. */
   retry?: pulumi.Input<string | number>;
   /** When the sound has to stay where it was: "warn" (default), "accept", or "fail": the run fails with that in place. */
@@ -72,6 +74,7 @@ export class AudioDomain extends pulumi.CustomResource {
   declare readonly restartClients: pulumi.Output<"never" | "allowed">;
   declare readonly microphone: pulumi.Output<"denied" | "allowed">;
   declare readonly emulated: pulumi.Output<string[]>;
+  declare readonly bluetooth: pulumi.Output<boolean>;
   declare readonly retry: pulumi.Output<string>;
   declare readonly onFallback: pulumi.Output<"warn" | "accept" | "fail">;
   declare readonly limits: pulumi.Output<{ start: number; checks: number }>;
@@ -121,6 +124,7 @@ const AUDIO_OUTPUTS = {
   restartClients: undefined,
   microphone: undefined,
   emulated: undefined,
+  bluetooth: undefined,
   retry: undefined,
   onFallback: undefined,
   limits: undefined,

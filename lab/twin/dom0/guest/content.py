@@ -160,6 +160,10 @@ def content(qube, template, fault=None, faults=None, may=lambda source, target, 
     files = {path: "" for package in packages for path in FILES.get(package, [])}
     files.update({path: "" for path in template.get("files", [])})
     files.update({"/run/qubes-service/" + name: "" for name in on})
+    files.update({"/sys/class/bluetooth/hci%d/address" % each: "" for each in range(qube.get("radios", 0))})
+    if "bluez" in packages:
+        # Its unit has ConditionPathIsDirectory=/sys/class/bluetooth, and of Qubes !minimal-usbvm (qubes-core-agent-linux, bluetooth.service.d).
+        units["bluetooth.service"] = qube.get("radios", 0) > 0 and "minimal-usbvm" not in on
     files["/etc/os-release"] = OS_RELEASE.get(qube["os"], "ID={os}\n").format(
         os=qube["os"], version=qube["osVersion"]
     )
@@ -186,6 +190,7 @@ def content(qube, template, fault=None, faults=None, may=lambda source, target, 
         "pci": pci,
         "inputs": inputs,
         "playing": playing,
+        "mounts": ["/", "/rw"] + (qube.get("persists", []) if "custom-persist" in on else ["/home", "/usr/local"]),
         "x": [output for each in drm for output in each["outputs"]] if login else None,
         "system": "running",
     }

@@ -18,7 +18,7 @@ LENT = (
     " date timeout kill seq id sha256sum od"
 ).split()
 # Those that answer from the model, see guest-tool.
-PLAYED = ("rpm", "dpkg-query", "systemctl", "pgrep", "ss", "whoami", "hostname", "lspci", "xrandr", "pactl", "runuser")
+PLAYED = ("rpm", "dpkg-query", "systemctl", "pgrep", "ss", "whoami", "hostname", "lspci", "xrandr", "pactl", "runuser", "mountpoint")
 PATH = "/usr/local/bin:/usr/bin:/usr/sbin:/bin:/sbin"
 HERE = os.path.dirname(os.path.realpath(__file__))
 MACHINE = "/.machine"

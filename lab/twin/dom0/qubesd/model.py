@@ -359,6 +359,8 @@ class Qube(Holder):
         self.features[name] = value
         if name.startswith("vm-config."):
             check_config(name[len("vm-config.") :])  # and it stays, although refused
+        if name.startswith("custom-persist."):
+            check_persist(name[len("custom-persist.") :], value)  # it stays, too
         fields = {"feature": name, "value": value}
         self.system.emit(
             self.name,
@@ -494,6 +496,23 @@ def check_config(name):
         raise QubesValueError("Empty config name not allowed")
     if not name[0].isalpha():
         raise QubesValueError("Config name must start with an ASCII letter")
+
+
+def check_persist(name, value):
+    """What stays in a qube (core-admin 4.3.50, ext/custom_persist.py)."""
+    if not name:
+        raise QubesValueError("custom-persist key cannot be empty")
+    if len(name) > 54:
+        raise QubesValueError("custom-persist key is too long (max 54), ignoring: " + name)
+    if value.startswith("/"):
+        return
+    options = value.split(":")
+    if len(options) < 5 or not options[4].startswith("/"):
+        raise QubesValueError("invalid value format: '%s'" % value)
+    if options[0] not in ("file", "dir"):
+        raise QubesValueError("invalid resource type option '%s' in value '%s'" % (options[0], value))
+    if not re.fullmatch("[0-7]{1,4}", options[3]):
+        raise QubesValueError("invalid mode option '%s' in value '%s'" % (options[3], value))
 
 
 def matches(assignment, device):
@@ -716,6 +735,12 @@ class System(Holder):
         run["services"] = [
             name for name, value in qube.features.items() if name.startswith("service.") and value
         ]
+        # What is bound from the private volume, where the service asks for that (core-admin 4.3.50, ext/custom_persist.py; bind-dirs.sh).
+        run["persists"] = [
+            value[value.index("/") :]
+            for name, value in sorted(qube.features.items())
+            if name.startswith("custom-persist.")
+        ]
         # qubes-input-trigger runs at the start (qubes-host.md (g)): what is set up later waits for the next one.
         run["proxied"] = (
             bool(qube.features.get("input-dom0-proxy")) and self.host.input_target() == qube.name
@@ -897,6 +922,7 @@ class System(Holder):
         machine = hardware.Hardware(self.world.read())
         outputs, given = machine.outputs(), run.get("attached", [])
         own = [each for each in machine.inputs() if each["at"] in given]
+        radios = [at for at in self.world.get("radios") or [] if at in given]
         dom0 = {each.sbdf: self.host.driver(each.sbdf) for each in machine.functions}
         passed = machine.in_dom0(dom0) if run.get("proxied") else []
         return {
@@ -926,6 +952,8 @@ class System(Holder):
             "inputs": [dict(each, name="dom0: " + each["name"]) for each in passed]
             + self.passed_to(qube.name),
             "ownInputs": own,
+            "persists": run.get("persists", []),
+            "radios": len(radios),
         }
 
     def _cannot_reset(self, device, given):
