@@ -1,7 +1,7 @@
-// Bad input of issue 4, each read as the person reads it, in the preview and in a run without one, on the real engine; and dom0 after
+// Bad input of issues 4 and 5, each read as the person reads it, in the preview and in a run without one, on the real engine; and dom0 after
 // it, byte for byte as it was. Those of a device outside any ladder are in attachment.test.ts, a machine without an IOMMU in ladder.test.ts.
 
-import { GuiDomain, type GuiDomainArgs, Host, PciAttachment } from "guidomain";
+import { AudioDomain, GuiDomain, type GuiDomainArgs, Host, PciAttachment } from "guidomain";
 import { test } from "uvu";
 import * as assert from "uvu/assert";
 import { startTwin, type Twin } from "../lab/twin/twin.ts";
@@ -13,6 +13,7 @@ const twin = await startTwin({ dir: `${folder}/twin` });
 const laptop = fixture<Machine>("machines", "laptop");
 
 let program = (_host: Host): unknown => undefined;
+let runs = ["preview", "up"] as ("preview" | "up")[];
 const stack = await testStack("refusals", folder, { lab: hostOf(twin) }, async () => {
   program(new Host("lab"));
   return {};
@@ -20,8 +21,8 @@ const stack = await testStack("refusals", folder, { lab: hostOf(twin) }, async (
 
 async function refused(on: Twin, ...words: RegExp[]): Promise<void> {
   const before = await on.dump();
-  for (const run of [stack.preview, stack.up]) {
-    const { ok, errors, output } = await run();
+  for (const run of runs) {
+    const { ok, errors, output } = await stack[run]();
     assert.not(ok, output);
     for (const word of words) assert.match(errors.join("\n"), word);
   }
@@ -32,7 +33,7 @@ const gui = (args: Omit<GuiDomainArgs, "host">) => (host: Host) =>
 const gpu = (args: Omit<GuiDomainArgs, "host"> = {}) => gui({ display: ["gpu"], reboot: "allowed", ...args });
 
 const MODE = /GUI domain sys-gui on host lab: mode "gpu": .*Nothing was changed on the host\./;
-const CASES: [string, ReturnType<typeof gui>, RegExp[], string?][] = [
+const CASES: [string, (host: Host) => unknown, RegExp[], string?][] = [
   [
     "unknown device",
     gpu({ gpu: { vendor: "1234" } }),
@@ -74,6 +75,28 @@ const CASES: [string, ReturnType<typeof gui>, RegExp[], string?][] = [
     "qvm-create --label black sys-gui && qvm-pci assign -r sys-gui dom0:00_1f.3",
   ],
 ];
+CASES.push(
+  [
+    "a guest with an admin's rule on top",
+    gui({
+      clients: ["personal"],
+      level: "guest",
+      rules: [
+        "qubes.Filecopy * sys-gui personal ask",
+        "admin.vm.property.Set +kernel sys-gui @tag:guivm-sys-gui allow target=dom0",
+      ],
+    }),
+    [
+      /rules\[1\]/,
+      /admin\.vm\.property\.Set\+kernel is for admins \(.*\), and sys-gui is at level guest; take the rule out/,
+    ],
+  ],
+  [
+    "a guest with a rule that makes qubes",
+    gui({ level: "guest", rules: ["admin.vm.Create.AppVM * sys-gui dom0 allow"] }),
+    [/rules\[0\]/, /admin\.vm\.Create\.AppVM is an admin right, and sys-gui is at level guest/],
+  ],
+);
 for (const [name, asked, words, byHand = "true"] of CASES)
   test(`refused, nothing touched: ${name}`, async () => {
     const { code, stderr } = await twin.exec(byHand);
@@ -81,6 +104,65 @@ for (const [name, asked, words, byHand = "true"] of CASES)
     program = asked;
     await refused(twin, ...words);
   });
+
+/** Two of one kind that want the same; which of them comes first is the engine's business. */
+const two = (make: (name: string, host: Host) => unknown) => (host: Host) =>
+  ["gui-alice", "gui-bob"].map((name) => make(name, host));
+const EITHER = "(gui-alice|gui-bob)";
+const PAIRS: [string, (host: Host) => unknown, RegExp][] = [
+  [
+    "two GUI domains for one qube",
+    two((name, host) => new GuiDomain(name, { host, clients: ["personal"] })),
+    new RegExp(
+      `GUI domain ${EITHER} on host lab: the GUI domain of "personal" is claimed by GuiDomain "${EITHER}" .* as well\\. ` +
+        "Nothing was changed on the host\\. One of the two must let go of it; a qube has exactly one GUI domain",
+    ),
+  ],
+  [
+    "two GUI domains for every qube",
+    two((name, host) => new GuiDomain(name, { host, clients: "default" })),
+    new RegExp(
+      `the host's default_guivm is claimed by GuiDomain "${EITHER}" .* as well\\. Nothing was changed`,
+    ),
+  ],
+  [
+    "two audio domains for one qube",
+    two((name, host) => new AudioDomain(name, { host, devices: [], clients: ["personal"] })),
+    new RegExp(
+      `Audio domain ${EITHER} on host lab: the audio domain of "personal" is claimed by AudioDomain "${EITHER}" .* as well\\. ` +
+        "Nothing was changed on the host\\. .*a qube has exactly one audio domain",
+    ),
+  ],
+];
+for (const [name, asked, words] of PAIRS)
+  test(`refused in the preview, nothing touched: ${name}`, async () => {
+    program = asked;
+    runs = ["preview"]; // which is where a person reads it; a run without one would make the first of the two
+    await refused(twin, words);
+    runs = ["preview", "up"];
+  });
+
+test("of two that want to show every qube the one that has them keeps them when the other goes", async () => {
+  await twin.exec("qvm-start sys-firewall"); // a download by qubes-dom0-update would
+  const before = await twin.dump();
+  const alice = (host: Host) => new GuiDomain("gui-alice", { host, clients: "default" });
+  const shows = async () => (await twin.exec("qubes-prefs default_guivm")).stdout.trim();
+  program = (host) => [alice(host), new GuiDomain("gui-bob", { host })];
+  const both = await stack.up();
+  assert.ok(both.ok, both.output);
+  program = (host) => [alice(host), new GuiDomain("gui-bob", { host, clients: "default" })];
+  await refused(twin, /the host's default_guivm (is claimed by|belongs to) GuiDomain "gui-(alice|bob)"/);
+  program = alice;
+  const without = await stack.up();
+  assert.ok(without.ok, without.output);
+  assert.equal([without.changes["delete"], await shows()], [1, "gui-alice"]);
+  const preview = await stack.preview();
+  assert.equal(preview.changes, { same: 3 }, preview.output);
+  const destroy = await stack.destroy();
+  assert.ok(destroy.ok, destroy.output);
+  assert.is(await shows(), "dom0");
+  assert.equal(twin.compare(before, await twin.dump()), []);
+});
 
 test("refused, nothing touched: no keyboard would reach the GUI domain, or the only one would leave dom0", async () => {
   await twin.reset({ machine: { ...laptop, inputs: [] } });

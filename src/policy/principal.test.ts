@@ -69,17 +69,17 @@ const REFUSED: [string, object, string][] = [
   [
     "an admin right on a guest level",
     { level: "guest", rules: ["admin.vm.Create.AppVM * sys-gui dom0 allow"] },
-    "rules[0]: admin.vm.Create.AppVM is an admin right, and sys-gui is at level guest, which changes nothing on the host; take the rule out, or give sys-gui level admin",
+    "rules[0]: admin.vm.Create.AppVM is an admin right, and sys-gui is at level guest, which changes nothing on the host; take the rule out",
   ],
   [
     "a command line below admin",
     { level: "operator", rules: ["qubes.VMShell * sys-gui work ask"] },
-    "rules[0]: qubes.VMShell is for admins (any command in another qube), and sys-gui is at level operator; take the rule out, or give sys-gui level admin",
+    "rules[0]: qubes.VMShell is for admins (any command in another qube), and sys-gui is at level operator; take the rule out",
   ],
   [
     "a PCI device below admin",
     { level: "user", rules: ["admin.vm.device.pci.Assign * sys-gui work allow target=dom0"] },
-    "rules[0]: admin.vm.device.pci.Assign is for admins (PCI devices), and sys-gui is at level user; take the rule out, or give sys-gui level admin",
+    "rules[0]: admin.vm.device.pci.Assign is for admins (PCI devices), and sys-gui is at level user; take the rule out",
   ],
   [
     "the kernel, by name and within all properties",
@@ -90,17 +90,17 @@ const REFUSED: [string, object, string][] = [
         "admin.vm.property.Set * sys-gui work allow target=dom0",
       ],
     },
-    "rules[0]: admin.vm.property.Set+kernel is for admins (kernel, a property that carries rights), and sys-gui is at level operator; take the rule out, or give sys-gui level admin",
+    "rules[0]: admin.vm.property.Set+kernel is for admins (kernel, a property that carries rights), and sys-gui is at level operator; take the rule out",
   ],
   [
     "a feature that may carry rights",
     { level: "operator", rules: ["admin.vm.feature.Set +service.guivm sys-gui work allow target=dom0"] },
-    "rules[0]: admin.vm.feature.Set+service.guivm is for admins (feature service.guivm, which may carry rights), and sys-gui is at level operator; take the rule out, or give sys-gui level admin",
+    "rules[0]: admin.vm.feature.Set+service.guivm is for admins (feature service.guivm, which may carry rights), and sys-gui is at level operator; take the rule out",
   ],
   [
     "dom0's policy",
     { level: "user", rules: ["policy.Replace * sys-gui dom0 allow"] },
-    "rules[0]: policy.Replace is for admins (dom0's policy), and sys-gui is at level user; take the rule out, or give sys-gui level admin",
+    "rules[0]: policy.Replace is for admins (dom0's policy), and sys-gui is at level user; take the rule out",
   ],
   [
     "somebody else's rights",

@@ -148,7 +148,7 @@ function ownRuleFault(
   if (level === "admin")
     return service === null ? "service * lets through what nobody has thought of; name the services" : null;
   const admins = adminOnly(service, argument);
-  const out = `take the rule out, or give ${qube} level admin`;
+  const out = "take the rule out";
   if (admins) return `${said} is for admins (${admins}), and ${qube} is at level ${level}; ${out}`;
   if ((level === "guest" || level === "kiosk") && changes(service))
     return `${said} is an admin right, and ${qube} is at level ${level}, which changes nothing on the host; ${out}`;
