@@ -10,7 +10,7 @@ import type { Mode } from "../model/modes.ts";
 import { Evaluator, type Facts } from "../policy/evaluate.ts";
 import { loadPolicy, POLICY } from "../policy/load.ts";
 import { judgeGpu, NO_GRANT } from "./gpu.ts";
-import { foundInput, inputRefusals, preflightInput } from "./input.ts";
+import { foundInput, inputRefusals, inputTaken, preflightInput } from "./input.ts";
 import { guiOf, holds } from "./testing/cases.ts";
 import { display, explicit, HostModel, laptop, qube } from "./testing/hostModel.ts";
 
@@ -295,6 +295,29 @@ test("somebody's earlier file would win, and is named", () => {
   // Of one device it says nothing about the others.
   const one = { [`${POLICY}/30-user.policy`]: "qubes.InputMouse +3-1-2-3 sys-usb dom0 deny\n" };
   assert.equal(refused("xephyr", usb({ mouse: "allow" }), { ...PS2, files: one }), []);
+});
+
+test("the word of another program's GUI domain on the same devices stands, wherever its file sorts", () => {
+  const urn = (stack: string, name: string) =>
+    `urn:pulumi:${stack}::site::guidomain:index:GuiDomain::${name}`;
+  const taken = (
+    owner: string | null,
+    text = "qubes.InputMouse * sys-usb dom0 allow user=root target=zoe\n",
+  ) =>
+    ["alice", "zoe"].map((name) => {
+      const file = `${POLICY}/45-gui-${name}.policy`;
+      const host = hostWith({ files: { [file]: text } });
+      const entry = { owner: owner ?? "", first: null, ours: null, at: 1 };
+      if (owner !== null) host.ledger[`file:${file}`] = entry;
+      return inputTaken([{ ...MOUSE, answer: "allow" }], "sys-gui", host, urn("lab", "sys-gui"))?.what;
+    });
+  const theirs = taken(urn("home", "zoe"));
+  assert.match(theirs[0] ?? "", /qubes\.InputMouse of "sys-usb" goes where .*45-gui-alice\.policy says/);
+  assert.match(theirs[1] ?? "", /45-gui-zoe\.policy says/);
+  // Of the same program claims tell; what nobody owns is judged by where it sorts; what is not about a mouse is none of its business.
+  const none = [undefined, undefined];
+  assert.equal([taken(urn("lab", "zoe")), taken(null)], [none, none]);
+  assert.equal(taken(urn("home", "zoe"), "qubes.InputTablet * sys-usb dom0 deny\n"), none);
 });
 
 const PROMPT = { unattended: false, unattendedWhy: "the disk asks for a passphrase" };

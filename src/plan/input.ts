@@ -92,6 +92,31 @@ export function inputRefusals(gui: GuiDomain, mode: Mode, grant: GpuGrant, snaps
   ];
 }
 
+/**
+ * The file of a GUI domain of another program that speaks of these devices, in whatever words: one of the two would lose what it has.
+ * Within one program claims tell (src/provider/claims.ts), where one of the two may be about to go.
+ */
+export function inputTaken(
+  rules: readonly InputRule[],
+  gui: string,
+  snapshot: Snapshot,
+  urn: string,
+): { what: string; owner: string } | null {
+  const program = (owner: string) => owner.split("::").slice(0, 2).join("::");
+  for (const { qube, service } of rules) {
+    const other = answersOf(qube, snapshot, (file) => {
+      const owner = snapshot.ledger[`file:${file}`]?.owner;
+      const isInput = file.includes("/45-gui-") && file !== inputFile(gui);
+      return isInput && owner !== undefined && program(owner) !== program(urn);
+    }).find((rule) => rule.service === service);
+    if (other) {
+      const owner = snapshot.ledger[`file:${other.file}`]?.owner ?? "";
+      return { what: `${service} of "${qube}" goes where ${other.file} says`, owner };
+    }
+  }
+  return null;
+}
+
 /** A file that comes earlier says otherwise. */
 function overruled(
   { qube, service, argument, answer, path }: InputRule,

@@ -8,7 +8,7 @@ import type { Rung } from "../model/modes.ts";
 import type { Settings } from "../model/settings.ts";
 import { inCompany, preflightAccess, reviewOf } from "../plan/access.ts";
 import { owns, type Plan, planRung } from "../plan/changes.ts";
-import { preflightInput } from "../plan/input.ts";
+import { inputTaken, preflightInput } from "../plan/input.ts";
 import {
   fallbackOf,
   type Ladder,
@@ -23,6 +23,7 @@ import { differenceText } from "../policy/explain.ts";
 import type { Review } from "../policy/review.ts";
 import { applyFailure, stillThere, whatOf } from "./applyFailure.ts";
 import { apply, leftOf } from "./applying.ts";
+import { ownerName } from "./claims.ts";
 import {
   asProperties,
   asValue,
@@ -85,6 +86,14 @@ export function announce(
   const given = Object.values(wanted.devices).map((device) => `given:${device.port}`);
   // Of two GUI domains that speak of one qube's input, the one whose file comes first would win.
   const rules = target === null || target === "dom0" ? [] : inputRulesOf(gui, target, decision.gpu?.grant);
+  const taken = inputTaken(rules, gui.qube, snapshot, context.urn);
+  if (taken)
+    throw new Refusal({
+      resource: `GUI domain ${gui.qube}`,
+      host: gui.host,
+      what: `${taken.what}, the file of ${ownerName(taken.owner)}`,
+      next: 'One of the two must let go of it in "input": the devices of a USB qube go one way',
+    });
   const inputs = [...new Set(rules.map(({ qube }) => `input:${qube}`))];
   hosts.claims.claim(
     gui.host,

@@ -523,4 +523,22 @@ test("the input of one USB qube goes one way: two GUI domains that speak of it a
   );
 });
 
+test("nor over two programs: what the other one's file says of a USB qube stands", async () => {
+  const host = new HostModel(install({ qubes: { "sys-usb": qube() } }));
+  const [alice, bob] = [new Program(host, "gui-zoe"), new Program(host, "gui-bob")];
+  const args = { input: { usb: [{ mouse: "ask" }] } };
+  await alice.up(args);
+  const entry = host.snapshot().ledger["file:/etc/qubes/policy.d/45-gui-gui-zoe.policy"];
+  assert.ok(entry);
+  host.byHand(({ ledger }) => {
+    for (const one of Object.values(ledger))
+      one.owner = one.owner.replace("urn:pulumi:lab", "urn:pulumi:home");
+  });
+  const before = host.snapshot();
+  const refusal = await failing(Refusal, bob.up(args));
+  assert.match(refusal.message, /45-gui-gui-zoe\.policy says, the file of GuiDomain "gui-zoe" \(stack home/);
+  assert.equal(host.snapshot(), before);
+  await bob.up({ input: { usb: [{ tablet: "deny" }] } });
+});
+
 test.run();

@@ -249,6 +249,7 @@ export class HostModel {
   readonly repository = new Set([
     "dummy-psu-sender",
     "dummy-backlight-dom0",
+    "qubes-input-proxy",
     "qubes-input-proxy-sender",
     "extra-tool",
   ]);
