@@ -367,7 +367,14 @@ class Host:
             final = machine.state in ("off", "stopped") or machine.state == "hung" and machine.due() is None
             # Somebody who waits for the host makes time pass.
             return self.after(ATTEMPT, lambda: refuse("connect ECONNREFUSED (%s: %s)" % (machine.state, machine.why), final))
+        if not self.admits():
+            return self.after(ATTEMPT, lambda: refuse("dom0's policy denies qubes.ConnectTCP", False))
         self.after(CONNECT, lambda: self.log_in(asked, sock, rest) if self.inside else refuse("connection reset", False))
+
+    def admits(self):
+        """A new connection comes through the qube `through`, where there is one, and policy is asked about each."""
+        through = self.machine.world.get("through")
+        return through is None or self.commands.may(through, "dom0", "qubes.ConnectTCP+22")
 
     def log_in(self, asked, sock, rest):
         session = Session(asked["controller"], sock)
@@ -806,7 +813,9 @@ class Control:
 
     def screen(self):
         machine = self.host.machine
-        return dict(machine.screen(), state=machine.state, stopped=machine.boot.status if machine.boot else None, entry=machine.boot.entry)
+        screen = machine.screen()
+        way_in = screen["wayIn"] and self.host.admits()
+        return dict(screen, wayIn=way_in, state=machine.state, stopped=machine.boot.status if machine.boot else None, entry=machine.boot.entry)
 
     def arm(self, fault):
         """{"at": [step or "before request apply", nth time], "do": …}; counted from now."""
@@ -821,7 +830,7 @@ class Control:
         self.host.machine.world.update(disk.patched(self.host.machine.world, patch))
 
     def event_now(self, name):
-        """kernel-update, firmware-renumber, firmware-move, template-update: see lab/twin/dom0/machine/faults.py"""
+        """kernel-update, firmware-renumber, firmware-move, template-update: see lab/twin/dom0/machine/faults.py; and whom dom0 is reached through"""
         machine = self.host.machine
         world = machine.world
         if name == "kernel-update":
@@ -834,6 +843,11 @@ class Control:
         elif name == "template-update":
             for template in world["templates"].values():
                 template["packages"] = {package: version + ".1" for package, version in template["packages"].items()}
+        elif name in ("reached-through-sys-gui", "way-in-comes-first"):
+            world["through"] = "sys-gui"
+            number = 50 if name == "reached-through-sys-gui" else 30
+            with open(self.host.root + "/etc/qubes/policy.d/%d-ssh.policy" % number, "w") as file:
+                file.write("qubes.ConnectTCP +22 sys-gui @adminvm allow\n")
         else:
             raise ValueError(name)
 

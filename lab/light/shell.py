@@ -1,5 +1,5 @@
 """A shell that is just large enough for the checks that a plan sends (src/plan/verify.ts): words, quotes, globs, variables before a
-command, pipes, &&, ||, ! and waiting (until …; do sleep 1; done). It runs no program: commands are functions, files are a `Files`. What it does not know ends the run of
+command, pipes, &&, ||, !, "$@", the status that is expected (…; test $? -eq 1) and waiting (until …; do sleep 1; done). It runs no program: commands are functions, files are a `Files`. What it does not know ends the run of
 the laboratory, since a check that fails only here would pass for a finding.
 """
 import fnmatch
@@ -10,6 +10,8 @@ import shlex
 
 
 WAITING = re.compile(r"until (.+); do sleep 1; done(.*)")
+
+EXPECTING = re.compile(r"(.+); test \$\? -eq (\d+)")
 
 
 class Unknown(Exception):
@@ -66,6 +68,10 @@ def run(text, commands, files):
             return 0, out
         code, more = run("true " + waiting.group(2), commands, files)
         return code, out + more
+    expecting = EXPECTING.fullmatch(text)
+    if expecting:
+        code, out = run(expecting.group(1), commands, files)
+        return int(code != int(expecting.group(2))), out
     lexer = shlex.shlex(text, posix=True, punctuation_chars="|&;")
     lexer.whitespace_split = True
     words, code, out, joint = list(lexer), 0, "", ";"
@@ -114,7 +120,7 @@ def simple(argv, env, stdin, commands, files):
     if name in ("true", "false"):
         return int(name == "false"), ""
     if name in ("sh", "/bin/sh") and argv[1:2] == ["-c"]:
-        return run(argv[2], commands, files)
+        return run(argv[2].replace('"$@"', shlex.join(argv[4:])), commands, files)
     return commands(argv, env, stdin)
 
 
