@@ -211,6 +211,13 @@ def _forward(args, emit, stop, run, bundle):
     if others:
         text = ", ".join("%s belongs to %s" % item for item in sorted(others.items()))
         raise Failure("conflict", text)
+    forgotten = [key for key in args["release"] if _is_forgotten(key, args, book)]
+    if forgotten:
+        raise Failure(
+            "outdated",
+            "the host was changed after this run had looked at it: %s would stay behind as nobody's"
+            % ", ".join(sorted(forgotten)),
+        )
     for key in after["keys"]:
         if not ledger.is_disposable(book, key, args["owner"]):
             raise Failure("conflict", "%s is not for %s alone to remove" % (key, args["owner"]))
@@ -302,6 +309,21 @@ def _forward(args, emit, stop, run, bundle):
         "restarted": restarted,
         "watchdog": watched,
     }
+
+
+def _is_forgotten(key, args, book):
+    """What is given up as somebody else's value by now, and is ours: the plan was made while another
+    change was tried, which has been put back since. With onDelete "keep" nothing is touched at all."""
+    entry, keep, after = book["entries"].get(key), args["keep"] or {}, args["after"] or {}
+    if not args["touch"] or not entry or entry.get("also") or key.startswith("package:"):
+        return False
+    if key in args["touch"] + keep.get("touch", []) + after.get("keys", []):
+        return False
+    ours, first = entry["ours"], entry["first"]
+    try:
+        return not keys.same(ours, first) and keys.same(keys.read(key), ours)
+    except (admin.AdminError, OSError):
+        return False  # its qube is gone
 
 
 def _undo(record, trial_id, why, emit, run, told=False):

@@ -209,6 +209,18 @@ class Apply(HostCase):
         self.fails("conflict", self.args([], [], release=["qube:sys-gui"], owner="urn:other"))
         self.assertEqual(self.dump(), before)
 
+    def test_a_plan_from_the_middle_of_a_trial_that_was_undone_forgets_nothing(self):
+        """It took a value that was about to be given back for somebody else's."""
+        ours, other = "property:work:memory", "property:fedora:memory"
+        self.apply(self.args([["admin", "set_property", "work", "memory", "700"]], [ours]))
+        before, change = self.dump(), [["admin", "set_property", "fedora", "memory", "600"]]
+        failure = self.fails("outdated", self.args(change, [other], release=[ours]))
+        self.assertIn(ours, failure.message)
+        self.assertEqual(self.dump(), before)
+        admin.set_property("work", "memory", "650")  # now it is somebody else's
+        self.apply(self.args(change, [other], release=[ours]))
+        self.assertNotIn(ours, ledger.load()["entries"])
+
     def test_a_package_serves_several_and_goes_with_the_last(self):
         key, begun = "package:new-package", time.time()
         self.apply(self.args(ACTIONS[-1:], [key], owner="urn:a"))

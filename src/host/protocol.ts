@@ -374,7 +374,7 @@ export type Progress = v.InferOutput<typeof Progress>;
 
 export const AgentError = v.object({
   /**
-   * not-qubes, unsupported-user, lock-held, conflict (another owner), disk-full, salt-missing, salt-compile, salt-failed,
+   * not-qubes, unsupported-user, lock-held, conflict (another owner), outdated (planned on what has changed since), disk-full, salt-missing, salt-compile, salt-failed,
    * verify-failed, shutdown-refused, cancelled, unfinished (what an earlier apply left cannot be undone), no-guard (nothing would
    * undo the change), no-one-shot (the trial's entry cannot be written or chosen), trial-over (the host has undone it: `outcome`),
    * not-yet (the trial's boot has not begun), admin-api, bad-request, internal.

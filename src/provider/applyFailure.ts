@@ -91,6 +91,7 @@ const NEXT: Record<string, string> = {
   "not-qubes": "Check that the address leads to dom0 itself, not to a qube or to another machine",
   "unsupported-user": "Reach the host as root (guidomain:hosts, user)",
   "lock-held": "Wait until that run has ended, then run again",
+  outdated: "Run again; it looks at the host anew",
   conflict: "Take it out of one of the two programs",
   "disk-full": "Make room in dom0 (df -h /var/lib /srv), then run again",
   "salt-missing": "Install Salt's dom0 part (qubes-dom0-update qubes-mgmt-salt-dom0), then run again",
