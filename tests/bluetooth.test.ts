@@ -5,17 +5,12 @@ import { test } from "uvu";
 import * as assert from "uvu/assert";
 import { startTwin } from "../lab/twin/twin.ts";
 import { DEFAULT_TEMPLATE } from "../src/model/guiDomain.ts";
-import { hostOf, scratch, testStack } from "./harness.ts";
+import { hostOf, mustIn, scratch, testStack } from "./harness.ts";
 
 const RADIO = "0000:00:14.0";
 const folder = scratch("bluetooth");
 const twin = await startTwin({ dir: `${folder}/twin`, machine: "laptop", world: { dom0Session: true } });
-const must = async (...commands: string[]) => {
-  for (const command of commands) {
-    const { code, stderr } = await twin.exec(command);
-    assert.is(code, 0, `${command}: ${stderr}`);
-  }
-};
+const must = mustIn(twin);
 await must("qvm-start sys-firewall");
 const pristine = await twin.dump();
 let args: Partial<AudioDomainArgs> = {};

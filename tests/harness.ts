@@ -7,6 +7,7 @@ import automation, {
   type ProjectSettings,
   type Stack,
 } from "@pulumi/pulumi/automation/index.js";
+import * as assert from "uvu/assert";
 import type { Twin } from "../lab/twin/twin.ts";
 import { pulumiRoot } from "../scripts/pulumi.ts";
 
@@ -30,6 +31,16 @@ export function hostOf(twin: Twin, extra: Record<string, unknown> = {}): Record<
     ...extra,
   };
 }
+
+/** Runs commands in a twin's dom0, each of which has to end well. */
+export const mustIn =
+  (twin: Twin) =>
+  async (...commands: string[]): Promise<void> => {
+    for (const command of commands) {
+      const { code, stderr } = await twin.exec(command);
+      assert.is(code, 0, `${command}: ${stderr}`);
+    }
+  };
 
 export interface Outcome {
   /** The engine's word on success. */

@@ -5,7 +5,7 @@ import { AudioDomain, GuiDomain, type GuiDomainArgs, Host } from "guidomain";
 import { test } from "uvu";
 import * as assert from "uvu/assert";
 import { startTwin } from "../lab/twin/twin.ts";
-import { hostOf, scratch, testStack } from "./harness.ts";
+import { hostOf, mustIn, scratch, testStack } from "./harness.ts";
 
 const folder = scratch("people");
 /** GRUB could not clear the word of an entry that is to be booted once there, so that mode "gpu" is refused by facts. */
@@ -14,12 +14,7 @@ const twin = await startTwin({
   machine: "laptop",
   world: { bootDisk: { fs: "ext4", on: "lvm" } },
 });
-const must = async (...commands: string[]) => {
-  for (const command of commands) {
-    const { code, stderr } = await twin.exec(command);
-    assert.is(code, 0, `${command}: ${stderr}`);
-  }
-};
+const must = mustIn(twin);
 const stdout = async (command: string) => (await twin.exec(command)).stdout.trim();
 // As on any host, the network runs; a download by qubes-dom0-update would start it otherwise.
 await must(

@@ -4,16 +4,11 @@ import { AudioDomain, type AudioDomainArgs, Host } from "guidomain";
 import { test } from "uvu";
 import * as assert from "uvu/assert";
 import { startTwin } from "../lab/twin/twin.ts";
-import { hostOf, scratch, testStack } from "./harness.ts";
+import { hostOf, mustIn, scratch, testStack } from "./harness.ts";
 
 const folder = scratch("sound");
 const twin = await startTwin({ dir: `${folder}/twin`, machine: "laptop", world: { dom0Session: true } });
-const must = async (...commands: string[]) => {
-  for (const command of commands) {
-    const { code, stderr } = await twin.exec(command);
-    assert.is(code, 0, `${command}: ${stderr}`);
-  }
-};
+const must = mustIn(twin);
 // As Qubes' own sys-usb is made; and an HVM that somebody has installed something else in.
 await must(
   "qvm-start sys-firewall",

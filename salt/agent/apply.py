@@ -155,13 +155,13 @@ def _reclaim(args, emit, run):
     """Under the lock: ends a trial whose agent is gone. The failure to give up with where one is
     under way and may still be confirmed; None where the host is free."""
     trial = trials.load()
-    if trial is None and trials.is_leaving():
-        return Failure(
-            "lock-held",
-            "this host is about to restart, to leave the boot of a trial that was undone",
-            holder={"holder": "guidomain's guard", "since": machine.here.now(), "pid": 0},
-        )
     if trial is None:
+        if trials.is_leaving():
+            return Failure(
+                "lock-held",
+                "this host is about to restart, to leave the boot of a trial that was undone",
+                holder={"holder": "guidomain's guard", "since": machine.here.now(), "pid": 0},
+            )
         trials.settle_rest(emit, run)
         return None
     if trials.is_committed(trial["id"]):

@@ -95,10 +95,10 @@ def _allocate(record, size):
 
 def free():
     """Gives the way back the space that was held for it. Whether any was."""
-    held = [name for name in (common.RESERVE, common.BOOT_RESERVE) if common.owner_of(name)]
+    held = any(common.owner_of(name) for name in (common.RESERVE, common.BOOT_RESERVE))
     common.remove_file(common.RESERVE)
     menu.reserve(False)
-    return bool(held)
+    return held
 
 
 def surely(work, *args, **more):

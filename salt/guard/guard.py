@@ -56,7 +56,8 @@ class Guard:
     def __init__(self, run=runner.run):
         self.run = run
         self.tries = 0
-        self.until = None  # end of the watch of this boot, or of the patience with it, CLOCK_BOOTTIME
+        self.until = None  # end of the watch of this boot, CLOCK_BOOTTIME
+        self.leaves = None  # when a boot that has to end is ended by us
 
     # -- looks
 
@@ -218,9 +219,9 @@ class Guard:
         """Such a boot may have no screen, and says nothing about the mode that is confirmed. An
         agent has to tell its controller first."""
         now = machine.here.boottime()
-        if self.until is None:
-            self.until = now + GRACE
-        elif now >= self.until:
+        if self.leaves is None:
+            self.leaves = now + GRACE
+        elif now >= self.leaves:
             say("leaving a boot that only a trial made, as nobody else does")
             machine.here.reboot()
         return LOOK

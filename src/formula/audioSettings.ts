@@ -1,19 +1,13 @@
 /** An audio domain's description → what each value on a Qubes host has to be. Source: qubes-host.md (b), column audio; (f) "Audio domain". */
 import type { AudioDomain } from "../model/audioDomain.ts";
-import { policyFile } from "../model/names.ts";
 import { type DeviceSetting, NO_SETTINGS, type Settings } from "../model/settings.ts";
+import { audioPolicy } from "../policy/levels.ts";
 import { render } from "./templates.ts";
 
 export const AUDIO_SERVICE = "audiovm";
 
 /** The sound card that stubdomains emulate (qubes-host.md (h) 4). */
 const EMULATED_CARD = "ich6";
-
-/**
- * Before rules about the qube by its other purpose (50-gui), down to a denial of all else, and before the level of a person whose GUI domain
- * shows it (46), which keeps it apart from the others' qubes: it plays their sound too. The first that fits counts.
- */
-export const audioPolicy = (qube: string): string => policyFile(40, "audio", qube);
 
 /** Where Qubes' own formula has it. */
 export const stockAudioPolicy = (qube: string): string =>
@@ -56,7 +50,11 @@ export function audioSettingsOf(audio: AudioDomain, devices: Record<string, Devi
   });
   const settings: Settings = {
     ...NO_SETTINGS,
-    services: { [AUDIO_SERVICE]: "on", ...(audio.bluetooth && { [PAIRING_SERVICE]: "on" }) },
+    services: {
+      [AUDIO_SERVICE]: "on",
+      ...(audio.bluetooth && { [PAIRING_SERVICE]: "on" }),
+      ...(audio.bluetooth && !audio.shared && { [STAYS_SERVICE]: "on" }),
+    },
     devices,
     files: { [audioPolicy(qube)]: policy },
     globals: clients === "default" ? { default_audiovm: qube } : {},
@@ -66,7 +64,6 @@ export function audioSettingsOf(audio: AudioDomain, devices: Record<string, Devi
   if (audio.shared) return settings;
   return {
     ...settings,
-    ...(audio.bluetooth && { services: { ...settings.services, [STAYS_SERVICE]: "on" } }),
     class: "AppVM",
     template: template ?? "",
     label: label ?? "",

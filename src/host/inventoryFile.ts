@@ -3,6 +3,7 @@ import { existsSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import path, { dirname, resolve } from "node:path";
 import { LineCounter, parseDocument } from "yaml";
+import { isMap } from "../model/fields.ts";
 import { type Hosts, InventoryError, parseHosts } from "./inventory.ts";
 
 /** What an inventory says: how hosts are reached, and what each is to have, which the stack workstation parses. */
@@ -56,9 +57,9 @@ export function parseInventory(text: string, path: string): InventoryFile {
       { property: "", reason: "not YAML that can be read: an alias leads nowhere or too far" },
     ]);
   }
-  if (typeof content !== "object" || content === null || Array.isArray(content) || !("hosts" in content))
+  if (!isMap(content) || !("hosts" in content))
     throw new InventoryError(path, [{ property: "", reason: 'give a map with the key "hosts" at the top' }]);
-  const { hosts, workstations = {}, ...others } = content as Record<string, unknown>;
+  const { hosts, workstations = {}, ...others } = content;
   const unknown = Object.keys(others).map((property) => ({
     property,
     reason: "not a part of an inventory; allowed are hosts, workstations",
@@ -71,7 +72,7 @@ export function parseInventory(text: string, path: string): InventoryFile {
 /** What a machine is to have stands under the name of a host. */
 function ofHosts(workstations: unknown, hosts: Hosts, path: string): Record<string, unknown> {
   const names = [...hosts.keys()].join(", ");
-  if (typeof workstations !== "object" || workstations === null || Array.isArray(workstations))
+  if (!isMap(workstations))
     throw new InventoryError(path, [
       { property: "workstations", reason: `give a map of workstations by the names of hosts: ${names}` },
     ]);

@@ -46,7 +46,8 @@ export function listOf<const T extends v.GenericSchema>(item: T) {
   return v.array(item, wrong("a list"));
 }
 
-const isMap = (value: unknown) => typeof value === "object" && value !== null && !Array.isArray(value);
+export const isMap = (value: unknown): value is Record<string, unknown> =>
+  typeof value === "object" && value !== null && !Array.isArray(value);
 
 /** A map of these fields and no other; `unknown` is said of each other one. A field that is missing is refused in its own words. */
 export function only<const E extends v.ObjectEntries>(

@@ -3,7 +3,7 @@
  * one for each person. Pure. Design §2, §7.
  */
 import { ARGUMENTS as AUDIO_ARGUMENTS, parseAudioDomain } from "./audioDomain.ts";
-import { shown } from "./fields.ts";
+import { isMap, shown } from "./fields.ts";
 import { type Fault, ARGUMENTS as GUI_ARGUMENTS, type GuiDomain, parseGuiDomain } from "./guiDomain.ts";
 import { qubeNameFault } from "./names.ts";
 
@@ -25,9 +25,6 @@ const allowed = (names: readonly string[]) => `allowed are ${[...names].sort().j
 const without = (names: readonly string[], ...out: string[]) => names.filter((name) => !out.includes(name));
 const MACHINE = [...without(GUI_ARGUMENTS, "host"), "audio", "users"];
 const USER = [...without(GUI_ARGUMENTS, "host", ...SHARED), "name"];
-
-const isMap = (value: unknown): value is Arguments =>
-  typeof value === "object" && value !== null && !Array.isArray(value);
 
 /** A user of a machine is no user of dom0: the name is part of a qube's. */
 const isUserName = (name: unknown): name is string =>

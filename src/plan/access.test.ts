@@ -25,11 +25,12 @@ const snapshot = install({
   },
 });
 const gui = (name: string, args: object = {}) => guiOf(name, { host: "lab", ...args });
+const LEVEL = { level: "user" };
 
 test("the others: those of the program, and those that the host shows, but no name that policy cannot say", () => {
-  const company = inCompany(gui("gui-new"), snapshot, [gui("gui-bob"), gui("gui-old")]);
+  const company = inCompany(gui("gui-new", LEVEL), snapshot, [gui("gui-bob"), gui("gui-old")]);
   assert.equal(company.apart, ["gui-bob", "gui-idle", "gui-old"]);
-  assert.equal(inCompany(gui("gui-old"), snapshot, []).apart, ["gui-idle"]);
+  assert.equal(inCompany(gui("gui-old", LEVEL), snapshot, []).apart, ["gui-idle"]);
 });
 
 test("a default disposable that is the other's bars who would be offered it, on both sides", () => {
@@ -41,8 +42,8 @@ test("a default disposable that is the other's bars who would be offered it, on 
       vault: qube({ properties: { default_dispvm: own } }),
     },
   });
-  const alice = gui("alice", { clients: ["work", "dvm"] });
-  const bob = gui("bob", { clients: ["vault"] });
+  const alice = gui("alice", { ...LEVEL, clients: ["work", "dvm"] });
+  const bob = gui("bob", { ...LEVEL, clients: ["vault"] });
   assert.equal(inCompany(alice, host, [bob]).barred, ["bob"]);
   assert.equal(inCompany(bob, host, [alice]).barred, ["bob"]);
   assert.equal(inCompany(alice, host, []).barred, [], "dom0's qubes are nobody's");

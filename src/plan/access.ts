@@ -1,10 +1,11 @@
 /** A GUI domain's level on a host: what a plan does to the policy, what that means, and what it comes to. Pure. Design §7. */
+import { inputFile } from "../formula/settings.ts";
 import type { Snapshot } from "../host/protocol.ts";
 import { Refusal } from "../model/failure.ts";
 import { type GuiDomain, principalOf } from "../model/guiDomain.ts";
 import type { FileValue, PropertyValue } from "../model/keys.ts";
-import { guiDomainNameFault, policyFile, tagOf } from "../model/names.ts";
-import { Evaluator, type Facts, type Qube } from "../policy/evaluate.ts";
+import { guiDomainNameFault, tagOf } from "../model/names.ts";
+import { callOf, Evaluator, type Facts, type Qube } from "../policy/evaluate.ts";
 import { breaches, explain } from "../policy/explain.ts";
 import { grantOf, levelFile } from "../policy/levels.ts";
 import { lintOwn } from "../policy/lint.ts";
@@ -16,6 +17,7 @@ import { partsOf, policyOf } from "./values.ts";
 
 /** `gui` with all others that there are on its host, or will be: `others` of the same program, and those that the host has. */
 export function inCompany(gui: GuiDomain, snapshot: Snapshot, others: readonly GuiDomain[]): GuiDomain {
+  if (gui.level === null) return gui; // nobody is kept from anybody
   const names = [...others.map(({ qube }) => qube), ...guiDomainsOf(snapshot)];
   const apart = [...new Set(names)].filter((name) => name !== gui.qube).sort();
   return { ...gui, apart, barred: barredIn(factsOf(snapshot, [gui, ...others]), gui.qube, apart) };
@@ -111,7 +113,7 @@ export function reviewOf(
   if (!principal && after[own] === before[own]) return null;
   if (plan.changes.length + plan.restores.length === 0) return null;
   // Input devices that come to this GUI domain, or go elsewhere again, are its display's matter and not its rights'.
-  const input = policyFile(45, "gui", qube);
+  const input = inputFile(qube);
   delete before[input];
   if (after[input] !== undefined) before[input] = after[input];
   const facts: Record<string, Qube> = { ...factsOf(snapshot, [...(gui ? [gui] : []), ...others]) };
@@ -234,9 +236,7 @@ export function levelQuestions(
   const evaluator = new Evaluator(rules, factsOf(snapshot, [gui]));
   return [...ofClient, ...ofApps, ...ofDom0].flatMap(({ target, call }) => {
     if (target === undefined) return [];
-    const at = call.indexOf("+");
-    const [service, argument] = at < 0 ? [call, "+"] : [call.slice(0, at), call.slice(at)];
-    const { decision } = evaluator.evaluate({ service, argument, source: gui.qube, target });
+    const { decision } = evaluator.evaluate({ ...callOf(call), source: gui.qube, target });
     return [{ target, call, allowed: decision === "allow" }];
   });
 }

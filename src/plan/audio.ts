@@ -20,13 +20,14 @@ import { hostRules } from "../pci/rules.ts";
 import { select } from "../pci/selector.ts";
 import { isAudio, isUsb, listed, pciTree } from "../pci/tree.ts";
 import { verdictAudio } from "../pci/verdict.ts";
+import { POLICY_FILE } from "../policy/load.ts";
 import { owns, planApply } from "./changes.ts";
 import { hardwareKey } from "./fingerprint.ts";
 import { devicesOf } from "./gpu.ts";
 import { holds, type RungKey } from "./ladder.ts";
 import { type Notice, requireQubes } from "./preflight.ts";
 import { partsOf, valueOf } from "./values.ts";
-import { POLICY } from "./verify.ts";
+import { JUST_EVALUATE } from "./verify.ts";
 
 /** That it did not come up, and under what circumstances: it is tried again when these change. */
 export interface RememberedSound {
@@ -418,14 +419,8 @@ export function audioChecks(
     timeout: limits.checks,
   });
   const may = (target: string, service: string) =>
-    host(`policy: ${qube} may ask ${target} for ${service}`, [
-      "qrexec-policy-exec",
-      "--just-evaluate",
-      qube,
-      target,
-      service,
-    ]);
-  const policies = new Set([...Object.keys(snapshot.files), ...files].filter((f) => POLICY.test(f)));
+    host(`policy: ${qube} may ask ${target} for ${service}`, [...JUST_EVALUATE, qube, target, service]);
+  const policies = new Set([...Object.keys(snapshot.files), ...files].filter((f) => POLICY_FILE.test(f)));
   const lint = host("policies lint", ["qubes-policy-lint", ...[...policies].sort()]);
   if (given === null) return [lint];
   const [client] =

@@ -8,6 +8,7 @@ import { INPUT_SERVICES, type InputRule, inputRules, KINDS, withFound } from "..
 import type { Mode } from "../model/modes.ts";
 import { reached } from "../pci/identity.ts";
 import { isUsb, pciTree } from "../pci/tree.ts";
+import { POLICY_FILE } from "../policy/load.ts";
 import { rulesOf } from "../policy/rules.ts";
 import type { Notice } from "./preflight.ts";
 
@@ -28,7 +29,7 @@ function answersOf(
   counts: (file: string) => boolean = () => true,
 ): Found[] {
   const lines = Object.keys(snapshot.files)
-    .filter((path) => /^\/etc\/qubes\/policy\.d\/[^/]+\.policy$/.test(path) && counts(path))
+    .filter((path) => POLICY_FILE.test(path) && counts(path))
     .sort()
     .flatMap((file) =>
       rulesOf(snapshot.files[file]?.content ?? "").map((rule) => ({ file, words: rule.split(/\s+/) })),
@@ -101,7 +102,7 @@ export function inputTaken(
   gui: string,
   snapshot: Snapshot,
   urn: string,
-): { what: string; owner: string } | null {
+): { key: string; what: string; owner: string } | null {
   const program = (owner: string) => owner.split("::").slice(0, 2).join("::");
   for (const { qube, service } of rules) {
     const other = answersOf(qube, snapshot, (file) => {
@@ -111,7 +112,7 @@ export function inputTaken(
     }).find((rule) => rule.service === service);
     if (other) {
       const owner = snapshot.ledger[`file:${other.file}`]?.owner ?? "";
-      return { what: `${service} of "${qube}" goes where ${other.file} says`, owner };
+      return { key: `input:${qube}`, what: `${service} of "${qube}" goes where ${other.file} says`, owner };
     }
   }
   return null;

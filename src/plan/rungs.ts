@@ -162,9 +162,8 @@ export function rungKey(gui: GuiDomain, rung: Rung, snapshot: Snapshot): RungKey
     rung === "dom0" ? null : inMode(gui, rung as Mode),
     rung === "gpu" ? gpu : null,
     { template, label, vcpus, clients, viewers, session, sessionUser, limits, autostart },
-    // What a release before this argument has remembered stays known.
+    // What a release before these arguments has remembered stays known.
     ...(gui.input === null ? [] : [gui.input]),
-    // What a release before levels has remembered stays known.
     ...(gui.level === null ? [] : [{ level: gui.level, apps: gui.apps, rules: gui.rules }]),
   ];
   return {

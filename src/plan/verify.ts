@@ -3,10 +3,9 @@ import type { Snapshot, Verification } from "../host/protocol.ts";
 import type { GuiDomain } from "../model/guiDomain.ts";
 import { inputRules } from "../model/input.ts";
 import type { Mode, Rung } from "../model/modes.ts";
+import { POLICY_FILE } from "../policy/load.ts";
 import { levelQuestions } from "./access.ts";
 import { followersOf } from "./preflight.ts";
-
-export const POLICY = /^\/etc\/qubes\/policy\.d\/[^/]+\.policy$/;
 
 /** Packages without which the mode cannot work, installed in the template (qubes-host.md (b) "Template packages"). */
 const TEMPLATE_PACKAGES: Record<Mode, string[]> = {
@@ -15,8 +14,8 @@ const TEMPLATE_PACKAGES: Record<Mode, string[]> = {
   vnc: ["qubes-vm-guivm", "lightdm"],
 };
 
-const JUST_EVALUATE = ["qrexec-policy-exec", "--just-evaluate"];
-/** It exits 0 where a call is allowed, 1 where it is denied or a person would be asked. */
+/** What asks dom0's policy; it exits 0 where a call is allowed, 1 where it is denied or a person would be asked. */
+export const JUST_EVALUATE = ["qrexec-policy-exec", "--just-evaluate"];
 const DENIES = ["sh", "-c", `${JUST_EVALUATE.join(" ")} "$@"; test $? -eq 1`, "sh"];
 
 /** What the checks of mode "gpu" rest on beside the description. */
@@ -44,7 +43,7 @@ export function verificationsOf(
     // On Fedora qubes-vm-guivm brings it along (qubes-host.md (b) "Template packages").
     ...(mode === "gpu" && debian ? ["qubes-input-proxy-receiver"] : []),
   ].join(" ");
-  const policies = new Set([...Object.keys(snapshot.files), ...files].filter((f) => POLICY.test(f)));
+  const policies = new Set([...Object.keys(snapshot.files), ...files].filter((f) => POLICY_FILE.test(f)));
   const [client] = gui.clients === "default" ? followersOf(qube, snapshot) : gui.clients;
   const may = (target: string, service: string) =>
     host(`policy: ${qube} may ask ${target} for ${service}`, [...JUST_EVALUATE, qube, target, service]);

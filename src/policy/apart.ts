@@ -3,8 +3,8 @@
  * the two apart in both directions. Who comes first may not know of the other yet, and who stays need not forget the other, so a file is as
  * good as another one whose denials are made elsewhere: else it would change whenever somebody else comes or goes.
  */
-import { policyFile, tagOf } from "../model/names.ts";
-import { isLevelFile } from "./levels.ts";
+import { tagOf } from "../model/names.ts";
+import { isLevelFile, levelFile } from "./levels.ts";
 import type { Files } from "./load.ts";
 import { rulesOf } from "./rules.ts";
 
@@ -42,7 +42,7 @@ export function sameLevel(file: string, wanted: string, live: string, files: Fil
   const opens = (each: string, rule: string) => {
     const [, , , target = "", action] = each.split(" ");
     if (BARRED.test(rule)) return action !== "deny" && ["@dispvm", "@anyvm", "*"].includes(target);
-    const other = sidesOf(rule).find((name) => policyFile(46, "level", name) !== file);
+    const other = sidesOf(rule).find((name) => levelFile(name) !== file);
     return (
       action !== "deny" &&
       !MENUS.test(each) &&

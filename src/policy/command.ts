@@ -1,5 +1,5 @@
 /** `npm run policy`: a question in words → an answer and an exit status. */
-import { Evaluator, type Facts } from "./evaluate.ts";
+import { callOf, Evaluator, type Facts } from "./evaluate.ts";
 import { answerText, explain, explanationText, targetsOf } from "./explain.ts";
 import type { Located } from "./load.ts";
 import { checkArgument, checkService, checkToken, shown, Wrong } from "./parse.ts";
@@ -39,8 +39,7 @@ export const explainReply = (asking: Asking): Reply => ({
 
 export function mayReply(asking: Asking, question: string, target: string): Reply {
   const { source, rules, facts } = asking;
-  const plus = question.indexOf("+");
-  const [service, argument] = plus < 0 ? [question, "+"] : [question.slice(0, plus), question.slice(plus)];
+  const { service, argument } = callOf(question);
   try {
     if (checkService(service) === null || service === "")
       throw new Wrong("service", `${shown(service)} is not one; name one`);

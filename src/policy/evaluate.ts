@@ -29,6 +29,12 @@ export interface Call {
   target: string;
 }
 
+/** "SERVICE+ARGUMENT", or a service alone, taken apart. */
+export function callOf(text: string): Pick<Call, "service" | "argument"> {
+  const at = text.indexOf("+");
+  return at < 0 ? { service: text, argument: "+" } : { service: text.slice(0, at), argument: text.slice(at) };
+}
+
 interface Decided {
   user: string | null;
   autostart: boolean;

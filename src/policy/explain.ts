@@ -3,9 +3,9 @@
  * the rules. Every question: all services that the reference or a rule knows and one that neither does, with each argument that a rule tells
  * apart and one that none does, to every qube and token. Between these no rule can distinguish, so nothing is left out.
  */
-import { policyFile, tagOf } from "../model/names.ts";
+import { tagOf } from "../model/names.ts";
 import { type Answer, type Call, Evaluator, type Facts, placeOf } from "./evaluate.ts";
-import { levelFile } from "./levels.ts";
+import { audioPolicy, levelFile } from "./levels.ts";
 import type { Located } from "./load.ts";
 import { renderRule } from "./parse.ts";
 import type { Principal } from "./principal.ts";
@@ -328,7 +328,7 @@ export function breaches(
     const own = levelFile(qube);
     const isForeign = (target: string) => foreign.has(target.replace("@dispvm:", ""));
     for (const source of [qube, ...belongings(qube)]) {
-      const audio = policyFile(40, "audio", source);
+      const audio = audioPolicy(source);
       /** What it must learn of the qubes whose sound it plays, whoever they are. */
       const isForSound = (target: string, { rule }: Answer) =>
         rule?.file === audio && facts[target]?.tags.includes(`audiovm-${source}`);

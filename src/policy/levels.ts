@@ -18,6 +18,11 @@ export interface Grant {
 
 /** After the redirection of input (45), before what the GUI domain's own files (50, 51), Qubes' tools (50) and Qubes (90) allow. */
 export const levelFile = (qube: string) => policyFile(46, "level", qube);
+/**
+ * An audio domain's: before rules about the qube by its other purpose (50-gui), down to a denial of all else, and before the level of a
+ * person whose GUI domain shows it, which keeps it apart from the others' qubes: it plays their sound too. The first that fits counts.
+ */
+export const audioPolicy = (qube: string): string => policyFile(40, "audio", qube);
 export const isLevelFile = (path: string) => /^46-level-.+\.policy$/.test(path.slice(POLICY.length + 1));
 
 const TO_DOM0 = { target: "dom0" };

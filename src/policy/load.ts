@@ -3,6 +3,8 @@ import path from "node:path/posix";
 import { type Fault, type Form, parseFile, type Rule } from "./parse.ts";
 
 export const POLICY = "/etc/qubes/policy.d";
+/** The files of it that count; what they include lies deeper. */
+export const POLICY_FILE = /^\/etc\/qubes\/policy\.d\/[^/]+\.policy$/;
 /** Gone with the boot; a file here hides the one of the same name in POLICY. */
 export const RUNTIME_POLICY = "/run/qubes/policy.d";
 /** Files of Qubes 4.0, which count where `!compat-4.0` stands. */

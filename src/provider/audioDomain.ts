@@ -1,5 +1,5 @@
 /** The resource `guidomain:index:AudioDomain`: Pulumi's calls → plan, formula and one apply on the host. Design §4, §6. */
-import { audioPolicy, audioSettingsOf, stockAudioPolicy, withoutClients } from "../formula/audioSettings.ts";
+import { audioSettingsOf, stockAudioPolicy, withoutClients } from "../formula/audioSettings.ts";
 import { formulaOf } from "../formula/formula.ts";
 import { AgentFailure, HostError } from "../host/errors.ts";
 import type { Evidence, Snapshot } from "../host/protocol.ts";
@@ -32,6 +32,7 @@ import {
 import { ownedBy, owns, type Plan, planApply, planDelete } from "../plan/changes.ts";
 import { appliedSettings, liveSettings } from "../plan/live.ts";
 import { sameValue } from "../plan/values.ts";
+import { audioPolicy } from "../policy/levels.ts";
 import { rulesOf } from "../policy/rules.ts";
 import { applyFailure, stillThere, whatOf } from "./applyFailure.ts";
 import { apply, leftOf } from "./applying.ts";

@@ -62,7 +62,8 @@ export class Claims {
   }
 }
 
-function adviceFor(key: string): string {
+/** What to do where two want a key. */
+export function adviceFor(key: string): string {
   const { kind, name } = partsOf(key);
   if (kind === "given") return "Give it to one qube only";
   if (kind === "input")

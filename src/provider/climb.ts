@@ -23,7 +23,7 @@ import { differenceText } from "../policy/explain.ts";
 import type { Review } from "../policy/review.ts";
 import { applyFailure, stillThere, whatOf } from "./applyFailure.ts";
 import { apply, leftOf } from "./applying.ts";
-import { ownerName } from "./claims.ts";
+import { adviceFor, ownerName } from "./claims.ts";
 import {
   asProperties,
   asValue,
@@ -92,7 +92,7 @@ export function announce(
       resource: `GUI domain ${gui.qube}`,
       host: gui.host,
       what: `${taken.what}, the file of ${ownerName(taken.owner)}`,
-      next: 'One of the two must let go of it in "input": the devices of a USB qube go one way',
+      next: adviceFor(taken.key),
     });
   const inputs = [...new Set(rules.map(({ qube }) => `input:${qube}`))];
   hosts.claims.claim(

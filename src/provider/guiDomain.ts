@@ -299,12 +299,12 @@ export function guiDomainHandler(hosts: HostAccess): Handler {
     if (removes && !boots) preflightDelete(resource, host, qube, snapshot);
     const review = reviewOf(qube, null, plan, snapshot, hosts.claims.others(host, context.urn));
     // A qube that goes has no rights to tell of.
-    announceRights(guiOf(inputs), review, context, !removes);
+    const gui = guiOf(inputs);
+    announceRights(gui, review, context, !removes);
     if (onDelete === "restore" && plan.restores.length) {
       context.log(describeDelete(qube, plan, removes));
       if (boots) context.log(...bootNotice(snapshot));
     }
-    const gui = guiOf(inputs);
     const request = takeAwayRequest(
       qube,
       String(outputs["mode"] ?? "xephyr"),

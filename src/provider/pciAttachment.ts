@@ -21,6 +21,7 @@ import {
   type Context,
   type Handler,
   hasUnknown,
+  knownOf,
   PartialFailure,
   type Properties,
   UNKNOWN,
@@ -38,7 +39,7 @@ export function pciAttachmentHandler(hosts: HostAccess): Handler {
     async check(news, olds, context) {
       const { settings: _, identities: __, ...args } = news;
       if (hasUnknown(args)) {
-        const known = Object.fromEntries(Object.entries(args).filter(([, value]) => !hasUnknown(value)));
+        const known = knownOf(args);
         const failures = attachmentFaults(known).filter((f) => known[topLevel(f.property)] !== undefined);
         return { inputs: { ...args, settings: UNKNOWN }, failures };
       }
