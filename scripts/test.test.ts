@@ -4,7 +4,7 @@ import * as os from "node:os";
 import * as path from "node:path";
 import { test } from "uvu";
 import * as assert from "uvu/assert";
-import { findTests, judge, type Outcome, readCounts, runFile } from "./test.ts";
+import { digest, findTests, judge, type Outcome, readCounts, runFile } from "./test.ts";
 
 const root = path.dirname(import.meta.dirname);
 const folder = fs.mkdtempSync(path.join(os.tmpdir(), "guidomain-test-"));
@@ -46,6 +46,19 @@ test("a failing test is counted and its message kept", async () => {
   assert.equal([outcome.passed, outcome.failed], [1, 1]);
   assert.is(outcome.fault, "1 of 2 tests failed");
   assert.match(outcome.output, "one is not two");
+});
+
+test("the end of the log tells why a test failed, however long its message is", async () => {
+  const body = 'const long = "working\\n".repeat(500);\n';
+  const outcome = await plant(
+    "long",
+    `${body}test("up", () => assert.ok(false, \`${"$"}{long}  error: no screen\\n${"$"}{long}\`));
+     test("same", () => assert.equal({ a: 1 }, { a: 2 }));
+     test("plain", () => { throw new Error("first\\nsecond"); }); test.run();`,
+  );
+  const told = digest(outcome.output);
+  assert.equal(told.slice(0, 3), ['"up"', "  error: no screen", '"same"'], outcome.output);
+  assert.match(told.join("\n"), /"same"\n {2}--.*1\n {2}\+\+.*2\n"plain"\n {2}first\n {2}second/);
 });
 
 test("what before throws, which uvu hides, fails the file", async () => {

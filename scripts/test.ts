@@ -197,13 +197,34 @@ export async function runAll(
   return outcomes;
 }
 
-/** Prints which files failed and the last line; returns the exit status. */
+/** Lines that tell why: an engine's errors and warnings, and the two sides of a comparison. */
+const TELLING = /\b(error|warning):|^\s*(--|\+\+)/i;
+
+/**
+ * Why tests failed, at most `most` lines for each: its title and what tells most of its message. Whoever sees only the end
+ * of a long log (CI keeps no more) has the cause.
+ */
+export function digest(output: string, most = 12): string[] {
+  const [, ...blocks] = stripVTControlCharacters(output).split(/^ {3}FAIL {2}/m);
+  return blocks.flatMap((block) => {
+    const [title = "", ...rest] = (block.split(/^ {4}at /m)[0] ?? "").split("\n");
+    const lines = [...new Set(rest.map((line) => line.trim()).filter(Boolean))];
+    const telling = lines.filter((line) => TELLING.test(line));
+    const told = (telling.length ? telling : lines)
+      .slice(0, most - 1)
+      .map((line) => `  ${line.slice(0, 400)}`);
+    return [title.trim(), ...told];
+  });
+}
+
+/** Prints which files failed and why, and the last line; returns the exit status. */
 export function summarize(outcomes: readonly Outcome[]): number {
   const sum = (key: "passed" | "failed" | "skipped") =>
     outcomes.reduce((total, outcome) => total + outcome[key], 0);
   const failed = outcomes.filter(({ fault }) => fault !== undefined);
   console.log("");
-  for (const { file, fault } of failed) console.log(`failed: ${file}: ${fault}`);
+  for (const { file, fault, output } of failed)
+    console.log([`failed: ${file}: ${fault}`, ...digest(output)].join("\n  "));
   if (sum("skipped") > 0) console.log(`${sum("skipped")} skipped`);
   if (outcomes.length === 0) console.log("failed: no test file was found");
   const isGood = failed.length === 0 && sum("passed") > 0;
