@@ -245,7 +245,7 @@ export class HostSession {
 }
 
 /** `promise`, or `reason()` as soon as the signal is aborted; a `reason` of null goes on waiting. */
-function abortable<T>(
+export function abortable<T>(
   promise: Promise<T>,
   signal: AbortSignal | undefined,
   reason: () => Error | null,

@@ -49,7 +49,7 @@ import {
   UNKNOWN,
   unknownOf,
 } from "./handler.ts";
-import type { ApplyRequest, HostAccess } from "./hosts.ts";
+import { type ApplyRequest, type HostAccess, inTurn } from "./hosts.ts";
 import { parted } from "./rungRequest.ts";
 
 const REPLACING = ["host", "qube"];
@@ -71,7 +71,7 @@ const MIRRORED = new Set([
 ]);
 
 export function audioDomainHandler(hosts: HostAccess): Handler {
-  return {
+  return inTurn(hosts, {
     async check(news, olds, context) {
       const { settings: _, remembered: __, ...args } = news;
       if (hasUnknown(args)) {
@@ -248,7 +248,7 @@ export function audioDomainHandler(hosts: HostAccess): Handler {
       const before = request.operation === "update" ? request.oldOutputs : {};
       return { id, outputs: { ...before, ...inputs, ...unfinished(reasons[0] ?? "") }, reasons };
     },
-  };
+  });
 
   /** Whether this program makes that qube on that host: it is not there yet, and will be. */
   function coming(host: string): (qube: string) => boolean {

@@ -48,7 +48,7 @@ import {
   UNKNOWN,
   unknownOf,
 } from "./handler.ts";
-import type { HostAccess } from "./hosts.ts";
+import { type HostAccess, inTurn } from "./hosts.ts";
 import { takeAwayRequest } from "./rungRequest.ts";
 
 /** Arguments that reach the host through `settings` alone: a difference shows there, once. */
@@ -77,7 +77,7 @@ const MIRRORED = new Set([
 const REPLACING = ["host", "qube"];
 
 export function guiDomainHandler(hosts: HostAccess): Handler {
-  return {
+  return inTurn(hosts, {
     async check(news, olds, context) {
       const { settings: _, remembered: __, ...args } = news;
       if (hasUnknown(args)) {
@@ -251,10 +251,7 @@ export function guiDomainHandler(hosts: HostAccess): Handler {
       return bringUp({ hosts, gui: guiOf(news), context }, news, oldOutputs);
     },
 
-    delete(request, context) {
-      const [host = ""] = request.id.split("/");
-      return hosts.inTurn(host, () => takeAway(request, context));
-    },
+    delete: takeAway,
 
     abandoned(request, { signal }) {
       const why = signal.reason instanceof Error ? signal.reason.message : "stopped";
@@ -278,7 +275,7 @@ export function guiDomainHandler(hosts: HostAccess): Handler {
       const attempts = [{ mode: gui.display[0] ?? "xephyr", verdict: "failed", reason: reasons[0] ?? "" }];
       return { id, outputs: { ...before, ...inputs, ...unfinished(attempts) }, reasons };
     },
-  };
+  });
 
   async function takeAway({ id, inputs, outputs }: DeleteRequest, context: Context): Promise<void> {
     const [host = "", qube = ""] = id.split("/");

@@ -1,6 +1,8 @@
 /** A GUI domain's level against hosts in memory: what is told, what is refused, what is written and in which order. */
+import { setImmediate } from "node:timers/promises";
 import { test } from "uvu";
 import * as assert from "uvu/assert";
+import { HostError } from "../host/errors.ts";
 import { Refusal } from "../model/failure.ts";
 import { FILE_MODE } from "../model/settings.ts";
 import { differing, everything, explicit, HostModel, install, qube } from "../plan/testing/hostModel.ts";
@@ -284,6 +286,49 @@ test("one program's GUI domains know of each other before either is there", asyn
   const news = await alice.check(USER);
   await alice.handler.create(news, context(alice));
   assert.match(model.snapshot().files[OWN]?.content ?? "", /^\* \* sys-gui @tag:guivm-sys-bob deny$/m);
+});
+
+test("of two at once the second looks at what the first has left: whom it shows, it asks after", async () => {
+  const [alice, bob] = [new Program(host()), second(new HostModel())];
+  // Of all that follow the default this one is asked after.
+  const FIRST = "fedora-43-xfce";
+  const [shared, handler] = [alice.hosts, alice.handler];
+  const all = await alice.check({ clients: "default", level: "operator" });
+  const one = (await handler.check({ host: "lab", ...USER, clients: [FIRST] }, {}, shared.context(bob.name)))
+    .inputs;
+  await Promise.all([
+    handler.create(one, shared.context(bob.name)),
+    handler.create(all, shared.context(alice.name)),
+  ]);
+  const asked = shared.applied.map(({ verify }) => verify.map(({ id }) => id).join("\n"));
+  assert.match(asked[0] ?? "", `sys-bob may ask ${FIRST} for qubes.StartApp`);
+  assert.not.match(asked[1] ?? "", `ask ${FIRST}`);
+  assert.match(asked[1] ?? "", /sys-gui may ask .* for qubes.StartApp/);
+});
+
+test("who waits for a turn ends at once when the run is cancelled, and changes nothing", async () => {
+  const { hosts, handler } = new Program(host());
+  const cancel = new AbortController();
+  const apply = hosts.apply.bind(hosts);
+  let go = () => {};
+  const held = new Promise<void>((resolve) => {
+    go = resolve;
+  });
+  hosts.apply = async (...args) => {
+    await held;
+    return apply(...args);
+  };
+  const check = async (name: string, args: Properties) =>
+    (await handler.check({ host: "lab", ...args }, {}, hosts.context(name))).inputs;
+  const [all, one] = [await check("sys-gui", { clients: "default" }), await check("sys-bob", USER)];
+  const first = handler.create(all, hosts.context("sys-gui"));
+  const second = handler.create(one, hosts.context("sys-bob", { signal: cancel.signal }));
+  await setImmediate();
+  cancel.abort(new Error("stopped"));
+  assert.match((await failing(HostError, second)).message, /waiting for its turn/);
+  go();
+  await first;
+  assert.equal(hosts.applied.length, 1);
 });
 
 test("a host that was set up by hand: its other GUI domain is found by its qubes", async () => {

@@ -5,7 +5,7 @@
 import os from "node:os";
 import { setTimeout as sleep } from "node:timers/promises";
 import { saltModules } from "../formula/modules.ts";
-import type { HostError } from "../host/errors.ts";
+import { cancelled, type HostError, ignore } from "../host/errors.ts";
 import {
   type HostConnection,
   type Hosts as Inventory,
@@ -25,9 +25,9 @@ import type {
   Verification,
 } from "../host/protocol.ts";
 import type { Scrubber } from "../host/scrub.ts";
-import type { HostSession } from "../host/session.ts";
+import { abortable, type HostSession } from "../host/session.ts";
 import { Claims } from "./claims.ts";
-import type { Context, Properties, Value } from "./handler.ts";
+import type { Context, Handler, Properties, Value } from "./handler.ts";
 
 /** Seconds an apply waits for the host's lock before it says who holds it. */
 const LOCK_WAIT = 20;
@@ -175,17 +175,38 @@ export class Hosts {
 
 /**
  * Work on one host, one after the other: whoever comes looks at what the one before has left. Two who take away what they share (a package)
- * would else each find the other still wanting it, and leave it.
+ * would else each find the other still wanting it, and leave it; and a check would ask after a client that another GUI domain has by then.
+ * Aborting ends the waiting at once.
  */
-export function turns(): <T>(host: string, work: () => Promise<T>) => Promise<T> {
+export function turns(): <T>(host: string, work: () => Promise<T>, signal: AbortSignal) => Promise<T> {
   const last = new Map<string, Promise<unknown>>();
-  return (host, work) => {
-    const mine = (last.get(host) ?? Promise.resolve()).then(work);
-    last.set(
-      host,
-      mine.catch(() => {}),
-    );
-    return mine;
+  return (host, work, signal) => {
+    let begun = false;
+    const waiting = () => cancelled(host, "waiting for its turn");
+    const mine = (last.get(host) ?? Promise.resolve()).then(() => {
+      if (signal.aborted) throw waiting();
+      begun = true;
+      return work();
+    });
+    last.set(host, mine.catch(ignore));
+    return abortable(mine, signal, () => (begun ? null : waiting()));
+  };
+}
+
+/** `handler`, whose changes of one host come one after the other. Its resources have the argument `host`, and ids that begin with it. */
+export function inTurn(hosts: HostAccess, handler: Handler): Handler {
+  return {
+    ...handler,
+    create: (inputs, context) =>
+      context.preview
+        ? handler.create(inputs, context)
+        : hosts.inTurn(String(inputs["host"]), () => handler.create(inputs, context), context.signal),
+    update: (request, context) =>
+      context.preview
+        ? handler.update(request, context)
+        : hosts.inTurn(String(request.news["host"]), () => handler.update(request, context), context.signal),
+    delete: (request, context) =>
+      hosts.inTurn(request.id.split("/")[0] ?? "", () => handler.delete(request, context), context.signal),
   };
 }
 

@@ -26,7 +26,7 @@ import {
   type Properties,
   UNKNOWN,
 } from "./handler.ts";
-import type { ApplyRequest, HostAccess } from "./hosts.ts";
+import { type ApplyRequest, type HostAccess, inTurn } from "./hosts.ts";
 
 const REPLACING = ["host", "qube"];
 /** They reach the host through `settings` alone; `identities` is what the device was, for the check of the next run. */
@@ -35,7 +35,7 @@ const MIRRORED = new Set(["device", "devices", "options", "identities"]);
 const plain = (value: object): Properties => JSON.parse(JSON.stringify(value)) as Properties;
 
 export function pciAttachmentHandler(hosts: HostAccess): Handler {
-  return {
+  return inTurn(hosts, {
     async check(news, olds, context) {
       const { settings: _, identities: __, ...args } = news;
       if (hasUnknown(args)) {
@@ -189,7 +189,7 @@ export function pciAttachmentHandler(hosts: HostAccess): Handler {
         reasons: [reason],
       };
     },
-  };
+  });
 
   /** What the description means there now, and what that takes; refused where it cannot work. */
   async function prepare(inputs: Properties, olds: Properties, context: Context) {
