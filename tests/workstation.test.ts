@@ -40,7 +40,7 @@ const BAD: [string, unknown, RegExp[]][] = [
     { ...WORKSTATION, display: ["x11"], users: [{ ...WORKSTATION.users[0], level: "root" }] },
     [
       /workstations\.lab\.display\[0\]: "x11" is not a display mode; allowed are "gpu", "xephyr", "vnc"/,
-      /workstations\.lab\.users\[0\]\.level: "root" is not allowed; allowed are "operator", "user", "guest", "kiosk"/,
+      /workstations\.lab\.users\[0\]\.level: "root" is not allowed; allowed are "admin", "operator", "user", "guest", "kiosk"/,
     ],
   ],
   [

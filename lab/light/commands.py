@@ -172,11 +172,14 @@ class Commands:
     # --- policy
 
     def qubes_policy_lint(self, words):
+        as_include = "--include-service" in words
         for path in words:
+            if path.startswith("--"):
+                continue
             text = self.files.read(path[len(self.root) :] if path.startswith(self.root) else path)
             if text is None:
                 return 1, path + ":0: error: File does not exist.\n"
-            found = lint.lint(path, text.splitlines(), False, False)
+            found = lint.lint(path, text.splitlines(), as_include, False)
             if found:
                 return 1, "\n".join(found) + "\n"
         return 0, ""

@@ -34,6 +34,7 @@ def plan(args, staged, apply_id, own=(), kept=None):
     touch = list(dict.fromkeys(args["touch"] + keep["touch"]))
     touched = keys.read_all(touch)
     files = [key[5:] for key in touched if key.startswith("file:")]
+    shared = {keys.split(key)[1] for key in touched if key.startswith("line:")}
     states = {name: qube["state"] for name, qube in admin.qubes().items()}
     candidates = set(args["shutdown"]) | set(args["restart"])
     started = {check["qube"] for check in args["verify"] if check["kind"] == "start"}
@@ -44,6 +45,8 @@ def plan(args, staged, apply_id, own=(), kept=None):
         "holder": args["holder"],
         "since": time.time(),
         "before": touched,
+        # Files of which single lines are touched, whole: where they stood is part of how it was.
+        "shared": {name: keys.read("file:" + name) for name in sorted(shared)},
         "staged": {name: keys.read("file:" + name) for name in staged},
         "owners": {
             n: found["owner"] for n in files + staged for found in [common.read_file(n)] if found
@@ -234,7 +237,8 @@ def put_back(record, emit, run):
             if key.startswith("qube:") and before[key] is None:
                 _attempt(reasons, key, stop_qube, qube, PATIENCE, True)
             owner = record["owners"].get(key[5:]) if kind == "file" else None
-            _attempt(reasons, key, keys.restore, key, before[key], owner, run)
+            was = record.get("shared", {}).get(qube) if kind == "line" else None
+            _attempt(reasons, key, keys.restore, key, before[key], owner, run, was)
             reach("undo.key")
         still = _differing(before, left, reasons)
         if len(still) >= len(left):
@@ -255,7 +259,7 @@ def put_back(record, emit, run):
             emit("undo", "starting %s again" % qube)
             _attempt(reasons, key, admin.start, qube)
     files = [key[5:] for key in before if key.startswith("file:")]
-    for name in list(record["staged"]) + files:
+    for name in list(record["staged"]) + files + list(record.get("shared", {})):
         common.remove_file(name + common.BEGUN)  # of an agent that was killed while it wrote
     for name in files:
         _remove_begun_by_salt(name, record["since"])
@@ -296,9 +300,10 @@ def _rank(key, before, removed):
     if kind == "qube":
         return 0 if key in removed else 4 if before[key] is None else 2
     ranks = {"bootarg": -1, "global": 1, "property": 3, "device": 2, "feature": 3, "tag": 3}
-    # What a level denies counts until all that is wider has gone (src/policy/levels.ts).
-    file = 6 if before[key] is None and re.search("/policy.d/46-level-", key) else 5
-    return dict(ranks, file=file, package=7)[kind]
+    # What a level denies counts until all that is wider has gone, and is back before it
+    # (src/policy/levels.ts): lines of admins come before it and go after it, but where it goes itself.
+    file = 8 if before[key] is None and re.search("/policy.d/46-level-", key) else 6
+    return dict(ranks, file=file, line=7 if before[key] is None else 5, package=9)[kind]
 
 
 def _differing(before, candidates, reasons):

@@ -10,6 +10,7 @@ import subprocess
 import common
 import grub
 import menu
+import policy_lines
 import qubes_admin as admin
 from common import Failure
 
@@ -28,6 +29,8 @@ FORMS = {
         r"(%s):([0-9a-f_.-]+:(?:\*|[!-)+-~]+)|\*:[!-)+-~]+)" % NAME
     ),
     "bootarg": re.compile(grub.TOKEN.pattern),
+    # Of an include file, and nowhere else: it is shared with whoever writes to it.
+    "line": re.compile(r"(/etc/qubes/policy\.d/include/[a-z][a-z0-9_-]*):([\x21-\x7e][\x20-\x7e]*)"),
 }
 
 
@@ -60,6 +63,9 @@ def read(key):
         return _read_device(qube, *name.split(":", 1))
     if kind == "bootarg":
         return menu.read_token(name)
+    if kind == "line":
+        found = common.read_file(qube)
+        return True if found and policy_lines.has(found["content"], name) else None
     return packages([name])[name]
 
 
@@ -132,8 +138,9 @@ def packages(names):
 # -- putting back
 
 
-def restore(key, before, owner, run):
-    """Makes `key` what it was. `owner`: [uid, gid] of a file. Raises where the host refuses."""
+def restore(key, before, owner, run, was=None):
+    """Makes `key` what it was. `owner`: [uid, gid] of a file; `was`: the whole file of a line. Raises
+    where the host refuses."""
     kind, qube, name = split(key)
     if kind in ("property", "global"):
         if before is None:
@@ -156,6 +163,8 @@ def restore(key, before, owner, run):
         _restore_device(qube, *name.split(":", 1), before)
     elif kind == "bootarg":
         menu.write_token(name, before is True)
+    elif kind == "line":
+        _restore_line(qube, name, before is True, was)
     else:
         _restore_qube(qube, before)
 
@@ -166,6 +175,24 @@ def restore_file(name, before, owner):
         return
     os.makedirs(os.path.dirname(common.path(name)), exist_ok=True)
     common.write_file(name, before["content"], int(before["mode"], 8), owner)
+
+
+def _restore_line(path, line, present, was):
+    """Only this line; byte by byte as it was, where that is all that is different by now."""
+    now = common.read_file(path)
+    if now is None:
+        if present:
+            raise Failure("internal", "%s, which is Qubes' own, is gone" % path)
+        return
+    text = policy_lines.edit(now["content"], [line] if present else [], [] if present else [line])
+    if was and _said(text) == _said(was["content"]):
+        text = was["content"]
+    if text != now["content"]:
+        common.write_file(path, text, int(now["mode"], 8), now["owner"])
+
+
+def _said(text):
+    return set(text.split("\n")) - {""}
 
 
 STUCK = (

@@ -273,7 +273,7 @@ def _watch(record, book, after):
     if former is None or former["owner"] != record["owner"]:
         former = {"record": {}, "ours": {}}
     merged = dict(record)
-    for part in ("before", "entries", "staged", "owners"):
+    for part in ("before", "entries", "staged", "owners", "shared"):
         merged[part] = dict(record[part], **former["record"].get(part, {}))
     for part in ("directories", "running", "halted"):
         merged[part] = sorted(set(record[part]) | set(former["record"].get(part, [])))

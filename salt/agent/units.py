@@ -23,6 +23,7 @@ SOURCES = (
     "lock",
     "machine",
     "menu",
+    "policy_lines",
     "qubes_admin",
     "runner",
     "steps",

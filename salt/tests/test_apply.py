@@ -17,6 +17,7 @@ import keys
 import ledger
 import lock
 import menu
+import policy_lines
 import qubes_admin as admin
 import snapshot
 import steps
@@ -44,6 +45,8 @@ ACTIONS = [
     ["file", "/usr/share/xsessions/new/gui.desktop", "[x]\n"],
     ["package", "new-package", "4.3.1"],
 ]
+INCLUDE = "/etc/qubes/policy.d/include/admin-global-rwx"
+LINES = ["work @adminvm allow target=dom0", "work work allow target=dom0"]
 UNDO = [
     ["admin", "set_property", None, "default_guivm", "dom0"],
     ["admin", "set_property", "work", "memory", "500"],
@@ -127,6 +130,89 @@ class Apply(HostCase):
             )
         self.assertEqual(order, ["file:" + gui, "file:" + level])
         self.assertEqual(self.dump(), before)
+
+    def lines(self):
+        """An include file with somebody's line in the middle of ours, and the keys of ours."""
+        texts = {
+            "without": "## Entries\n\nmgmt @adminvm allow target=dom0\n# no end",
+            "with": "## Entries\n%s\n\nmgmt @adminvm allow target=dom0\n%s\n# no end"
+            % tuple(LINES),
+        }
+        return INCLUDE, ["line:%s:%s" % (INCLUDE, line) for line in LINES], texts
+
+    def test_lines_of_a_shared_file_are_claimed_one_by_one_and_go_back_byte_by_byte(self):
+        include, touch, texts = self.lines()
+        for first, then in (("without", "with"), ("with", "without")):
+            self.put(include, texts[first], 0o664)
+            before = self.dump()
+            actions = [["file", include, texts[then]]]
+            failure = self.fails("salt-failed", self.args(actions + [["fail", "x"]], touch))
+            self.assertEqual(sorted(failure.more["undone"]), sorted(touch))
+            self.assertEqual(self.dump(), before)
+        self.put(include, texts["without"])
+        self.apply(self.args([["file", include, texts["with"]]], touch))
+        entries = ledger.load()["entries"]
+        self.assertEqual(
+            {key: (entry["first"], entry["ours"]) for key, entry in entries.items()},
+            dict.fromkeys(touch, (None, True)),
+        )
+        self.fails("conflict", self.args([], touch[:1], owner="urn:other"))
+
+    def test_what_others_write_into_a_shared_file_meanwhile_survives_the_undo(self):
+        include, touch, texts = self.lines()
+        theirs = "new @adminvm allow target=dom0\n"
+        self.put(include, texts["without"])
+        self.fails(
+            "salt-failed",
+            self.args([["file", include, theirs + texts["with"]], ["fail", "x"]], touch),
+        )
+        self.assertEqual(self.text(include), theirs + texts["without"])
+        self.put(include, texts["with"])
+        self.fails(
+            "salt-failed",
+            self.args([["file", include, theirs + texts["without"]], ["fail", "x"]], touch),
+        )
+        self.assertEqual(
+            sorted(self.text(include).split("\n")), sorted((theirs + texts["with"]).split("\n"))
+        )
+
+    def test_a_line_is_of_an_include_file_and_of_printable_ascii(self):
+        for path, line in (
+            ("/etc/qubes/policy.d/30-user.policy", "a b allow"),
+            ("/etc/qubes/policy.d/include/../30-user.policy", "a b allow"),
+            ("/etc/qubes/policy.d/include/x", "a b allow\n* * allow"),
+            ("/etc/qubes/policy.d/include/x", ""),
+        ):
+            self.fails("bad-request", self.args([], ["line:%s:%s" % (path, line)]))
+
+    def test_undo_of_a_level_is_never_wider_than_before_and_after(self):
+        """An admin's lines come back before the level that lets them count, and go after the level
+        that does not; where the level goes itself, before it."""
+        include, touch, texts = self.lines()
+        level = "/etc/qubes/policy.d/46-level-work.policy"
+        order, real = [], keys.restore
+
+        def restore(key, *more):
+            if key.startswith(("line:", "file:")):
+                order.append(key)
+            return real(key, *more)
+
+        for was, policy, expected in (
+            ("without", "a b c d deny\n", ["file:" + level] + touch),
+            ("with", "a b c d allow\n", touch + ["file:" + level]),
+            ("without", None, touch + ["file:" + level]),
+        ):
+            self.put(include, texts[was])
+            if policy is None:
+                os.unlink(self.root + level)
+            else:
+                self.put(level, policy)
+            before, order[:] = self.dump(), []
+            becomes = texts["with" if was == "without" else "without"]
+            actions = [["file", include, becomes], ["file", level, "x y z d deny\n"], ["fail", "x"]]
+            with unittest.mock.patch.object(keys, "restore", restore):
+                self.fails("salt-failed", self.args(actions, touch + ["file:" + level]))
+            self.assertEqual((order, self.dump()), (expected, before))
 
     def test_what_a_killed_salt_was_writing_goes_and_nothing_else(self):
         policy = "/etc/qubes/policy.d/50-gui.policy"
@@ -617,6 +703,8 @@ class Apply(HostCase):
                 admin.assign_pci(name, "00_02.0", "*", {})
         q.globals = {"default_guivm": dice.choice(sorted(q.qubes))}
         self.put("/packages", json.dumps({"old-package": "1.2"}))
+        lines = dice.choices(LINES + ["# x", "", "mgmt @adminvm ask"], k=dice.randrange(6))
+        self.put(INCLUDE, "\n".join(lines))
 
     def pci(self, name):
         return self.qubes.qubes[name]["pci"] if name in self.qubes.qubes else []
@@ -678,6 +766,10 @@ class Apply(HostCase):
             name = dice.choice(["/etc/qubes/policy.d/90-default.policy", "/etc/new/dir/file"])
             touch.append("file:" + name)
             actions.append(["file", name, "changed"])
+        for line in LINES:
+            if dice.random() < 0.4:
+                touch.append("line:%s:%s" % (INCLUDE, line))
+                actions.append(["line", *dice.choice([([line], []), ([], [line])])])
         return touch, actions
 
     def undone(self, touch, actions):
@@ -692,6 +784,8 @@ class Apply(HostCase):
             elif kind == "file":
                 os.makedirs(os.path.dirname(self.root + rest[0]), exist_ok=True)
                 self.put(rest[0], rest[1])
+            elif kind == "line":
+                self.put(INCLUDE, policy_lines.edit(self.text(INCLUDE), *rest))
             else:
                 self.put("/packages", json.dumps({"old-package": "1.2", rest[0]: rest[1]}))
         return journal.undo(record, lambda *_: None, apply_module.runner.run)

@@ -61,6 +61,7 @@ export function formulaOf({ qube, part = "gui", mode, settings, restores, quiet 
           ...clientsOf("audiovm", settings.audioClients ?? {}),
         ],
         audioModels: pairs(settings.audioModels ?? {}),
+        lines: byFile(Object.keys(settings.policyLines ?? {}).map((line) => partsOf(`line:${line}`))),
         files: Object.entries(settings.files).map(([path, text]) => ({
           path,
           source: beside(path, text),
@@ -172,6 +173,15 @@ function restored(qube: string, restores: Restore[], beside: Beside): { devices:
   };
 }
 
+/** Lines by the file that they stand in. */
+function byFile(lines: { of: string; name: string }[]): { path: string; lines: string[] }[] {
+  const paths = [...new Set(lines.map((line) => line.of))];
+  return paths.map((path) => ({
+    path,
+    lines: lines.filter((line) => line.of === path).map((line) => line.name),
+  }));
+}
+
 /** Handlebars takes an empty list of a plain `if` for nothing already; a helper's argument is printed as it is. */
 const listOrNot = <T>(list: T[]): T[] | false => (list.length ? list : false);
 
@@ -206,6 +216,8 @@ function restoreView(restores: Restore[], beside: Beside) {
           remove: of("bootarg").flatMap((r) => (r.to === null ? [r.name] : [])),
         }
       : false,
+    linesBack: byFile(of("line").filter((r) => r.to !== null)),
+    linesGone: byFile(of("line").filter((r) => r.to === null)),
     // A level goes last: what the other files allow is wider.
     files: of("file")
       .sort((a, b) => Number(isLevelFile(a.name)) - Number(isLevelFile(b.name)))

@@ -72,6 +72,11 @@ export function settingsOf(gui: GuiDomain, rung: Rung, grant: GpuGrant = NO_GRAN
     globals: gui.clients === "default" ? { default_guivm: qube } : {},
     clients: gui.clients === "default" ? {} : Object.fromEntries(gui.clients.map((client) => [client, qube])),
     // The level first: what the others allow is wider.
+    policyLines: Object.fromEntries(
+      Object.entries(rights?.lines ?? {}).flatMap(([path, lines]) =>
+        lines.map((line) => [`${path}:${line}`, "set" as const]),
+      ),
+    ),
     files: { ...rights?.files, ...filesOf(gui, rung, hostPackages, grant) },
     packages: Object.fromEntries(hostPackages.map((name) => [name, "installed" as const])),
     devices: gpu ? grant.devices : {},

@@ -15,7 +15,7 @@ export interface Bundle {
 const SALT = new URL("../../salt/", import.meta.url);
 
 /** What the agent shares with our Salt states. */
-const SHARED = ["_utils/qubes_admin.py", "_utils/grub.py"];
+const SHARED = ["_utils/qubes_admin.py", "_utils/grub.py", "_utils/policy_lines.py"];
 
 /** Reads the agent from `salt/`: every module of `agent/` (but the loader) and `guard/`, and what it shares with the states. */
 export function readBundle(salt: URL = SALT): Bundle {

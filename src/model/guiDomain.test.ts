@@ -122,12 +122,8 @@ const malformed: [Args, ...string[]][] = [
   [{ viewers: "work" }, 'viewers: "work" is not allowed', "a list"],
   [{ viewers: ["work"] }, 'viewers: ["work"]', 'only mode "vnc"'],
   [{ display: ["vnc"], viewers: ["sys-gui"] }, 'viewers: "sys-gui" cannot view itself'],
-  [{ level: "boss" }, 'level: "boss" is not allowed', '"operator", "user", "guest", "kiosk"'],
-  [
-    { level: "admin" },
-    'level: "admin" is not in this release; allowed are "operator", "user", "guest", "kiosk". Without a level',
-  ],
-  [{ level: ["user"] }, 'level: ["user"] is not allowed', '"operator", "user", "guest", "kiosk"'],
+  [{ level: "boss" }, 'level: "boss" is not allowed', '"admin", "operator", "user", "guest", "kiosk"'],
+  [{ level: ["user"] }, 'level: ["user"] is not allowed', '"admin", "operator", "user", "guest", "kiosk"'],
   [{ level: "kiosk" }, "apps: level kiosk starts only what is listed", "at least one application"],
   [{ level: "user", apps: [{ app: "x", qube: "work" }] }, "apps: only level kiosk has a list", "level user"],
   [

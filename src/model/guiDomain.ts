@@ -59,16 +59,7 @@ const userName = named((name) =>
   /^[a-z_][a-z0-9_-]{0,31}$/.test(name) ? null : `${shown(name)} is not the name of a user of dom0`,
 );
 
-/** Level admin needs lines in files that others write to as well; until these have owners of their own it is not given by halves. */
-export type GuiLevel = Exclude<Level, "admin">;
-const GUI_LEVELS = LEVELS.filter((level): level is GuiLevel => level !== "admin");
-const allowedLevels = GUI_LEVELS.map((level) => `"${level}"`).join(", ");
-
-const guiLevel = v.picklist(GUI_LEVELS, ({ input }) =>
-  input === "admin"
-    ? `"admin" is not in this release; allowed are ${allowedLevels}. Without a level the GUI domain has what windows and menus need, and what the host's own policy allows it`
-    : `${shown(input)} is not allowed; allowed are ${allowedLevels}`,
-);
+const allowedLevels = LEVELS.map((level) => `"${level}"`).join(", ");
 
 const fields = {
   host: named(hostNameFault),
@@ -116,7 +107,7 @@ const fields = {
   hostPackages: v.optional(listOf(packageName)),
   viewers: v.optional(listOf(qubeName)),
   input: v.optional(INPUT),
-  level: v.optional(guiLevel),
+  level: v.optional(oneOf(...LEVELS)),
   apps: v.optional(APPS),
   rules: v.optional(RULES),
 };
@@ -165,7 +156,7 @@ export interface GuiDomain {
   /** Which keyboards and mice reach its screen; null: those that reach dom0 without it. */
   input: Input | null;
   /** What this GUI domain, and so the person at it, may ask of the host; null: what the host's policy says without us. */
-  level: GuiLevel | null;
+  level: Level | null;
   /** Level kiosk: all that it may start. */
   apps: App[] | null;
   /** Lines of policy, before those of the level. */

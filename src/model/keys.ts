@@ -10,6 +10,7 @@
  *     file:/etc/qubes/policy.d/x.policy  a file of dom0            value: FileValue | null
  *     package:dummy-psu-sender           a package of dom0         value: version | null (not installed)
  *     device:sys-gui:*:0x8086:0x9b41::p030000   a PCI assignment: qube, port or "*", identity or "*"   value: DeviceValue | null
+ *     line:/etc/qubes/policy.d/include/x:a b allow   a line of a file that others write to as well   value: true | null
  *     bootarg:guidomain.gpu=sys-gui      a word of GRUB_CMDLINE_LINUX (one part of the list rd.qubes.hide_pci)   value: true | null
  */
 export type Key =
@@ -21,6 +22,7 @@ export type Key =
   | `file:${string}`
   | `package:${string}`
   | `device:${string}:${string}:${string}`
+  | `line:${string}:${string}`
   | `bootarg:${string}`;
 
 /** A property as the Admin API gives it; `default: true` means it follows the default and `value` is what that is now. */

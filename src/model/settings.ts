@@ -38,6 +38,8 @@ export interface Settings {
   audioModels?: Record<string, string>;
   /** Path in dom0 → text. */
   files: Record<string, string>;
+  /** Lines of files that others write to as well: "/etc/qubes/policy.d/include/admin-global-rwx:sys-gui @adminvm allow target=dom0". */
+  policyLines: Record<string, "set">;
   /** Packages of dom0. */
   packages: Record<string, "installed">;
   /** PCI devices by what they are ("0x8086:0x9a49::p030000"), so that a device that moves shows its old and its new place. */
@@ -57,6 +59,7 @@ export const NO_SETTINGS: Settings = {
   globals: {},
   clients: {},
   files: {},
+  policyLines: {},
   packages: {},
   devices: {},
   bootArguments: {},
@@ -104,6 +107,10 @@ export function wishes(qube: string, settings: Settings): Wish[] {
     ...entries(settings.features).map(([f, value]): Wish => ({ key: `feature:${qube}:${f}`, value })),
     ...entries(settings.services).map(
       ([s, value]): Wish => ({ key: `feature:${qube}:service.${s}`, value: value === "on" ? "1" : "" }),
+    ),
+    // A state of before there were such lines has none.
+    ...Object.keys(settings.policyLines ?? {}).map(
+      (line): Wish => ({ key: `line:${line}` as Key, value: true }),
     ),
     ...entries(settings.files).map(
       ([path, content]): Wish => ({ key: `file:${path}`, value: { content, mode: FILE_MODE } }),

@@ -76,7 +76,7 @@ const MALFORMED: [unknown, ...string[]][] = [
     'input.usb[0].keyboard: "yes" is not allowed',
     '"allow", "ask", "deny"',
   ],
-  [{ level: "root" }, 'level: "root" is not allowed', '"operator", "user", "guest", "kiosk"'],
+  [{ level: "root" }, 'level: "root" is not allowed', '"admin", "operator", "user", "guest", "kiosk"'],
   [{ audio: "yes" }, 'audio: "yes" is not allowed', "true, false, or a map"],
   [{ audio: { clients: "all" } }, 'audio.clients: "all" is not allowed', '"default"'],
   [{ audio: { speaker: 1 } }, "audio.speaker: not a property of an audio domain", "devices"],

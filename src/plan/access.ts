@@ -7,7 +7,7 @@ import type { FileValue, PropertyValue } from "../model/keys.ts";
 import { guiDomainNameFault, tagOf } from "../model/names.ts";
 import { callOf, Evaluator, type Facts, type Qube } from "../policy/evaluate.ts";
 import { breaches, explain } from "../policy/explain.ts";
-import { grantOf, levelFile } from "../policy/levels.ts";
+import { grantOf, levelFile, withGrant, withLines, withoutLines } from "../policy/levels.ts";
 import { lintOwn } from "../policy/lint.ts";
 import { type Files, type Located, loadPolicy } from "../policy/load.ts";
 import { type Review, review } from "../policy/review.ts";
@@ -87,7 +87,8 @@ function policyAfter(before: Files, { changes, restores }: Plan): Files {
   const after: Record<string, string> = { ...before };
   const written = [...changes.map(({ wish }) => ({ key: wish.key, to: wish.value })), ...restores];
   for (const { key, to } of written) {
-    const { kind, name } = partsOf(key);
+    const { kind, of, name } = partsOf(key);
+    if (kind === "line") after[of] = (to === null ? withoutLines : withLines)(after[of] ?? "", [name]);
     if (kind !== "file") continue;
     if (to === null) delete after[name];
     else after[name] = (to as FileValue).content;
@@ -154,6 +155,13 @@ export function preflightAccess(gui: GuiDomain, snapshot: Snapshot, others: read
     if (!is.tags.includes(tagOf(gui.qube)))
       throw refuse(`${it} is not shown by it, so no window would appear`, `${mend}, or add it to "clients"`);
   });
+  const principal = principalOf(gui);
+  for (const file of Object.keys(principal ? grantOf(principal).lines : {}))
+    if (!snapshot.files[file])
+      throw refuse(
+        `level "${gui.level}" needs ${file}, which Qubes' own policy includes and which is not there`,
+        "Put it back (dnf reinstall qubes-core-admin-client in dom0, or from a backup): without it every qrexec call is denied",
+      );
   const own = levelFile(gui.qube);
   (gui.rules ?? []).forEach((line, i) => {
     const [fault] = lintOwn(own, { [own]: `${line}\n` }, facts);
@@ -232,7 +240,7 @@ export function levelQuestions(
       call,
     }),
   );
-  const { rules } = loadPolicy({ ...policyOf(snapshot), ...grantOf(principal).files });
+  const { rules } = loadPolicy(withGrant(policyOf(snapshot), grantOf(principal)));
   const evaluator = new Evaluator(rules, factsOf(snapshot, [gui]));
   return [...ofClient, ...ofApps, ...ofDom0].flatMap(({ target, call }) => {
     if (target === undefined) return [];

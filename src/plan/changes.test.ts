@@ -9,13 +9,14 @@ import { Refusal } from "../model/failure.ts";
 import { allPackages, type GuiDomain } from "../model/guiDomain.ts";
 import type { Mode } from "../model/modes.ts";
 import type { Settings } from "../model/settings.ts";
+import { hasLine, withLines, withoutLines } from "../policy/levels.ts";
 import { Claims } from "../provider/claims.ts";
 import { type Plan, planApply, planDelete } from "./changes.ts";
 import { appliedSettings, liveSettings } from "./live.ts";
 import { modeFault, preflight } from "./preflight.ts";
 import { description, guiOf, holds, hostFor, OTHER_OWNER, qubeName } from "./testing/cases.ts";
-import { differing, everything, explicit, HostModel, install, qube } from "./testing/hostModel.ts";
-import { partsOf, sameValue } from "./values.ts";
+import { differing, everything, explicit, HostModel, install, isShared, qube } from "./testing/hostModel.ts";
+import { partsOf, sameValue, valueOf } from "./values.ts";
 
 const OWNER = "urn:pulumi:lab::site::guidomain:index:GuiDomain::sys-gui";
 const RUNS = 400;
@@ -115,6 +116,8 @@ const cases = fc
     });
   });
 
+const shared = ({ files }: Snapshot) => Object.entries(files).filter(([path]) => isShared(path));
+
 /** Somebody changes a few of the things that we have touched. Returns their keys. */
 function meddle(host: HostModel, gui: GuiDomain, picks: number[]): string[] {
   const { ledger } = host.snapshot();
@@ -135,6 +138,10 @@ function meddle(host: HostModel, gui: GuiDomain, picks: number[]): string[] {
       else if (kind === "feature" && its) its.features[name] = "by hand";
       else if (kind === "global") now.globals[name] = explicit("sys-audio");
       else if (kind === "file") now.files[name] = { content: "# by hand\n", mode: "0644" };
+      else if (kind === "line" && now.files[of]) {
+        const file = now.files[of];
+        file.content = (hasLine(file.content, name) ? withoutLines : withLines)(file.content, [name]);
+      }
     }
   });
   return chosen;
@@ -200,6 +207,11 @@ test("what is announced is what is done, done once, and taken back as it was", (
         ...Object.fromEntries(kept.map((key) => [key, meddled[key]])),
       };
       assert.equal(differing(everything(after), expected), [], "as before, but for what somebody changed");
+      const isLine = (key: string) => key.startsWith("line:");
+      if (first.touch.some(isLine)) count("lines of files that others write to as well");
+      if (first.touch.some((key) => isLine(key) && valueOf(original, key) !== null))
+        count("one of these lines was there");
+      if (!kept.some(isLine)) assert.equal(shared(after), shared(original), "byte by byte");
     }),
     RUNS,
   );
@@ -212,6 +224,8 @@ test("what is announced is what is done, done once, and taken back as it was", (
     "update: some values go back",
     "somebody changed values",
     "delete: keep",
+    "lines of files that others write to as well",
+    "one of these lines was there",
   ])
     assert.ok((counts.get(kind) ?? 0) > RUNS / 50, `too few cases of "${kind}"`);
 });
@@ -243,7 +257,7 @@ test("two GUI domains on one host share packages, and leave it as it was in what
         order: fc.constant(order),
       });
     });
-  let shared = 0;
+  let packages = 0;
   holds(
     fc.property(pair, ({ a, b, live, order }) => {
       const host = new HostModel(live);
@@ -251,7 +265,7 @@ test("two GUI domains on one host share packages, and leave it as it was in what
       if (!up(host, a)) return;
       if (!up(host, b, B)) return;
       const { ledger } = host.snapshot();
-      if (Object.values(ledger).some((e) => e.also?.length)) shared++;
+      if (Object.values(ledger).some((e) => e.also?.length)) packages++;
       checkConverged(host, a);
       for (const [gui, owner] of order
         ? ([
@@ -269,12 +283,13 @@ test("two GUI domains on one host share packages, and leave it as it was in what
           for (const name of allPackages(other)) assert.ok(left.packages[name], `${name} is still wanted`);
       }
       assert.equal(differing(everything(host.snapshot()), everything(original)), []);
+      assert.equal(shared(host.snapshot()), shared(original));
       assert.equal(host.snapshot().ledger, original.ledger);
     }),
     150,
   );
-  console.log(`  two GUI domains that shared a package: ${shared} of 150`);
-  assert.ok(shared > 20);
+  console.log(`  two GUI domains that shared a package: ${packages} of 150`);
+  assert.ok(packages > 20);
 });
 
 // --------------------------------------------------------------------------------------- single rules

@@ -50,6 +50,9 @@ export function liveSettings(qube: string, wanted: Settings, snapshot: Snapshot)
       case "file":
         live.files[name] = same ? (wish.value as FileValue).content : file(value as FileValue);
         break;
+      case "line":
+        live.policyLines[`${of}:${name}`] = "set";
+        break;
       case "package":
         live.packages[name] = "installed";
         break;

@@ -32,6 +32,23 @@ test("the two lines of Qubes' own formula allow all that the tools' policy would
   assert.not.ok(TOOLS in appliedSettings("sys-gui", settings, host).files);
 });
 
+test("nothing rests on lines that are an admin's of ours: they go with the level", () => {
+  const lines = ["sys-gui @tag:guivm-sys-gui allow target=dom0", "sys-gui sys-gui allow target=dom0"];
+  const host = included(...lines);
+  for (const [first, expected] of [
+    [true, true],
+    [null, false],
+  ] as const) {
+    const ledger = Object.fromEntries(
+      lines.map((line) => [
+        `line:${INCLUDE}:${line}`,
+        { owner: "urn:gui", first, ours: true as const, at: 1 },
+      ]),
+    );
+    assert.is(satisfied(wish, { ...host, ledger }), expected);
+  }
+});
+
 test("one of them is not enough, nor another qube's", () => {
   for (const lines of [
     [],

@@ -3,7 +3,7 @@ import type { Snapshot } from "../host/protocol.ts";
 import type { DeviceValue, FileValue, KeyValue, PropertyValue } from "../model/keys.ts";
 import { PROHIBIT_START, type Wish } from "../model/settings.ts";
 import { sameLevel } from "../policy/apart.ts";
-import { isLevelFile } from "../policy/levels.ts";
+import { hasLine, isLevelFile, LOCAL_RWX } from "../policy/levels.ts";
 import { type Files, OLD_POLICY, POLICY, RUNTIME_POLICY } from "../policy/load.ts";
 import { rulesOf } from "../policy/rules.ts";
 
@@ -22,9 +22,10 @@ export interface KeyParts {
     | "package"
     | "device"
     | "bootarg"
+    | "line"
     | "given"
     | "input";
-  /** The qube of a property, feature, tag or device; otherwise the same as `name`. */
+  /** The qube of a property, feature, tag or device, the file of a line; otherwise the same as `name`. */
   of: string;
   name: string;
 }
@@ -35,6 +36,7 @@ export function partsOf(key: string): KeyParts {
     case "property":
     case "feature":
     case "device":
+    case "line":
     case "tag": {
       const [of, name] = split(rest);
       return { kind, of, name };
@@ -83,6 +85,8 @@ export function valueOf(snapshot: Snapshot, key: string): KeyValue {
       return snapshot.globals[name] ?? null;
     case "file":
       return snapshot.files[name] ?? null;
+    case "line":
+      return hasLine(snapshot.files[of]?.content ?? "", name) ? true : null;
     case "package":
       return snapshot.packages[name] ?? null;
     case "device": {
@@ -163,15 +167,15 @@ export function sameDevice(wanted: DeviceValue, live: DeviceValue): boolean {
   return wanted.mode === live.mode && sameValue(on(wanted.options), on(live.options));
 }
 
-const LOCAL_RWX = "/etc/qubes/policy.d/include/admin-local-rwx";
-
 /**
  * Whether a policy file that is not there is not needed, because Qubes' own formula has allowed its qube all local admin calls instead:
  * the stock files send each admin.vm.* call to this include (qubes-host.md (f)). Its lines are `source destination allow target=dom0`.
+ * Those that are ours go with the level that they belong to, and nothing else may rest on them.
  */
 function granted(path: string, wanted: string, snapshot: Snapshot): boolean {
   if (!path.endsWith(".policy")) return false;
-  const lines = new Set(rulesOf(snapshot.files[LOCAL_RWX]?.content ?? ""));
+  const isOurs = (line: string) => snapshot.ledger[`line:${LOCAL_RWX}:${line}`]?.first === null;
+  const lines = new Set(rulesOf(snapshot.files[LOCAL_RWX]?.content ?? "").filter((line) => !isOurs(line)));
   return rulesOf(wanted).every((rule) => {
     const [service = "", , source, destination] = rule.split(" ");
     return service.startsWith("admin.vm.") && lines.has(`${source} ${destination} allow target=dom0`);

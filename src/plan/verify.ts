@@ -3,6 +3,7 @@ import type { Snapshot, Verification } from "../host/protocol.ts";
 import type { GuiDomain } from "../model/guiDomain.ts";
 import { inputRules } from "../model/input.ts";
 import type { Mode, Rung } from "../model/modes.ts";
+import { GLOBAL_RWX, LOCAL_RWX } from "../policy/levels.ts";
 import { POLICY_FILE } from "../policy/load.ts";
 import { levelQuestions } from "./access.ts";
 import { followersOf } from "./preflight.ts";
@@ -52,6 +53,16 @@ export function verificationsOf(
   return [
     // All of them: one bad line in any file stops every qrexec call, and only the linter says which.
     host("policies lint", ["qubes-policy-lint", ...[...policies].sort()]),
+    ...(gui.level === "admin"
+      ? [
+          host("policies lint: what they include", [
+            "qubes-policy-lint",
+            "--include-service",
+            GLOBAL_RWX,
+            LOCAL_RWX,
+          ]),
+        ]
+      : []),
     ...(gui.level === null ? [may("dom0", "policy.EvalGUI+qubes.ClipboardPaste")] : []),
     ...levelQuestions(gui, snapshot, client).map(({ target, call, allowed }) =>
       (allowed ? may : mayNot)(target, call),

@@ -4,7 +4,7 @@ import { test } from "uvu";
 import * as assert from "uvu/assert";
 import { type Answer, Evaluator, type Facts } from "./evaluate.ts";
 import { breaches, callsOf, difference, differenceText, targetsOf } from "./explain.ts";
-import { grantOf, levelFile, withGrant, withLines, withoutGrant, withoutLines } from "./levels.ts";
+import { grantOf, hasLine, levelFile, withGrant, withLines, withoutGrant, withoutLines } from "./levels.ts";
 import { lintOwn } from "./lint.ts";
 import { type Files, loadPolicy, POLICY } from "./load.ts";
 import { LEVELS, type Level, type Principal, parsePrincipal } from "./principal.ts";
@@ -283,7 +283,7 @@ test("a level put on a host and taken off again leaves the host as it was", () =
 
 test("lines are appended once and taken out however they are spelled; the others stay", () => {
   const lines = ["sys-gui @adminvm allow target=dom0", "sys-gui sys-gui allow target=dom0"];
-  assert.is(withLines("# x", lines), `# x\n${lines.join("\n")}\n`);
+  assert.is(withLines("# x\n", lines), `# x\n${lines.join("\n")}\n`);
   assert.is(
     withLines("sys-gui\t$adminvm  allow,target=dom0\n", lines),
     `sys-gui\t$adminvm  allow,target=dom0\n${lines[1]}\n`,
@@ -295,15 +295,19 @@ test("lines are appended once and taken out however they are spelled; the others
     ),
     "# x\n!include include/y\nsys-gui-2 @adminvm allow target=dom0\n",
   );
-  const text = fc
-    .array(fc.constantFrom("# c", "", "a b allow", "x @adminvm deny", ...lines))
-    .map((list) => list.map((line) => `${line}\n`).join(""));
+  const some = ["# c", `#${lines[0]}`, "", " ", "a b allow", "x @adminvm deny"];
+  const text = fc.array(fc.constantFrom(...some, ...lines)).map((list) => list.join("\n"));
   fc.assert(
     fc.property(text, (before) => {
       const on = withLines(before, lines);
       assert.is(withLines(on, lines), on);
+      assert.ok(lines.every((line) => hasLine(on, line)));
       assert.is(withoutLines(on, lines), withoutLines(before, lines));
     }),
+  );
+  const without = fc.array(fc.constantFrom(...some)).map((list) => list.join("\n"));
+  fc.assert(
+    fc.property(without, (before) => assert.is(withoutLines(withLines(before, lines), lines), before)),
   );
 });
 

@@ -1,7 +1,7 @@
 /** A GUI domain's level → the policy that gives it. Design §7; qubes-host.md (f), row "Rank". */
 import { policyFile, tagOf } from "../model/names.ts";
 import { type Files, POLICY } from "./load.ts";
-import { type Line, type Options, parseFile, type Rule, renderFile, renderRule } from "./parse.ts";
+import { type Line, type Options, type Rule, renderFile, renderRule } from "./parse.ts";
 import type { Principal } from "./principal.ts";
 import { HARMLESS_FEATURES, HARMLESS_PROPERTIES } from "./rights.ts";
 import { adminReads, COMMANDS } from "./services.ts";
@@ -24,6 +24,10 @@ export const levelFile = (qube: string) => policyFile(46, "level", qube);
  */
 export const audioPolicy = (qube: string): string => policyFile(40, "audio", qube);
 export const isLevelFile = (path: string) => /^46-level-.+\.policy$/.test(path.slice(POLICY.length + 1));
+
+/** Whom Qubes' own policy lets do what to the system, and to which qubes. */
+export const GLOBAL_RWX = `${POLICY}/include/admin-global-rwx`;
+export const LOCAL_RWX = `${POLICY}/include/admin-local-rwx`;
 
 const TO_DOM0 = { target: "dom0" };
 const rule = (
@@ -264,8 +268,8 @@ export function grantOf(principal: Principal): Grant {
     lines:
       level === "admin"
         ? {
-            [`${POLICY}/include/admin-global-rwx`]: [`${V} @adminvm allow target=dom0`, ...own],
-            [`${POLICY}/include/admin-local-rwx`]: own,
+            [GLOBAL_RWX]: [`${V} @adminvm allow target=dom0`, ...own],
+            [LOCAL_RWX]: own,
           }
         : {},
     // Qubes tags what a qube creates with created-by-NAME, sees these two and gives it its GUI domain and tag at once. The tag created-by-NAME
@@ -274,18 +278,20 @@ export function grantOf(principal: Principal): Grant {
   };
 }
 
-/** The rules of an include file, one a line: two spellings of one are the same. */
-const spelled = (line: string) => {
-  const { lines } = parseFile("", line, "service");
-  return lines[0]?.kind === "rule" ? renderRule(lines[0].rule, "service") : null;
-};
+/** Two spellings of one rule of an include file are the same; the same as in salt/_utils/policy_lines.py. */
+const spelled = (line: string) => line.replaceAll("$", "@").replaceAll(",", " ").trim().replace(/\s+/g, " ");
 
-/** `text` with those of `lines` at its end that it does not have yet. */
+export const hasLine = (text: string, line: string): boolean =>
+  text.split("\n").map(spelled).includes(spelled(line));
+
+/**
+ * `text` with those of `lines` at its end that it does not have yet. To take them away again is to have changed nothing: a last line that
+ * had no end has none.
+ */
 export function withLines(text: string, lines: readonly string[]): string {
-  const has = new Set(text.split("\n").map(spelled));
-  const missing = lines.filter((line) => !has.has(spelled(line)));
-  const start = text === "" || text.endsWith("\n") ? text : `${text}\n`;
-  return start + missing.map((line) => `${line}\n`).join("");
+  const all = text.split("\n");
+  const end = all.at(-1) === "" ? all.length - 1 : all.length;
+  return all.toSpliced(end, 0, ...lines.filter((line) => !hasLine(text, line))).join("\n");
 }
 
 /** `text` without `lines`, however they are spelled; all else is left as it is. */
@@ -293,10 +299,7 @@ export function withoutLines(text: string, lines: readonly string[]): string {
   const gone = new Set(lines.map(spelled));
   return text
     .split("\n")
-    .filter((line) => {
-      const spelling = spelled(line);
-      return spelling === null || !gone.has(spelling);
-    })
+    .filter((line) => !gone.has(spelled(line)))
     .join("\n");
 }
 

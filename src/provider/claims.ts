@@ -94,6 +94,8 @@ export function wordsFor(key: string): string {
       return `the host's ${name}`;
     case "file":
       return `file ${name}`;
+    case "line":
+      return `line "${name}" of ${of}`;
     case "package":
       return `dom0 package ${name}`;
     case "device": {

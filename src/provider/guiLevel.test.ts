@@ -3,11 +3,16 @@ import { setImmediate } from "node:timers/promises";
 import { test } from "uvu";
 import * as assert from "uvu/assert";
 import { HostError } from "../host/errors.ts";
+import type { Snapshot } from "../host/protocol.ts";
 import { Refusal } from "../model/failure.ts";
 import { FILE_MODE } from "../model/settings.ts";
+import { factsOf } from "../plan/access.ts";
 import { differing, everything, explicit, HostModel, install, qube } from "../plan/testing/hostModel.ts";
-import { levelFile } from "../policy/levels.ts";
-import { POLICY } from "../policy/load.ts";
+import { policyOf } from "../plan/values.ts";
+import { type Call, Evaluator } from "../policy/evaluate.ts";
+import { callsOf, targetsOf } from "../policy/explain.ts";
+import { GLOBAL_RWX, LOCAL_RWX, levelFile, withoutLines } from "../policy/levels.ts";
+import { loadPolicy, POLICY } from "../policy/load.ts";
 import { STOCK } from "../policy/services.ts";
 import type { Properties } from "./handler.ts";
 import { failing, Program } from "./testProgram.ts";
@@ -17,8 +22,12 @@ const OWN_PATH = `settings.files["${OWN}"]`;
 const EARLIER = `${POLICY}/30-user.policy`;
 
 /** As Qubes installs it, with somebody's files of policy and qubes on top. */
-function host(files: Record<string, string> = {}, qubes: Parameters<typeof install>[0] = {}): HostModel {
-  const all = Object.entries({ ...STOCK, ...files });
+function host(
+  files: Record<string, string> = {},
+  qubes: Parameters<typeof install>[0] = {},
+  missing: string[] = [],
+): HostModel {
+  const all = Object.entries({ ...STOCK, ...files }).filter(([path]) => !missing.includes(path));
   return new HostModel(
     install({
       files: Object.fromEntries(all.map(([path, content]) => [path, { content, mode: FILE_MODE }])),
@@ -111,6 +120,181 @@ test("order of writes: the level first, and the last to go", async () => {
   assert.ok(last > 0 && earlier.every((at) => at > 0 && at < last), formula(1));
 });
 
+const ADMIN = { clients: ["work"], level: "admin" };
+const SHARED = [GLOBAL_RWX, LOCAL_RWX];
+const texts = (model: HostModel) => SHARED.map((path) => model.snapshot().files[path]?.content ?? "");
+/** The property of a preview that is a line. */
+const lineAt = (path: string, line: string) => `settings.policyLines["${path}:${line}"]`;
+const [IS_ADMIN, ITS_OWN, ITSELF] = [
+  "sys-gui @adminvm allow target=dom0",
+  "sys-gui @tag:guivm-sys-gui allow target=dom0",
+  "sys-gui sys-gui allow target=dom0",
+] as const;
+const LINES = [
+  lineAt(GLOBAL_RWX, IS_ADMIN),
+  ...SHARED.flatMap((path) => [lineAt(path, ITS_OWN), lineAt(path, ITSELF)]),
+];
+/** One of ours as somebody else has it, in their spelling, and a last line without an end. */
+const THEIRS = {
+  [GLOBAL_RWX]: "## mine\nmgmt @adminvm allow target=dom0\n# no end",
+  [LOCAL_RWX]: `sys-gui\tsys-gui   allow target=dom0\nmgmt @anyvm allow target=dom0\n`,
+};
+const edited = (model: HostModel, path: string, change: (text: string) => string) =>
+  model.byHand(({ files }) => {
+    files[path] = { content: change(files[path]?.content ?? ""), mode: FILE_MODE };
+  });
+
+test("admin: its lines among those of others, drift of one, lowered, and back byte by byte", async () => {
+  const program = new Program(host(THEIRS));
+  const { host: model } = program;
+  const [before, shared] = [everything(model.snapshot()), texts(model)];
+  await program.up(ADMIN);
+  assert.equal([program.outputs["state"], program.outputs["level"]], ["ready", "admin"]);
+  const { allowed } = program.outputs["rights"] as Record<string, string[]>;
+  assert.ok(allowed?.includes("make and remove qubes"), allowed?.join());
+  const on = texts(model);
+  assert.equal(on, [
+    `${THEIRS[GLOBAL_RWX]}\n${IS_ADMIN}\n${ITS_OWN}\n${ITSELF}`,
+    `${THEIRS[LOCAL_RWX]}${ITS_OWN}\n`,
+  ]);
+  const { ledger } = model.snapshot();
+  assert.equal(
+    [ledger[`line:${LOCAL_RWX}:${ITSELF}`], ledger[`line:${LOCAL_RWX}:${ITS_OWN}`]].map(
+      (entry) => entry?.first,
+    ),
+    [true, null],
+  );
+  assert.equal(await program.preview(ADMIN), {});
+
+  // Ours is removed; Qubes' tools rewrite the file; somebody adds another one.
+  edited(model, GLOBAL_RWX, (text) => withoutLines(text, [IS_ADMIN]));
+  assert.equal(await program.preview(ADMIN), { [lineAt(GLOBAL_RWX, IS_ADMIN)]: "add" });
+  await program.up(ADMIN);
+  edited(model, LOCAL_RWX, () => "## new\nmgmt @anyvm allow target=dom0\n");
+  assert.equal(await program.preview(ADMIN), {
+    [lineAt(LOCAL_RWX, ITS_OWN)]: "add",
+    [lineAt(LOCAL_RWX, ITSELF)]: "add",
+  });
+  await program.up(ADMIN);
+  assert.equal(await program.preview(ADMIN), {});
+  edited(model, GLOBAL_RWX, () => on[0] ?? "");
+  edited(model, LOCAL_RWX, (text) => `${text}other @adminvm ask\n`);
+  assert.equal(await program.preview(ADMIN), {});
+
+  const changes = await program.preview(USER);
+  const gone = LINES.map((path) => [path, "delete"]);
+  assert.equal(changes, { level: "update", [OWN_PATH]: "update", ...Object.fromEntries(gone) });
+  assert.match(said(program), /sys-gui may no longer:\n[\s\S]*make and remove qubes/);
+  await program.up(USER);
+  const theirs = `## new\nmgmt @anyvm allow target=dom0\n${ITSELF}\nother @adminvm ask\n`;
+  assert.equal(texts(model), [shared[0], theirs], "what was there first stays");
+  assert.equal(await program.preview(USER), {});
+  assert.not.ok(Object.keys(model.snapshot().ledger).some((key) => key.startsWith("line:")));
+
+  await program.up(ADMIN);
+  edited(model, LOCAL_RWX, (text) => `${withoutLines(text, [ITS_OWN])}${ITS_OWN}\n`);
+  await program.destroy();
+  assert.equal(texts(model), [shared[0], theirs]);
+  edited(model, LOCAL_RWX, () => THEIRS[LOCAL_RWX]);
+  assert.equal(differing(before, everything(model.snapshot())), []);
+});
+
+/** What a moment between the first and the last allows that neither of these does. */
+function wider(seen: readonly Snapshot[]): string[] {
+  const facts = { ...factsOf(seen[0] as Snapshot), ...factsOf(seen.at(-1) as Snapshot) };
+  const policies = seen.map((now) => loadPolicy(policyOf(now)).rules);
+  const evaluators = policies.map((rules) => new Evaluator(rules, facts));
+  const denies = (call: Call) => (one: Evaluator | undefined) => one?.evaluate(call).decision === "deny";
+  const questions = callsOf(...policies).flatMap(([service, list]) =>
+    list.flatMap((argument) =>
+      ["sys-gui", "work", "vault"].flatMap((source) =>
+        targetsOf(facts).map((target) => ({ service, argument, source, target })),
+      ),
+    ),
+  );
+  return questions
+    .filter(
+      (call) => [evaluators[0], evaluators.at(-1)].every(denies(call)) && !evaluators.every(denies(call)),
+    )
+    .map((call) => Object.values(call).join(" "));
+}
+
+const NO_LEVEL = { clients: ["work"] };
+const MOVES: [Properties | null, Properties | null][] = [
+  [USER, ADMIN],
+  [ADMIN, USER],
+  [KIOSK, ADMIN],
+  [ADMIN, NO_LEVEL],
+  [NO_LEVEL, ADMIN],
+  [null, ADMIN],
+  [ADMIN, null],
+];
+for (const [from, to] of MOVES)
+  test(`from ${from?.["level"] ?? "none"} to ${to?.["level"] ?? "none"}: no moment is wider than before and after`, async () => {
+    const program = new Program(host());
+    const { host: model } = program;
+    if (from) await program.up(from);
+    const seen: Snapshot[] = [model.snapshot()];
+    model.onState = (now) => seen.push(now);
+    if (to) await program.up(to);
+    else await program.destroy();
+    assert.ok(
+      new Set(seen.map((now) => JSON.stringify(policyOf(now)))).size > 2,
+      "there are moments between",
+    );
+    assert.equal(wider(seen), []);
+    // a moment that is wider is seen
+    const moment = structuredClone(seen[0] as Snapshot);
+    moment.files[EARLIER] = { content: "some.Service * vault work allow\n", mode: FILE_MODE };
+    assert.ok(wider(seen.toSpliced(1, 0, moment)).length > 0);
+  });
+
+test("order of writes: an admin's lines before the level that lets them count, and after the one that does not", async () => {
+  const program = new Program(host());
+  const order = (at: number) => {
+    const { formula = {}, sls = "" } = program.hosts.applied[at] ?? {};
+    const text = formula[`${sls.replaceAll(".", "/")}/init.sls`] ?? "";
+    return [...text.matchAll(/^"(.*)":\n {2}(policy\.lines|file\.\w+):/gm)].flatMap(
+      ([, id = "", state = ""]) =>
+        state === "policy.lines" ? [text.includes("- remove:") ? "-" : "+"] : id === OWN ? ["level"] : [],
+    );
+  };
+  await program.up(USER);
+  await program.up(ADMIN);
+  await program.up(USER);
+  await program.up(ADMIN);
+  await program.destroy();
+  assert.equal([1, 2, 4].map(order), [
+    ["+", "+", "level"],
+    ["level", "-", "-"],
+    ["-", "-", "level"],
+  ]);
+});
+
+test("a line that another resource claims is refused before anything is touched", async () => {
+  const model = host();
+  const [key, owner] = [
+    `line:${GLOBAL_RWX}:${IS_ADMIN}`,
+    "urn:pulumi:other::site::guidomain:index:GuiDomain::theirs",
+  ];
+  model.byHand(({ ledger, files }) => {
+    ledger[key] = { owner, first: null, ours: true, at: 1 };
+    files[GLOBAL_RWX] = { content: `${IS_ADMIN}\n`, mode: FILE_MODE };
+  });
+  const program = new Program(model);
+  const before = model.snapshot();
+  const refusal = await failing(Refusal, program.up(ADMIN));
+  assert.match(
+    refusal.message,
+    /line "sys-gui @adminvm allow target=dom0" of .*admin-global-rwx belongs to GuiDomain "theirs" \(stack other/,
+  );
+  assert.equal([program.hosts.applied.length, model.snapshot()], [0, before]);
+  // and one that is somebody else's goes with none of ours
+  await program.up(USER);
+  await program.destroy();
+  assert.equal(texts(model)[0], `${IS_ADMIN}\n`);
+});
+
 test("a level that is taken away while the GUI domain stays: told, and everything else stays", async () => {
   const program = new Program(host());
   await program.up({ clients: ["work"] });
@@ -126,6 +310,21 @@ test("a level that is taken away while the GUI domain stays: told, and everythin
   await program.up({ clients: ["work"] });
   assert.equal(everything(program.host.snapshot()), without);
   assert.equal(["level" in program.outputs, "rights" in program.outputs], [false, false]);
+});
+
+test("what is taken away is not there to be checked", async () => {
+  const program = new Program(host());
+  await program.up(USER);
+  await program.up({ clients: ["work"] });
+  const lint = (at: number) =>
+    program.hosts.applied[at]?.verify.flatMap((check) =>
+      check.kind === "host" && check.id === "policies lint" ? check.argv : [],
+    );
+  assert.equal(
+    [lint(0), lint(1)].map((argv) => argv?.includes(OWN)),
+    [true, false],
+  );
+  assert.ok(lint(1)?.includes(`${POLICY}/50-gui-sys-gui.policy`));
 });
 
 test("the trial asks the host itself what may and may not be asked", async () => {
@@ -217,6 +416,12 @@ const REFUSED: [string, HostModel, Properties, RegExp][] = [
     host({ [`${POLICY}/50-ssh.policy`]: "qubes.ConnectTCP +22 work @default allow target=dom0\n" }),
     KIOSK,
     /its policy is refused: work could no longer ask for qubes\.ConnectTCP \(allowed by .*50-ssh\.policy:1\), by .*46-level-sys-gui\.policy/,
+  ],
+  [
+    "an admin where Qubes' own policy lacks a file",
+    host({}, {}, [GLOBAL_RWX]),
+    { ...USER, level: "admin" },
+    /level "admin" needs .*include\/admin-global-rwx, which Qubes' own policy includes and which is not there/,
   ],
   [
     "a rule of one's own that opens somebody else's qube",

@@ -36,7 +36,7 @@ export function rungRequest(
   const lit = gpu?.lit.length ? gpu.lit : known.lit;
   const given = { lit: rung === "gpu" ? lit : [], sbdfs: gpu?.sbdfs ?? [] };
   const files = Object.keys(applied.files);
-  const checks = verificationsOf(gui, rung, snapshot, files, given);
+  const checks = verificationsOf(gui, rung, withoutGone(snapshot, plan), files, given);
   const watch =
     rung === "gpu"
       ? {
@@ -83,6 +83,13 @@ export function rungRequest(
   };
 }
 
+/** When it is checked, the files that it takes away are not there any more. */
+function withoutGone(snapshot: Snapshot, { restores }: Plan): Snapshot {
+  const gone = restores.filter(({ to }) => to === null).map(({ key }) => key);
+  const files = Object.entries(snapshot.files).filter(([path]) => !gone.includes(`file:${path}`));
+  return { ...snapshot, files: Object.fromEntries(files) };
+}
+
 /** What is there while the boot is waited for: inert, and checked as far as that goes. */
 export function stagedRequest(gui: GuiDomain, wanted: Settings, plan: Plan, snapshot: Snapshot): Request {
   const applied = appliedSettings(gui.qube, wanted, snapshot);
@@ -90,14 +97,14 @@ export function stagedRequest(gui: GuiDomain, wanted: Settings, plan: Plan, snap
     applied.features = { ...applied.features, [PROHIBIT_START]: NOT_THIS_BOOT };
   const { now, words, ...parts } = parted(gui.qube, plan);
   const formula = formulaOf({ qube: gui.qube, mode: "staged", settings: applied, restores: now });
-  const checks = verificationsOf(gui, "gpu", snapshot, Object.keys(applied.files));
+  const checks = verificationsOf(gui, "gpu", withoutGone(snapshot, plan), Object.keys(applied.files));
   return {
     ...parts,
     restart: [],
     shutdown: [],
     formula: formula.files,
     sls: formula.sls,
-    verify: checks.filter((check) => check.id === "policies lint"),
+    verify: checks.filter((check) => check.id.startsWith("policies lint")),
     keep: keepOf(gui.qube, NOTHING, words),
   };
 }

@@ -106,7 +106,7 @@ const guiInputs: Record<string, Property> = {
   level: {
     ...text,
     description:
-      "What this GUI domain, and so the person at it, may ask of the host: operator, user, guest or kiosk. Default: what the host's policy says without one.",
+      "What this GUI domain, and so the person at it, may ask of the host: admin, operator, user, guest or kiosk. Default: what the host's policy says without one.",
   },
   apps: {
     type: "array",

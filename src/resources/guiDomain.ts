@@ -61,7 +61,7 @@ export interface GuiDomainArgs {
    * What this GUI domain, and so the person at it, may ask of the host (docs/levels.md). Default: what windows and menus need, and what
    * the host's own policy allows it.
    */
-  level?: pulumi.Input<"operator" | "user" | "guest" | "kiosk">;
+  level?: pulumi.Input<"admin" | "operator" | "user" | "guest" | "kiosk">;
   /** Level "kiosk": all that it may start, each in one of its clients or in a new disposable of a template for these. */
   apps?: pulumi.Input<pulumi.Input<KioskApp>[]>;
   /** Lines of qrexec policy about what it and its clients may ask, before those of its level, which must allow such a thing. */
@@ -165,7 +165,7 @@ export class GuiDomain extends pulumi.CustomResource {
   declare readonly hostPackages: pulumi.Output<string[]>;
   declare readonly viewers: pulumi.Output<string[]>;
   declare readonly input: pulumi.Output<GuiDomainInput | undefined>;
-  declare readonly level: pulumi.Output<"operator" | "user" | "guest" | "kiosk" | undefined>;
+  declare readonly level: pulumi.Output<"admin" | "operator" | "user" | "guest" | "kiosk" | undefined>;
   declare readonly apps: pulumi.Output<KioskApp[] | undefined>;
   declare readonly rules: pulumi.Output<string[] | undefined>;
   /** Every value on the host that follows from the arguments; a preview is a diff of these. */

@@ -5,6 +5,8 @@ import type { QubeSnapshot, Snapshot } from "../../host/protocol.ts";
 import { type GuiDomain, parseGuiDomain } from "../../model/guiDomain.ts";
 import type { PropertyValue } from "../../model/keys.ts";
 import { FILE_MODE, type Settings } from "../../model/settings.ts";
+import { GLOBAL_RWX, LOCAL_RWX, withLines } from "../../policy/levels.ts";
+import { partsOf } from "../values.ts";
 import { byDefault, explicit, install, qube } from "./hostModel.ts";
 
 const CLIENTS = ["work", "vault", "sys-net", "personal"];
@@ -30,7 +32,7 @@ export const description: fc.Arbitrary<Record<string, unknown>> = fc
     audiovm: maybe(fc.constantFrom("", "dom0", "sys-audio")),
     hostPackages: maybe(fc.subarray(["dummy-psu-sender", "dummy-backlight-dom0", "extra-tool"])),
     viewers: maybe(fc.subarray(["work", "personal"])),
-    level: maybe(fc.constantFrom("operator", "user", "guest")),
+    level: maybe(fc.constantFrom("admin", "operator", "user", "guest")),
     restartClients: fc.constantFrom(undefined, "never", "allowed"),
     onDelete: fc.constantFrom("restore", "restore", "restore", "keep"),
   })
@@ -110,6 +112,17 @@ type Standing = "missing" | "same" | "other";
 const standing = fc.constantFrom<Standing>("missing", "same", "other");
 const file = fc.constantFrom("missing", "missing", "same", "comments", "mode", "edited");
 
+const include = (lines: string[]) =>
+  fc
+    .record({
+      head: fc.constantFrom("## Entries go below\n", "", "\n\n"),
+      lines: fc.array(fc.constantFrom("mgmt @adminvm allow target=dom0", "", "# x", ...lines), {
+        maxLength: 4,
+      }),
+      end: fc.constantFrom("", "\n"),
+    })
+    .map(({ head, lines, end }) => `${head}${lines.join("\n")}${end}`);
+
 /** A host before our time, for the description `gui`. Its qube is there half of the time, in every state of disorder. */
 export function hostFor(gui: GuiDomain): fc.Arbitrary<Snapshot> {
   const wanted = settingsOf(gui, gui.display[0] ?? "xephyr");
@@ -166,6 +179,7 @@ export function hostFor(gui: GuiDomain): fc.Arbitrary<Snapshot> {
       ]),
     ),
   );
+  const lines = Object.keys(wanted.policyLines).map((line) => partsOf(`line:${line}`).name);
   return fc
     .record({
       gui: fc.option(existing, { nil: undefined, freq: 2 }),
@@ -173,6 +187,8 @@ export function hostFor(gui: GuiDomain): fc.Arbitrary<Snapshot> {
       work: foreignQube,
       vault: foreignQube,
       files,
+      /** Of Qubes' own include files, some with lines that we may want too, some whose last line has no end. */
+      included: fc.tuple(include(lines), include(lines)),
       default_guivm: fc.constantFrom("dom0", "dom0", "other-gui", gui.qube),
       default_audiovm: property("dom0", "sys-audio"),
       packages: fc.record({
@@ -217,6 +233,8 @@ export function hostFor(gui: GuiDomain): fc.Arbitrary<Snapshot> {
         packages,
         files: {
           "/etc/qubes/policy.d/30-other.policy": { content: "foo.Bar * a b allow\n", mode: FILE_MODE },
+          [GLOBAL_RWX]: { content: found.included[0], mode: "0664" },
+          [LOCAL_RWX]: { content: found.included[1], mode: "0664" },
           ...Object.fromEntries(
             Object.entries(found.files).flatMap(([path, is]) => (is ? [[path, is]] : [])),
           ),
@@ -250,6 +268,11 @@ export function setUp(snapshot: Snapshot, name: string, wanted: Settings): void 
     Object.assign(snapshot.qubes[client]?.properties ?? {}, { guivm: explicit(guivm) });
   for (const [path, content] of Object.entries(wanted.files))
     snapshot.files[path] = { content, mode: FILE_MODE };
+  for (const key of Object.keys(wanted.policyLines)) {
+    const { of, name } = partsOf(`line:${key}`);
+    const file = snapshot.files[of];
+    if (file) file.content = withLines(file.content, [name]);
+  }
   for (const name of Object.keys(wanted.packages)) snapshot.packages[name] ??= "4.2.0";
 }
 

@@ -17,6 +17,9 @@ import type { DeviceValue, FileValue, KeyValue, PropertyValue, QubeValue } from 
 import { PROHIBIT_START } from "../../model/settings.ts";
 import { reached } from "../../pci/identity.ts";
 import { pciTree } from "../../pci/tree.ts";
+import { withLines, withoutLines } from "../../policy/levels.ts";
+import { POLICY } from "../../policy/load.ts";
+import { rulesOf } from "../../policy/rules.ts";
 import { clientsOf, deviceParts, partsOf, sameValue, valueOf } from "../values.ts";
 
 /** What a property is where nobody has set it; those that follow a global one are in FOLLOWS. */
@@ -169,6 +172,9 @@ export function laptop(facts: Partial<Snapshot["facts"]> = {}, more: Partial<Sna
   return { ...snapshot, facts: { ...snapshot.facts, pci: [display()], ...facts } };
 }
 
+/** A file of which only lines are anybody's. */
+export const isShared = (path: string) => path.startsWith(`${POLICY}/include/`);
+
 /** Every value of the host by its key, for comparisons. What follows a default is just that; automatic tags follow properties. */
 export function everything(snapshot: Snapshot): Record<string, KeyValue | string> {
   const all: Record<string, KeyValue | string> = {};
@@ -184,7 +190,9 @@ export function everything(snapshot: Snapshot): Record<string, KeyValue | string
   }
   if (snapshot.facts.boot.args.length) all["boot arguments"] = snapshot.facts.boot.args.join(" ");
   for (const [g, value] of Object.entries(snapshot.globals)) all[`global:${g}`] = property(value);
-  for (const [path, file] of Object.entries(snapshot.files)) all[`file:${path}`] = file;
+  for (const [path, file] of Object.entries(snapshot.files))
+    if (!isShared(path)) all[`file:${path}`] = file;
+    else for (const line of rulesOf(file.content)) all[`line:${path}:${line}`] = true;
   for (const [name, version] of Object.entries(snapshot.packages))
     if (version !== null) all[`package:${name}`] = version;
   return all;
@@ -261,6 +269,8 @@ export class HostModel {
   /** Boots of this host since it was made. */
   boots = 0;
   nextBoots: Boots = "well";
+  /** Sees the host after each state of a formula. */
+  onState: ((now: Snapshot) => void) | null = null;
   /** What the watched mode was brought up over: values and entries of the ledger before it. */
   #record: {
     first: Record<string, KeyValue>;
@@ -380,7 +390,7 @@ export class HostModel {
       if (!isMade(key) || kind === "device") return [[key, value]];
       return kind === "property" && name === "autostart" ? [[key, explicit("False")]] : [];
     });
-    const order = ["device", "property", "feature", "file", "global", "bootarg", "package", "qube"];
+    const order = ["device", "property", "feature", "line", "file", "global", "bootarg", "package", "qube"];
     const rank = ([key]: [string, KeyValue]) => order.indexOf(partsOf(key).kind);
     for (const [key, value] of before.sort((x, y) => rank(x) - rank(y))) {
       this.#put(key, value);
@@ -420,6 +430,9 @@ export class HostModel {
     else if (kind === "file") {
       if (to === null) delete this.#now.files[name];
       else this.#now.files[name] = to as FileValue;
+    } else if (kind === "line" && this.#now.files[of]) {
+      const file = this.#now.files[of];
+      file.content = (to === null ? withoutLines : withLines)(file.content, [name]);
     } else if (kind === "device" && its) {
       this.#unassign(its, [name]);
       const [port, device] = deviceParts(name);
@@ -573,6 +586,7 @@ export class HostModel {
         known.add(`${name.split(".")[0]} ${id}`);
         this.#state(id, name, args, formula);
         this.#settle();
+        this.onState?.(this.snapshot());
       }
   }
 
@@ -617,6 +631,12 @@ export class HostModel {
         for (const [f, value] of map("set")) existing().features[f] = value;
         for (const f of items("unset")) delete existing().features[f];
         break;
+      case "policy.lines": {
+        const file = this.#now.files[of];
+        if (!file) throw new StateFailed(id, `No such file or directory: ${of}`);
+        file.content = withLines(withoutLines(file.content, items("remove")), items("add"));
+        break;
+      }
       case "qube.services":
         for (const s of items("on")) existing().features[`service.${s}`] = "1";
         break;
