@@ -4,7 +4,7 @@
 import { test } from "uvu";
 import * as assert from "uvu/assert";
 import { LightHost } from "../lab/light/host.ts";
-import { XEPHYR } from "./faults/cases.ts";
+import { LEVEL, XEPHYR } from "./faults/cases.ts";
 import { nothing, Run, type Stored } from "./faults/deployment.ts";
 import { differences } from "./faults/runner.ts";
 
@@ -20,16 +20,13 @@ assert.ok(end.usable && end.wayIn, end.why);
 const before: Stored = first.stored;
 await host.keep("reached", await host.save());
 
-/** What it may ask itself is what a level takes away, so nothing of this looks like somebody else's loss. */
-const CLOSES = { ...XEPHYR, level: "user" };
-
 /** `killed`: the agent is, once all has been applied and checked, so that only the guard is left. */
 async function closed(killed: boolean, controls: string[] = []) {
   await host.restore("reached", {}, controls);
   await host.settle();
   const { keys } = await host.state();
   await host.arm(killed ? { at: ["apply.verified", 1], do: "kill" } : null);
-  const said = await new Run(host, before).up(CLOSES).then(
+  const said = await new Run(host, before).up(LEVEL).then(
     () => "",
     (error: unknown) => String(error),
   );
@@ -62,7 +59,7 @@ test("where the rule comes before the level there is nothing to undo", async () 
   await host.restore("reached");
   await host.happens("way-in-comes-first");
   const run = new Run(host, before);
-  const outputs = await run.up(CLOSES);
+  const outputs = await run.up(LEVEL);
   assert.is(outputs["level"], "user");
   assert.is((await host.settle()).wayIn, true);
 });

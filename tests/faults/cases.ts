@@ -12,6 +12,8 @@ export interface Making {
   from: string | null;
   args: Properties | null;
   world?: World;
+  /** What happens to it before. */
+  happens?: string[];
   resource?: Resource;
 }
 
@@ -26,6 +28,8 @@ export interface Transition {
   world?: World;
   /** What happens to it before, while nobody looks. */
   happens?: string[];
+  /** What somebody does before the next `up`, so that it can end well. */
+  mended?: string[];
   /** Golden states that the host may end in. */
   ends: string[];
   /** Only these steps get faults: the rest is another transition's. */
@@ -47,6 +51,8 @@ const DOCK: Properties = { qube: "sys-net", device: { class: "audio", vendor: "8
 const SOUND: Properties = { clients: ["personal"], limits: { checks: 2 } };
 const MORE: Properties = { ...GPU, clients: ["personal", "vault"] };
 const MORE_XEPHYR: Properties = { ...XEPHYR, clients: ["personal", "vault"] };
+/** What it may ask itself is what a level takes away, so nothing of this looks like somebody else's loss. */
+export const LEVEL: Properties = { ...XEPHYR, level: "user" };
 
 const fails = (faults: World): World => ({ faults });
 const NO_DRM = fails({ guestNoDrm: true });
@@ -90,6 +96,9 @@ export const MAKINGS: Making[] = [
   { name: "xephyr-more-from-gpu", from: "gpu", args: MORE_XEPHYR },
   { name: "attached", from: "fresh", args: DOCK, resource: "PciAttachment" },
   { name: "sound", from: "fresh", args: SOUND, resource: "AudioDomain" },
+  // Somebody reaches dom0 through the GUI domain's qube; a level takes that away, unless a rule comes before it.
+  { name: "reached", from: "xephyr", args: null, happens: ["reached-through-sys-gui"] },
+  { name: "reached-user", from: "reached", args: LEVEL, happens: ["way-in-comes-first"] },
   // A disk that asks for its passphrase at each boot.
   { name: "luks", from: null, args: null, world: { passphrase: true } },
   { name: "luks-gpu", from: "luks", args: GPU },
@@ -156,6 +165,15 @@ export const TRANSITIONS: Transition[] = [
     resource: "AudioDomain",
     args: SOUND,
     ends: ["sound", "fresh"],
+  },
+  // A policy that closes the way in: nobody can confirm it.
+  {
+    id: "cut-off",
+    from: "reached",
+    operation: "up",
+    args: LEVEL,
+    mended: ["way-in-comes-first"],
+    ends: ["reached"],
   },
   {
     id: "luks",
@@ -340,6 +358,12 @@ export const CONTROLS: Control[] = [
     parts: ["guard_off"],
     cases: (one) => isBrokenLater(one) || isLeftInTrialBoot(one),
     counts: "needs a hand",
+  },
+  {
+    name: "guard off, the way in closed",
+    parts: ["guard_off"],
+    cases: isAt(/^cut-off$/, /^apply\.verified$/, ["kill"]),
+    counts: "locked out",
   },
   { name: "journal off", parts: ["journal_off"], cases: isBrokenLater, counts: "locked out" },
   {

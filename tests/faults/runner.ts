@@ -31,9 +31,10 @@ export interface Outcome {
 /** The golden states, each made by a run without a fault, and what a rescue leaves. */
 export async function makeGoldens(host: LightHost): Promise<Goldens> {
   const made: Goldens = {};
-  for (const { name, from, args, world = {}, resource } of MAKINGS) {
+  for (const { name, from, args, world = {}, happens = [], resource } of MAKINGS) {
     if (from === null) await host.install("laptop", world);
     else await host.restore(from, world);
+    for (const event of happens) await host.happens(event);
     const run = new Run(host, from === null ? nothing : (made[from] as Made).stored, resource);
     if (args) await run.up(args);
     await finish(host, name);
@@ -161,6 +162,7 @@ export async function runCase(
 
   // The next run, with whatever was broken mended.
   await host.mend();
+  for (const event of transition.mended ?? []) await host.happens(event);
   await host.world({ person: true });
   await host.arm(null);
   const converged = usable && (await converges(host, goldens, run.stored, transition, problems));
@@ -269,6 +271,7 @@ const finals = ({ from, args, resource }: Transition, mode: string): string[] =>
   // Where it did not come up this is remembered: the sound stays with dom0.
   if (resource === "AudioDomain") return mode === "sys-audio" ? ["sound"] : ["fresh"];
   if (from.startsWith("luks")) return mode === "gpu" ? ["luks-gpu"] : ["luks-fallback"];
+  if (from === "reached") return ["reached-user"];
   const more = Array.isArray(args["clients"]) && args["clients"].length > 1;
   if (mode === "gpu") return more ? ["gpu-more"] : ["gpu", "gpu-from-xephyr"];
   return more ? ["xephyr-more", "xephyr-more-from-gpu"] : ["xephyr", "fallback", "xephyr-from-gpu"];
