@@ -76,7 +76,7 @@ export const QubeSnapshot = v.object({
 });
 
 export const PciFunction = v.object({
-  sbdf: v.string(), // 0000:00:02.0
+  sbdf: v.pipe(v.string(), v.regex(/^[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]$/)), // 0000:00:02.0; a shell reads it
   port: v.nullable(v.string()), // as the host's own list names it, 00_02.0
   class: v.string(), // 6 hex digits, 030000
   vendor: v.string(),
@@ -96,8 +96,14 @@ export const PciFunction = v.object({
   rom: v.nullable(v.boolean()),
   /** The module that its modalias would load, whatever is bound now; null where nothing is known. */
   module: v.nullable(v.string()),
-  /** DRM connectors of a display that a driver of dom0 drives. */
-  outputs: v.array(v.object({ name: v.string(), connected: v.boolean(), enabled: v.boolean() })),
+  /** DRM connectors of a display that a driver of dom0 drives, "eDP-1"; a shell reads their names. */
+  outputs: v.array(
+    v.object({
+      name: v.pipe(v.string(), v.regex(/^[A-Za-z0-9-]+$/)),
+      connected: v.boolean(),
+      enabled: v.boolean(),
+    }),
+  ),
   /** Input devices behind this controller: "keyboard", "mouse", "tablet". */
   inputs: v.array(v.string()),
   /** Block devices behind it that dom0 uses (mounted, swap, or below something that is). */

@@ -96,9 +96,9 @@ export function step(map: object, key: string): v.UnknownPathItem {
 
 /** The path of an issue: "display[1]", "limits.boot", "" for the whole. */
 export function pathOf(issue: Pick<v.BaseIssue<unknown>, "path">): string {
-  return (issue.path ?? []).reduce<string>(
-    (path, { key }) =>
-      typeof key === "number" ? `${path}[${key}]` : path ? `${path}.${String(key)}` : String(key),
-    "",
-  );
+  return (issue.path ?? []).reduce<string>((path, { key }) => {
+    if (typeof key === "number") return `${path}[${key}]`;
+    if (!/^[^\s"'[\]]{1,60}$/u.test(String(key))) return `${path}[${shown(String(key))}]`;
+    return path ? `${path}.${String(key)}` : String(key);
+  }, "");
 }

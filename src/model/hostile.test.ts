@@ -1,10 +1,13 @@
 /** Whatever a person may type as a name: refused under its argument, shortly and on one line, or taken exactly as it is. */
+import { execFileSync } from "node:child_process";
+import fc from "fast-check";
 import { test } from "uvu";
 import * as assert from "uvu/assert";
 import { parse } from "yaml";
 import { yaml } from "../formula/templates.ts";
 import { parseAudioDomain } from "./audioDomain.ts";
 import { parseGuiDomain } from "./guiDomain.ts";
+import { parsePciAttachment } from "./pciAttachment.ts";
 
 const HOSTILE: [what: string, text: string][] = [
   ["a blank", "a b"],
@@ -20,9 +23,16 @@ const HOSTILE: [what: string, text: string][] = [
   ["10 kB", "x".repeat(10_240)],
 ];
 const KIOSK = { level: "kiosk" };
-type Parsed = { gui: object } | { audio: object } | { faults: { property: string; reason: string }[] };
+type Parsed =
+  | { gui: object }
+  | { audio: object }
+  | { attachment: object }
+  | { faults: { property: string; reason: string }[] };
 const gui = (args: object): Parsed => parseGuiDomain("sys-gui", { host: "lab", ...args });
 const audio = (args: object): Parsed => parseAudioDomain("sys-audio", { host: "lab", ...args });
+const DEVICE = { class: "audio" };
+const pci = (args: object): Parsed =>
+  parsePciAttachment({ host: "lab", qube: "work", device: DEVICE, ...args });
 const PLACES: [field: string, (bad: string) => Parsed][] = [
   ["host", (bad) => parseGuiDomain("sys-gui", { host: bad })],
   ["qube", (bad) => gui({ qube: bad })],
@@ -42,6 +52,16 @@ const PLACES: [field: string, (bad: string) => Parsed][] = [
   ["emulated[0]", (bad) => audio({ clients: ["work"], emulated: [bad] })],
   ["template", (bad) => audio({ template: bad })],
   ["label", (bad) => audio({ label: bad })],
+  ["host", (bad) => pci({ host: bad })],
+  ["qube", (bad) => pci({ qube: bad })],
+  ...["class", "vendor", "device", "subsystem", "position", "address", "driver"].map(
+    (part): [string, (bad: string) => Parsed] => [
+      `device.${part}`,
+      (bad) => pci({ device: { ...DEVICE, [part]: bad } }),
+    ],
+  ),
+  ["devices[1]", (bad) => pci({ device: undefined, devices: [DEVICE, bad] })],
+  ["options", (bad) => pci({ options: { [bad]: true } })],
 ];
 const taken = new Set<string>();
 for (const [field, give] of PLACES)
@@ -55,7 +75,7 @@ for (const [field, give] of PLACES)
         assert.is(parse(`- ${yaml(is)}`)[0], bad);
         return;
       }
-      const argument = field.replace(/\[.*/, "");
+      const argument = field.replace(/[[.].*/, "");
       assert.ok(parsed.faults.length > 0);
       for (const { property, reason } of parsed.faults) {
         assert.is(property.replace(/[[.].*/, ""), argument, reason);
@@ -63,5 +83,35 @@ for (const [field, give] of PLACES)
       }
     });
 test("only what Salt alone reads is taken", () => assert.equal([...taken], ["label"]));
+
+/** Names that are nearly right: half of them with something in them that is not. */
+const NEARLY = fc
+  .tuple(
+    fc.stringMatching(/^[a-zA-Z][a-zA-Z0-9_.-]{0,15}$/),
+    fc.string({ maxLength: 2, unit: "binary" }),
+    fc.nat(16),
+  )
+  .map(([name, odd, at]) => name.slice(0, at) + odd + name.slice(at));
+
+// Checks put names into commands: whatever is accepted is one plain word there (rules: src/policy/rules.test.ts; files: src/formula).
+test("what is accepted as a qube, a template or a package is one word to a shell", () => {
+  const accepted = new Set<string>();
+  const places = PLACES.filter(([field]) =>
+    /^(qube|clients|template|viewers|hostPackages|emulated)/.test(field),
+  );
+  fc.assert(
+    fc.property(NEARLY, fc.constantFrom(...places), (name, [, give]) => {
+      if (!("faults" in give(name))) accepted.add(name);
+    }),
+    { numRuns: 2000 },
+  );
+  assert.ok(accepted.size > 100, `${accepted.size} accepted`);
+  const script = [...accepted].map((name) => `one ${name}`).join("\n");
+  const read = execFileSync("sh", ["-c", `one() { printf '%s\\0' "$#" "$1"; }\n${script}`], { cwd: "/" });
+  assert.equal(
+    read.toString().split("\0").slice(0, -1),
+    [...accepted].flatMap((name) => ["1", name]),
+  );
+});
 
 test.run();
