@@ -16,6 +16,7 @@ import guard
 import ledger
 import lock as host_lock
 import menu
+import policy_lines
 import qubes_admin as admin
 import steps
 import trial as trials
@@ -25,12 +26,17 @@ ID = "0x8086:0x9b41::p030000"
 DEVICE = "device:sys-gui:*:" + ID
 TOKENS = ["rd.qubes.hide_pci=00_02.0", "systemd.mask=lightdm.service", "guidomain.gpu=sys-gui"]
 POLICY = "/etc/qubes/policy.d/50-gui.policy"
+INCLUDE = "/etc/qubes/policy.d/include/admin-global-rwx"
+ADMINS = "sys-gui @adminvm allow target=dom0"
+LINE = "line:%s:%s" % (INCLUDE, ADMINS)
+OTHERS = "mgmt @adminvm allow target=dom0\n# no end"
 STAGED = [
     "qube:sys-gui",
     "feature:sys-gui:prohibit-start",
     DEVICE,
     "global:default_guivm",
     "file:" + POLICY,
+    LINE,
 ]
 KEPT = ["bootarg:" + token for token in TOKENS] + ["property:sys-gui:autostart"]
 GONE = ["qube:sys-gui", "package:new-package"]
@@ -65,6 +71,7 @@ class Trials(HostCase):
         guard.say = lambda *_: None
         real, apply_module._salt = apply_module._salt, self.salt
         self.addCleanup(setattr, apply_module, "_salt", real)
+        self.put(INCLUDE, OTHERS, 0o664)
 
     def salt(self, sls, _wait, emit, *_):
         """The stand-in Salt without a process of its own, as there are hundreds of runs here."""
@@ -75,6 +82,8 @@ class Trials(HostCase):
                 getattr(admin, rest[0])(*rest[1:])
             elif kind == "file":
                 self.put(rest[0], rest[1])
+            elif kind == "line":
+                self.put(rest[0], policy_lines.edit(self.text(rest[0]), *rest[1:]), 0o664)
             elif kind == "tokens":
                 for token in rest[0] + rest[1]:
                     menu.write_token(token, token in rest[0])
@@ -89,8 +98,9 @@ class Trials(HostCase):
         actions = [
             ["admin", "set_property", "work", "memory", "600"],
             ["file", POLICY, "a b c d allow\n"],
+            ["line", INCLUDE, [ADMINS], []],
         ]
-        return self.args(actions, ["property:work:memory", "file:" + POLICY], **more)
+        return self.args(actions, ["property:work:memory", "file:" + POLICY, LINE], **more)
 
     def gpu(self, seconds=300, port="*", **more):
         actions = [
@@ -99,6 +109,7 @@ class Trials(HostCase):
             ["admin", "assign_pci", "sys-gui", port, ID, {"permissive": "True"}],
             ["admin", "set_property", None, "default_guivm", "sys-gui"],
             ["file", POLICY, "a b c d allow\n"],
+            ["line", INCLUDE, [ADMINS], []],
         ]
         keep = [
             ["tokens", TOKENS, []],
@@ -122,7 +133,7 @@ class Trials(HostCase):
             ["tokens", [], TOKENS],
             ["admin", "reset_property", "sys-gui", "autostart"],
         ]
-        touch = [key for key in STAGED if not key.startswith("file:")]
+        touch = [key for key in STAGED if not key.startswith(("file:", "line:"))]
         return self.args(
             actions,
             touch,
@@ -472,6 +483,15 @@ class Rules(Trials):
         self.power_cycle()
         self.alone()
         self.assertEqual(self.screen(), "dom0")
+
+    def test_what_others_have_written_beside_a_line_since_survives_a_rescue(self):
+        self.whole(self.gpu())
+        self.put(INCLUDE, "new @adminvm ask\n%s\n" % self.text(INCLUDE), 0o664)
+        self.machine.passes = [False] * 100
+        self.power_cycle()
+        self.alone()
+        self.assertEqual(self.outcome()["what"], "rescued")
+        self.assertEqual(self.text(INCLUDE), "new @adminvm ask\n%s\n" % OTHERS)
 
     def test_a_boot_that_never_reaches_the_guard(self):
         """A kernel update after the confirmation whose initramfs stops: one power cycle."""

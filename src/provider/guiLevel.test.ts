@@ -271,6 +271,24 @@ test("order of writes: an admin's lines before the level that lets them count, a
   ]);
 });
 
+test("two admins of one host: each has its own lines, and takes those alone along", async () => {
+  const model = host(THEIRS);
+  const before = texts(model);
+  const [ann, bob] = [new Program(model), second(model)];
+  const BOB = { clients: ["vault"], level: "admin" };
+  await ann.up(ADMIN);
+  const alone = texts(model);
+  await bob.up(BOB);
+  assert.equal([await ann.preview(ADMIN), await bob.preview(BOB)], [{}, {}]);
+  await bob.destroy();
+  assert.equal(texts(model), alone);
+  await bob.up(BOB);
+  await ann.destroy();
+  assert.equal(await bob.preview(BOB), {});
+  await bob.destroy();
+  assert.equal(texts(model), before);
+});
+
 test("a line that another resource claims is refused before anything is touched", async () => {
   const model = host();
   const [key, owner] = [

@@ -47,6 +47,8 @@ export interface Case {
 const CLIENTS = { clients: ["personal"], reboot: "allowed" };
 export const GPU: Properties = { display: ["gpu", "xephyr"], ...CLIENTS };
 export const XEPHYR: Properties = { display: ["xephyr"], ...CLIENTS };
+const OPERATOR: Properties = { ...XEPHYR, level: "operator" };
+const ADMIN: Properties = { ...XEPHYR, level: "admin" };
 const DOCK: Properties = { qube: "sys-net", device: { class: "audio", vendor: "8086" } };
 const SOUND: Properties = { clients: ["personal"], limits: { checks: 2 } };
 const MORE: Properties = { ...GPU, clients: ["personal", "vault"] };
@@ -94,6 +96,9 @@ export const MAKINGS: Making[] = [
   { name: "gpu-more", from: "gpu", args: MORE },
   { name: "xephyr-more", from: "xephyr", args: MORE_XEPHYR },
   { name: "xephyr-more-from-gpu", from: "gpu", args: MORE_XEPHYR },
+  { name: "operator", from: "xephyr", args: OPERATOR },
+  { name: "admin", from: "operator", args: ADMIN },
+  { name: "operator-from-admin", from: "admin", args: OPERATOR },
   { name: "attached", from: "fresh", args: DOCK, resource: "PciAttachment" },
   { name: "sound", from: "fresh", args: SOUND, resource: "AudioDomain" },
   // Somebody reaches dom0 through the GUI domain's qube; a level takes that away, unless a rule comes before it.
@@ -132,6 +137,23 @@ export const TRANSITIONS: Transition[] = [
   },
   { id: "destroy", from: "gpu", operation: "destroy", args: GPU, ends: ["gpu", "fresh"] },
   { id: "destroy-xephyr", from: "xephyr", operation: "destroy", args: XEPHYR, ends: ["xephyr", "fresh"] },
+  // Lines of files that others write to as well.
+  {
+    id: "raise",
+    from: "operator",
+    operation: "up",
+    args: ADMIN,
+    ends: ["operator", "admin"],
+    only: /^(apply|salt|undo|confirm)\./,
+  },
+  {
+    id: "lower",
+    from: "admin",
+    operation: "up",
+    args: OPERATOR,
+    ends: ["admin", "operator-from-admin"],
+    only: /^(apply|salt|undo|confirm)\./,
+  },
   // Long after: nobody is at it, and the machine boots.
   { id: "later", from: "gpu", operation: "reboot", args: GPU, ends: ["gpu", "rescued"] },
   {

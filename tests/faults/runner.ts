@@ -209,7 +209,7 @@ const isMode = (mode: string, end: string): boolean =>
     : mode === "gpu"
       ? /^(luks-)?gpu/.test(end)
       : mode === "xephyr"
-        ? /^xephyr|fallback$/.test(end)
+        ? /^(xephyr|operator|admin)|fallback$/.test(end)
         : true;
 
 const isSame = (state: State, golden: Made): boolean =>
@@ -266,12 +266,13 @@ async function converges(
 }
 
 /** Golden states that a run of this transition may end in, in that mode. */
-const finals = ({ from, args, resource }: Transition, mode: string): string[] => {
+const finals = ({ from, args, resource, ends }: Transition, mode: string): string[] => {
   if (resource === "PciAttachment") return ["attached"];
   // Where it did not come up this is remembered: the sound stays with dom0.
   if (resource === "AudioDomain") return mode === "sys-audio" ? ["sound"] : ["fresh"];
   if (from.startsWith("luks")) return mode === "gpu" ? ["luks-gpu"] : ["luks-fallback"];
   if (from === "reached") return ["reached-user"];
+  if (from === "operator" || from === "admin") return ends.slice(-1);
   const more = Array.isArray(args["clients"]) && args["clients"].length > 1;
   if (mode === "gpu") return more ? ["gpu-more"] : ["gpu", "gpu-from-xephyr"];
   return more ? ["xephyr-more", "xephyr-more-from-gpu"] : ["xephyr", "fallback", "xephyr-from-gpu"];
