@@ -31,4 +31,4 @@ export const mode = gui.mode;
 export const state = gui.state;
 export const attempts = gui.attempts;
 export const pending = gui.pending;
-export const sound = audio?.sound;
+export const sound = audio ? audio.sound : "as it was";

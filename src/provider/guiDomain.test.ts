@@ -87,7 +87,23 @@ test("a preview of a create asks for nothing; what an apply decides is left unkn
   );
 });
 
-test("a preview with what only another resource's apply will tell writes nothing and refuses nothing", async () => {
+test("a preview that does not know yet who has its sound refuses what cannot be all the same", async () => {
+  const { handler, hosts, name } = new Program();
+  const context = hosts.context(name, { preview: true });
+  const create = async (args: Properties) => {
+    const { inputs } = await handler.check({ host: "lab", audiovm: UNKNOWN, ...args }, {}, context);
+    return handler.create(inputs, context);
+  };
+  assert.match(
+    (await failing(Refusal, create({ clients: ["work", "wrok"] }))).message,
+    /client "wrok" does not exist/,
+  );
+  assert.is((await create({ clients: ["work"] })).id, "");
+  // What may yet be given is not judged by its default.
+  assert.is((await create({ template: UNKNOWN, clients: ["wrok"] })).id, "");
+});
+
+test("a preview with what only another resource's apply will tell writes nothing", async () => {
   const program = new Program();
   await program.up({ clients: ["work"] });
   const { id = "", inputs: oldInputs = {}, outputs: oldOutputs = {} } = program.state ?? {};

@@ -5,10 +5,11 @@ import type { Snapshot } from "../host/protocol.ts";
 import { Refusal, sentence } from "../model/failure.ts";
 import { allPackages, type GuiDomain, parseGuiDomain } from "../model/guiDomain.ts";
 import { NO_SETTINGS, type Settings } from "../model/settings.ts";
-import { inCompany, reviewOf } from "../plan/access.ts";
+import { inCompany, preflightAccess, reviewOf } from "../plan/access.ts";
 import { isForGood, ownedBy, type Plan, planDelete } from "../plan/changes.ts";
+import { preflightInput } from "../plan/input.ts";
 import { liveSettings } from "../plan/live.ts";
-import { inForce, preflightDelete } from "../plan/preflight.ts";
+import { inForce, preflight, preflightDelete } from "../plan/preflight.ts";
 import { decide } from "../plan/rungs.ts";
 import { partsOf, sameValue } from "../plan/values.ts";
 import { apply } from "./applying.ts";
@@ -142,8 +143,10 @@ export function guiDomainHandler(hosts: HostAccess): Handler {
     },
 
     async create(inputs, context) {
-      // What only another resource's apply will tell leaves nothing to judge yet.
-      if (context.preview && hasUnknown(inputs)) return { id: "", outputs: inputs };
+      if (context.preview && hasUnknown(inputs)) {
+        await foresee(inputs, context);
+        return { id: "", outputs: inputs };
+      }
       const gui = guiOf(inputs);
       if (context.preview) {
         const snapshot = await hosts.snapshot(gui.host, allPackages(gui), context);
@@ -229,7 +232,8 @@ export function guiDomainHandler(hosts: HostAccess): Handler {
     async update({ oldOutputs, news }, context) {
       if (oldOutputs["looked"] === false && news["unreachable"] === "skip") return { ...oldOutputs, ...news };
       if (context.preview) {
-        if (!hasUnknown(news)) {
+        if (hasUnknown(news)) await foresee(news, context);
+        else {
           const gui = guiOf(news);
           const { connection } = oldOutputs;
           const snapshot = await hosts.snapshot(gui.host, allPackages(gui), context, connection);
@@ -311,6 +315,22 @@ export function guiDomainHandler(hosts: HostAccess): Handler {
     );
     const applying = { hosts, host, resource, context, connection: outputs["connection"] };
     await apply(applying, { ...request, owner: context.urn });
+  }
+
+  /**
+   * Refuses beforehand what cannot be, as far as that is known: what only another resource's apply will tell leaves the rest to judge.
+   * Only where that is who has its sound, so that no default stands for what will be given.
+   */
+  async function foresee(inputs: Properties, context: Context): Promise<void> {
+    const { settings: _, audiovm: __, ...args } = inputs;
+    if (hasUnknown(args)) return;
+    const gui = guiOf(args);
+    const snapshot = await hosts.snapshot(gui.host, allPackages(gui), context);
+    const others = hosts.claims.others(gui.host, context.urn);
+    const isComing = (qube: string) => hosts.claims.has(gui.host, `qube:${qube}`);
+    preflight(gui, snapshot, isComing);
+    preflightInput(gui, snapshot);
+    preflightAccess(inCompany(gui, snapshot, others), snapshot, others);
   }
 
   /** What the description comes to on this host; which rung that is only the host can tell, unless there is no choice. */
