@@ -21,11 +21,11 @@ import { select } from "../pci/selector.ts";
 import { isAudio, isUsb, listed, pciTree } from "../pci/tree.ts";
 import { verdictAudio } from "../pci/verdict.ts";
 import { POLICY_FILE } from "../policy/load.ts";
-import { owns, planApply } from "./changes.ts";
+import { owns, type Plan, planApply } from "./changes.ts";
 import { hardwareKey } from "./fingerprint.ts";
 import { devicesOf } from "./gpu.ts";
 import { holds, type RungKey } from "./ladder.ts";
-import { type Notice, requireQubes } from "./preflight.ts";
+import { type Notice, preflightRemoval, requireQubes } from "./preflight.ts";
 import { partsOf, valueOf } from "./values.ts";
 import { JUST_EVALUATE } from "./verify.ts";
 
@@ -536,8 +536,14 @@ const said = (evidence: readonly Evidence[], check: string, answer: string) =>
 export const isSilent = (evidence: readonly Evidence[]): boolean =>
   evidence.some(({ id, output }) => id === DAEMON && output.includes(NO_DESKTOP));
 
-/** A created audio domain cannot go while qubes play through it. */
-export function preflightSilence(resource: string, host: string, qube: string, snapshot: Snapshot): void {
+/** A created audio domain cannot go while qubes play through it, or anything else names it. */
+export function preflightSilence(
+  resource: string,
+  host: string,
+  qube: string,
+  plan: Pick<Plan, "restores">,
+  snapshot: Snapshot,
+): void {
   const users = soundUsers(qube, snapshot);
   if (users.length)
     throw new Refusal({
@@ -546,4 +552,5 @@ export function preflightSilence(resource: string, host: string, qube: string, s
       what: `it cannot be removed while it is the audio domain of running qubes: ${users.join(", ")}`,
       next: "Shut them down, then run again. Nothing is ever stopped for you",
     });
+  preflightRemoval(resource, host, qube, plan, snapshot);
 }

@@ -4,8 +4,16 @@ import * as assert from "uvu/assert";
 import { settingsOf } from "../formula/settings.ts";
 import type { Snapshot } from "../host/protocol.ts";
 import { Refusal } from "../model/failure.ts";
+import type { Plan } from "./changes.ts";
 import { planApply } from "./changes.ts";
-import { modeFault, preflight, preflightDelete, startsAnew, waitingForRestart } from "./preflight.ts";
+import {
+  modeFault,
+  preflight,
+  preflightDelete,
+  preflightRemoval,
+  startsAnew,
+  waitingForRestart,
+} from "./preflight.ts";
 import { guiOf } from "./testing/cases.ts";
 import { byDefault, explicit, HostModel, install, qube } from "./testing/hostModel.ts";
 
@@ -222,6 +230,40 @@ test("a GUI domain does not go while it shows windows", () => {
   assert.is(text(shown({ work: "99", vault: "99" })), "nothing was refused");
   assert.is(text(shown({}, "dom0", "Halted")), "nothing was refused");
   assert.is(text(settled({})), "nothing was refused");
+});
+
+test("a qube that something else names does not go, and who that is is told; what goes back is no obstacle", () => {
+  const text = (change: (snapshot: Snapshot) => void, ...back: string[]) => {
+    const snapshot = settled({});
+    change(snapshot);
+    const restores = back.map((key) => ({ key, to: null })) as Plan["restores"];
+    return refusal(() => preflightRemoval("GUI domain sys-gui", "lab", "sys-gui", { restores }, snapshot));
+  };
+  const name =
+    (qube: string, property: string, isDefault = false) =>
+    (snapshot: Snapshot) => {
+      const properties = snapshot.qubes[qube]?.properties ?? {};
+      properties[property] = { default: isDefault, value: "sys-gui" };
+    };
+  assert.is(
+    text(name("vault", "default_dispvm")),
+    'GUI domain sys-gui on host lab: qube "sys-gui" cannot be removed while something else names it: default_dispvm of vault. ' +
+      "Nothing was changed on the host. Set these to something else (qvm-prefs, qubes-prefs), then run again.",
+  );
+  assert.match(
+    text(({ globals }) => {
+      globals["clockvm"] = { default: false, value: "sys-gui" };
+    }),
+    /: the host's clockvm\./,
+  );
+  assert.is(text(name("vault", "guivm"), "property:vault:guivm"), "nothing was refused");
+  assert.is(
+    text(name("vault", "guivm", true)),
+    "nothing was refused",
+    "it follows a default, which goes back",
+  );
+  assert.is(text(name("sys-gui", "guivm")), "nothing was refused", "its own");
+  assert.is(text(name("vault", "default_user")), "nothing was refused", "no qube");
 });
 
 test("services take effect at a new start, which takes nobody's windows away", () => {

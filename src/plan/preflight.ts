@@ -157,6 +157,51 @@ function featureOf(qube: QubeSnapshot, snapshot: Snapshot, name: string): string
 
 const on = (feature: string | undefined) => feature !== undefined && feature !== "";
 
+/** What names a qube: core-admin 4.3.50, qubes/utils.py vm_dependencies, which looks at what is set and not at what follows a default. */
+const NAMES_A_QUBE = new Set([
+  "template",
+  "netvm",
+  "guivm",
+  "audiovm",
+  "default_dispvm",
+  "management_dispvm",
+]);
+const GLOBAL_NAMES_A_QUBE =
+  /^(default_(template|netvm|guivm|audiovm|dispvm)|management_dispvm|updatevm|clockvm)$/;
+
+/** A created qube cannot go while anything names it but what `plan` puts back: Qubes refuses that, and does not say what it is. */
+export function preflightRemoval(
+  resource: string,
+  host: string,
+  qube: string,
+  plan: Pick<Plan, "restores">,
+  snapshot: Snapshot,
+): void {
+  const back = new Set(plan.restores.map(({ key }) => key));
+  const ofQubes = Object.entries(snapshot.qubes).flatMap(([name, { properties }]) =>
+    Object.entries(properties)
+      .filter(([property]) => name !== qube && NAMES_A_QUBE.has(property))
+      .map(([property, value]) => ({
+        key: `property:${name}:${property}`,
+        what: `${property} of ${name}`,
+        value,
+      })),
+  );
+  const ofHost = Object.entries(snapshot.globals)
+    .filter(([name]) => GLOBAL_NAMES_A_QUBE.test(name))
+    .map(([name, value]) => ({ key: `global:${name}`, what: `the host's ${name}`, value }));
+  const left = [...ofQubes, ...ofHost]
+    .filter(({ key, value }) => value.value === qube && !value.default && !back.has(key))
+    .map(({ what }) => what);
+  if (left.length)
+    throw new Refusal({
+      resource,
+      host,
+      what: `qube "${qube}" cannot be removed while something else names it: ${left.sort().join(", ")}`,
+      next: "Set these to something else (qvm-prefs, qubes-prefs), then run again",
+    });
+}
+
 /**
  * A created GUI domain cannot go while it shows windows. A client that runs since before the change never got this GUI domain: its
  * windows are still with the former one, and it is no obstacle.

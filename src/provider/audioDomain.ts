@@ -222,7 +222,7 @@ export function audioDomainHandler(hosts: HostAccess): Handler {
       const onDelete = outputs["onDelete"] === "keep" ? "keep" : "restore";
       const plan = planDelete(snapshot, context.urn, onDelete);
       if (plan.release.length === 0) return; // never brought up, or adopted and never changed
-      if (removes(qube, plan)) preflightSilence(resource, host, qube, snapshot);
+      if (removes(qube, plan)) preflightSilence(resource, host, qube, plan, snapshot);
       if (onDelete === "restore" && plan.restores.length) context.log(describeDelete(qube, plan));
       await apply(
         { hosts, host, resource, context, connection },
@@ -380,7 +380,7 @@ export function audioDomainHandler(hosts: HostAccess): Handler {
     if (target === "before") {
       let now = snapshot;
       if (!isDone) {
-        if (removes(qube, plan)) preflightSilence(resource, host, qube, snapshot);
+        if (removes(qube, plan)) preflightSilence(resource, host, qube, plan, snapshot);
         const request = { ...takeAwayRequest(qube, plan, snapshot), owner: context.urn };
         now = (await apply({ hosts, host, resource, context, connection, partial: failed }, request))
           .snapshot;
