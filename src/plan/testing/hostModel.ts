@@ -397,6 +397,8 @@ export class HostModel {
       if (partsOf(key).kind === "device" || !isMade(key)) delete ledger[key];
     }
     for (const [key, entry] of Object.entries(record.entries)) if (!isMade(key)) ledger[key] = entry;
+    // The next mode is brought up over what there is now.
+    this.#record = null;
     this.#now.watch = null;
     const { bootId, now: at } = this.#now.facts;
     const { owner } = watch;
