@@ -14,6 +14,7 @@ import {
   type ApplyArgs,
   ApplyResult,
   Hello,
+  NO_CLAIMS,
   Reply,
   Snapshot,
   type Verification,
@@ -200,6 +201,7 @@ function args(formula: string, more: Partial<ApplyArgs> = {}): ApplyArgs {
     trial: { seconds: 60, boot: null, watch: null },
     keep: null,
     after: null,
+    claims: NO_CLAIMS,
     ...more,
   };
 }

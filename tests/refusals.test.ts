@@ -119,13 +119,6 @@ const PAIRS: [string, (host: Host) => unknown, RegExp][] = [
     ),
   ],
   [
-    "two GUI domains for every qube",
-    two((name, host) => new GuiDomain(name, { host, clients: "default" })),
-    new RegExp(
-      `the host's default_guivm is claimed by GuiDomain "${EITHER}" .* as well\\. Nothing was changed`,
-    ),
-  ],
-  [
     "two audio domains for one qube",
     two((name, host) => new AudioDomain(name, { host, devices: [], clients: ["personal"] })),
     new RegExp(
@@ -141,28 +134,6 @@ for (const [name, asked, words] of PAIRS)
     await refused(twin, words);
     runs = ["preview", "up"];
   });
-
-test("of two that want to show every qube the one that has them keeps them when the other goes", async () => {
-  await twin.exec("qvm-start sys-firewall"); // a download by qubes-dom0-update would
-  const before = await twin.dump();
-  const alice = (host: Host) => new GuiDomain("gui-alice", { host, clients: "default" });
-  const shows = async () => (await twin.exec("qubes-prefs default_guivm")).stdout.trim();
-  program = (host) => [alice(host), new GuiDomain("gui-bob", { host })];
-  const both = await stack.up();
-  assert.ok(both.ok, both.output);
-  program = (host) => [alice(host), new GuiDomain("gui-bob", { host, clients: "default" })];
-  await refused(twin, /the host's default_guivm (is claimed by|belongs to) GuiDomain "gui-(alice|bob)"/);
-  program = alice;
-  const without = await stack.up();
-  assert.ok(without.ok, without.output);
-  assert.equal([without.changes["delete"], await shows()], [1, "gui-alice"]);
-  const preview = await stack.preview();
-  assert.equal(preview.changes, { same: 3 }, preview.output);
-  const destroy = await stack.destroy();
-  assert.ok(destroy.ok, destroy.output);
-  assert.is(await shows(), "dom0");
-  assert.equal(twin.compare(before, await twin.dump()), []);
-});
 
 test("refused, nothing touched: no keyboard would reach the GUI domain, or the only one would leave dom0", async () => {
   await twin.reset({ machine: { ...laptop, inputs: [] } });

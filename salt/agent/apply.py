@@ -60,12 +60,15 @@ def check_args(args):
         if not isinstance(args.get(name), kind):
             raise Failure("bad-request", "apply: %s is missing or of the wrong type" % name)
     trial, keep, after = args["trial"], args.setdefault("keep", None), args.setdefault("after", None)
+    claims = args.setdefault("claims", ledger.NO_CLAIMS)
     boot, watch = trial.get("boot"), trial.get("watch")
     try:
         good = trial["seconds"] > 0 and (
             keep is None or _has(keep, formula=dict, sls=str, touch=list)
         )
         good = good and (after is None or _has(after, formula=dict, sls=str, keys=list))
+        good = good and _has(claims, formerly=(str, type(None)), takes=dict, waits=dict, heirs=dict)
+        good = good and all(_has(one, waits=bool, **{"from": str}) for one in claims["takes"].values())
         good = good and (boot is None or _has(boot, add=list, remove=list))
         good = good and (watch is None or _has(watch, qube=str, ports=list, ids=list, checks=list))
         good = good and (watch is None or watch["seconds"] > 0)
@@ -74,9 +77,10 @@ def check_args(args):
         raise Failure("bad-request", "apply: trial: %s" % error) from error
     if not good:
         raise Failure(
-            "bad-request", "apply: trial, keep or after is not of the form that was agreed"
+            "bad-request", "apply: trial, keep, after or claims is not of the form that was agreed"
         )
-    for key in args["touch"] + args["release"] + (keep["touch"] if keep else []):
+    claimed = [key for part in ("takes", "waits", "heirs") for key in claims[part]]
+    for key in args["touch"] + args["release"] + (keep["touch"] if keep else []) + claimed:
         keys.split(key)
     for key in after["keys"] if after else []:
         if keys.split(key)[0] not in ("package", "qube"):
@@ -207,10 +211,22 @@ def _forward(args, emit, stop, run, bundle):
     book, boot = ledger.load(), args["trial"]["boot"]
     keep = args["keep"] or {"formula": {}, "touch": []}
     after = args["after"] or {"formula": {}, "keys": []}
-    others = ledger.conflicts(book, args["touch"] + args["release"] + keep["touch"], args["owner"])
+    owner, claims = args["owner"], args["claims"]
+    if claims["formerly"]:
+        ledger.rename(book, claims["formerly"], owner)
+    others = ledger.conflicts(
+        book, args["touch"] + keep["touch"], args["release"], owner, claims["takes"]
+    )
     if others:
         text = ", ".join("%s belongs to %s" % item for item in sorted(others.items()))
         raise Failure("conflict", text)
+    stale = ledger.outdated(book, owner, args["release"], claims)
+    if stale:
+        raise Failure(
+            "outdated",
+            "others have come or gone after this run had looked at the host, and want %s"
+            % ", ".join(sorted(stale)),
+        )
     forgotten = [key for key in args["release"] if _is_forgotten(key, args, book)]
     if forgotten:
         raise Failure(
@@ -219,8 +235,8 @@ def _forward(args, emit, stop, run, bundle):
             % ", ".join(sorted(forgotten)),
         )
     for key in after["keys"]:
-        if not ledger.is_disposable(book, key, args["owner"]):
-            raise Failure("conflict", "%s is not for %s alone to remove" % (key, args["owner"]))
+        if not ledger.is_disposable(book, key, owner):
+            raise Failure("conflict", "%s is not for %s alone to remove" % (key, owner))
     if args["sls"] and not shutil.which("qubesctl"):
         raise _no_salt("qubesctl is not in dom0")
     files = _staged(args["formula"], keep["formula"], after["formula"], modules=args["modules"])
@@ -237,7 +253,7 @@ def _forward(args, emit, stop, run, bundle):
                 "id": trial_id,
                 "phase": "applying",
                 "holder": args["holder"],
-                "owner": args["owner"],
+                "owner": owner,
                 "since": record["since"],
                 "seconds": seconds,
                 "deadline": trials.due(max(seconds, WORK)),
@@ -317,6 +333,8 @@ def _is_forgotten(key, args, book):
     entry, keep, after = book["entries"].get(key), args["keep"] or {}, args["after"] or {}
     if not args["touch"] or not entry or entry.get("also") or key.startswith("package:"):
         return False
+    if entry["owner"] != args["owner"]:
+        return False  # it was only waited for
     if key in args["touch"] + keep.get("touch", []) + after.get("keys", []):
         return False
     ours, first = entry["ours"], entry["first"]

@@ -31,6 +31,8 @@ def plan(args, staged, apply_id, own=(), kept=None):
     """
     keep, book = args["keep"] or {"touch": [], "formula": {}, "sls": ""}, ledger.load()
     after = args["after"] or {"keys": [], "formula": {}, "sls": ""}
+    if args["claims"]["formerly"]:
+        ledger.rename(book, args["claims"]["formerly"], args["owner"])
     touch = list(dict.fromkeys(args["touch"] + keep["touch"]))
     touched = keys.read_all(touch)
     files = [key[5:] for key in touched if key.startswith("file:")]
@@ -67,6 +69,7 @@ def plan(args, staged, apply_id, own=(), kept=None):
         "owner": args["owner"],
         "touch": touch,
         "release": args["release"],
+        "claims": args["claims"],
         "formula": sorted(set(args["formula"]) | set(keep["formula"]) | set(after["formula"])),
         "formulas": book["formulas"].get(args["owner"], []),
         "keep": keep["sls"],

@@ -1,5 +1,5 @@
 """
-Who owns what on this host: {key: {"owner", "first", "ours", "at", "also"?}}
+Who owns what on this host: {key: {"owner", "first", "ours", "at", "also"?, "waiting"?}}
 (src/host/protocol.ts), and beside it what we put there ourselves so that nothing of it stays when
 the last entry is gone: formula files by owner, the directories that we had to make, the id of the
 last apply that counts.
@@ -37,19 +37,72 @@ def save(ledger):
     common.write_file(common.LEDGER, json.dumps(ledger), 0o600)
 
 
-def conflicts(ledger, keys, owner):
-    """{key: the other owner}."""
+# What a change says of claims (src/host/protocol.ts, ClaimArgs); a controller of before says nothing.
+NO_CLAIMS = {"formerly": None, "takes": {}, "waits": {}, "heirs": {}}
+
+
+def conflicts(ledger, touch, release, owner, takes):
+    """{key: the other owner}. What somebody only waits for is not theirs to change."""
+    entries, found = ledger["entries"], {}
+    for key in touch + release:
+        entry = entries.get(key)
+        if entry is None or owner in owners(entry) or key.startswith("package:"):
+            continue
+        taken = takes.get(key, {}).get("from") == entry["owner"]
+        if not taken and (key in touch or owner not in waiting(entry)):
+            found[key] = entry["owner"]
+    return found
+
+
+def outdated(ledger, owner, release, claims):
+    """Keys of which others want something else by now than the plan has seen."""
     entries = ledger["entries"]
-    return {
-        k: entries[k]["owner"]
-        for k in keys
-        if k in entries and owner not in owners(entries[k]) and not k.startswith("package:")
-    }
+    mine = {k for k in entries if entries[k]["owner"] == owner}
+    stale = {key for key in claims["waits"] if key not in entries or key in mine}
+    for key in mine & (set(release) | set(claims["heirs"])):
+        heir, others = claims["heirs"].get(key, ""), waiting(entries[key])
+        # None: of those who wait nobody's qube is there.
+        if heir not in others and not (heir is None or (heir == "" and not others)):
+            stale.add(key)
+    return stale
 
 
 def owners(entry):
     """Only a package has several: it serves all who want it, and goes with the last of them."""
     return [entry["owner"]] + entry.get("also", [])
+
+
+def waiting(entry):
+    """Who wants it when its owner lets go, in the order in which they came."""
+    return [one["owner"] for one in entry.get("waiting", [])]
+
+
+def claimants(ledger):
+    found = set()
+    for entry in ledger["entries"].values():
+        found.update(owners(entry) + waiting(entry))
+    return found
+
+
+def rename(ledger, former, owner):
+    """A resource that has another name now keeps what it has."""
+    for entry in ledger["entries"].values():
+        names = [owner if name == former else name for name in owners(entry)]
+        _set(entry, dict.fromkeys(names), entry.get("waiting", []))
+        for one in entry.get("waiting", []):
+            if one["owner"] == former:
+                one["owner"] = owner
+    formulas = ledger["formulas"]
+    if former in formulas:
+        formulas[owner] = sorted(set(formulas.pop(former)) | set(formulas.get(owner, [])))
+
+
+def _set(entry, names, waits):
+    entry["owner"], *also = names
+    for part, value in (("also", also), ("waiting", waits)):
+        entry.pop(part, None)
+        if value:
+            entry[part] = value
 
 
 def is_disposable(ledger, key, owner):
@@ -58,7 +111,7 @@ def is_disposable(ledger, key, owner):
     return entry is not None and entry["first"] is None and owners(entry) == [owner]
 
 
-def claim(ledger, owner, before, after, at):
+def claim(ledger, owner, before, after, at, takes=NO_CLAIMS["takes"]):
     """Enters what an apply made of its keys at the time `at`; the first value stays that of the
     first claim."""
     entries = ledger["entries"]
@@ -66,30 +119,49 @@ def claim(ledger, owner, before, after, at):
         entry = entries.setdefault(
             key, {"owner": owner, "first": before[key], "ours": value, "at": at}
         )
-        if owner not in owners(entry):
+        if key in takes and entry["owner"] == takes[key]["from"]:
+            former = {"owner": entry["owner"], "value": entry["ours"]}
+            rest = [one for one in entry.get("waiting", []) if one["owner"] != owner]
+            _set(entry, [owner], ([former] if takes[key]["waits"] else []) + rest)
+        elif owner not in owners(entry):
             entry["also"] = entry.get("also", []) + [owner]
         # Also where somebody had changed it since, and it was put right: who started in between has that.
         if entry["ours"] != value or before[key] != value:
             entry.update(ours=value, at=at)
 
 
-def release(ledger, owner, keys):
-    """A key that others want too stays theirs."""
+def wait(ledger, owner, waits):
+    """Notes what `owner` wants of keys that others have; who came earlier stays before it."""
+    for key, value in waits.items():
+        entry = ledger["entries"].get(key)
+        if entry is None or owner in owners(entry):
+            continue
+        if owner in waiting(entry):
+            entry["waiting"][waiting(entry).index(owner)]["value"] = value
+        else:
+            entry["waiting"] = entry.get("waiting", []) + [{"owner": owner, "value": value}]
+
+
+def release(ledger, owner, keys, heirs=NO_CLAIMS["heirs"]):
+    """A key that others want too stays theirs, or becomes that of its heir; the first value stays."""
     entries = ledger["entries"]
     for key in keys:
-        entry = entries.pop(key, None)
-        others = [other for other in owners(entry) if other != owner] if entry else []
-        if others:
-            entry.pop("also", None)
-            entries[key] = dict(
-                entry, owner=others[0], **({"also": others[1:]} if others[1:] else {})
-            )
+        entry = entries.get(key)
+        if entry is None:
+            continue
+        names = [name for name in owners(entry) if name != owner]
+        if owner in owners(entry) and not names and heirs.get(key):
+            names = [heirs[key]]
+        if not names:
+            entries.pop(key)
+            continue
+        gone = names + [owner]
+        _set(entry, names, [one for one in entry.get("waiting", []) if one["owner"] not in gone])
 
 
 def tidy(ledger):
     """Removes formulas of owners without entries, and everything of ours after the last entry."""
-    claimants = {owner for entry in ledger["entries"].values() for owner in owners(entry)}
-    for owner in set(ledger["formulas"]) - claimants:
+    for owner in set(ledger["formulas"]) - claimants(ledger):
         for name in ledger["formulas"].pop(owner):
             common.remove_file(common.FORMULA + "/" + name)
     if ledger["entries"]:

@@ -245,8 +245,12 @@ def commit(trial, record, book, at):
     after = keys.read_all(record["before"])
     reach("confirm.read-back")
     touched = {key: after[key] for key in record["touch"]}
-    ledger.claim(book, record["owner"], record["before"], touched, at)
-    ledger.release(book, record["owner"], record["release"])
+    owner, claims = record["owner"], record.get("claims", ledger.NO_CLAIMS)
+    if claims["formerly"]:
+        ledger.rename(book, claims["formerly"], owner)
+    ledger.claim(book, owner, record["before"], touched, at, claims["takes"])
+    ledger.release(book, owner, record["release"], claims["heirs"])
+    ledger.wait(book, owner, claims["waits"])
     if record["watch"]:
         save(common.WATCH, _watch(record, book, after))
     reach("confirm.watch")
@@ -266,17 +270,25 @@ def commit(trial, record, book, at):
     reach("confirm.ledger")
 
 
+def names(record):
+    """Whose change it is, under the name of before as well."""
+    return {record["owner"], record.get("claims", ledger.NO_CLAIMS)["formerly"]}
+
+
 def _watch(record, book, after):
     """What each boot from now on is held to. After a further change of the same mode, the way back
     is still the way to what was before all of them."""
     former = record["watchBefore"]
-    if former is None or former["owner"] != record["owner"]:
+    if former is None or former["owner"] not in names(record):
         former = {"record": {}, "ours": {}}
     merged = dict(record)
     for part in ("before", "entries", "staged", "owners", "shared"):
         merged[part] = dict(record[part], **former["record"].get(part, {}))
     for part in ("directories", "running", "halted"):
         merged[part] = sorted(set(record[part]) | set(former["record"].get(part, [])))
+    for key, entry in merged["entries"].items():
+        if entry and entry["owner"] in names(record):
+            merged["entries"][key] = dict(entry, owner=record["owner"])
     merged["formulas"] = former["record"].get("formulas", record["formulas"])
     for part in ("watchBefore", "watch"):
         del merged[part]
@@ -307,7 +319,7 @@ def settle(trial_id, owner, emit, run):
     record = common.read_json(common.JOURNAL)
     mine = record is not None and record["id"] == trial_id
     kept = watch()
-    if mine and kept and not record["watch"] and kept["owner"] == owner:
+    if mine and kept and not record["watch"] and kept["owner"] in names(record):
         common.remove_file(common.WATCH)
         kept = None
     reach("settle.watch")
@@ -317,7 +329,7 @@ def settle(trial_id, owner, emit, run):
     journal.surely(units.follow, kept)
     reach("settle.menu")
     outcome = common.read_json(common.OUTCOME)
-    if outcome and outcome["owner"] == owner:
+    if outcome and outcome["owner"] in (names(record) if mine else {owner}):
         common.remove_file(common.OUTCOME)
     reach("settle.outcome")
     # Last of what may fail or take long: the screen is no matter of it.
@@ -387,6 +399,9 @@ def rescue(kept, emit, run):
     its devices and its autostart: by now it may hold somebody's data.
     """
     record, book = kept["record"], ledger.load()
+    # Who has gone since wants nothing any more.
+    here = ledger.claimants(book) | {kept["owner"]}
+    entries = {key: e for key, e in record["entries"].items() if e and e["owner"] in here}
     made = {key[5:] for key, value in record["before"].items() if key[:5] == "qube:" and not value}
     before = {}
     for key, value in record["before"].items():
@@ -398,6 +413,8 @@ def rescue(kept, emit, run):
             if (kind, name) != ("property", "autostart"):
                 continue
             value = {"default": True, "value": "False"}
+        elif entry and name in DOMAINS and not _has_its_qube(value):
+            value = entry["first"]  # it was another GUI domain's, which has gone since
         if key in kept["ours"] and keys.same(_read(key), kept["ours"][key]):
             before[key] = value
     alone = dict(record, before=before, halted=[kept["qube"]], renewed=[], running=[])
@@ -410,12 +427,10 @@ def rescue(kept, emit, run):
             book["entries"].pop(key, None)  # nobody can do anything about it
         elif key not in outcome["left"] and (kind == "device" or qube not in made):
             # Also what an earlier try had put back before it was cut off.
-            if keys.same(_read(key), value):
-                book["entries"].pop(key, None)
-                if record["entries"].get(key):
-                    book["entries"][key] = record["entries"][key]
-    for key, entry in record["entries"].items():  # given up by the mode, and put back
-        if entry and key not in book["entries"] and key not in outcome["left"]:
+            if keys.same(_read(key), before.get(key, value)):
+                _give_up(book, kept["owner"], key, entries.get(key))
+    for key, entry in entries.items():  # given up by the mode, and put back
+        if key not in book["entries"] and key not in outcome["left"]:
             book["entries"][key] = entry
     book["formulas"][kept["owner"]] = record["formulas"]
     journal.surely(save, common.LEDGER, book)
@@ -434,6 +449,28 @@ def rescue(kept, emit, run):
     common.remove_file(common.WATCH)  # last: until then all of it is done again
     reach("rescue.watch")
     return outcome
+
+
+DOMAINS = ("guivm", "audiovm", "default_guivm", "default_audiovm")
+
+
+def _has_its_qube(value):
+    """Whether the qube that a property names is there, where it names one. Where qubesd does not
+    answer it is not known to be gone."""
+    named = value and not value["default"] and value["value"]
+    return not named or _read("qube:" + named) is not None
+
+
+def _give_up(book, owner, key, former):
+    """The ledger's entry from before the mode. Who waits goes on waiting, or is the next to have it;
+    the value is that of before all the same, as the screen comes first."""
+    entries = book["entries"]
+    waits = entries.get(key, {}).get("waiting", [])
+    if former:
+        rest = [one for one in waits if one["owner"] != former["owner"]]
+        entries[key] = dict(former, waiting=rest)
+    else:
+        ledger.release(book, owner, [key], {key: waits[0]["owner"]} if waits else {})
 
 
 def _allow(kept):

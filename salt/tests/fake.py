@@ -797,6 +797,7 @@ class HostCase(unittest.TestCase):
             "trial": {"seconds": 60, "boot": None, "watch": None},
             "keep": None,
             "after": None,
+            "claims": {"formerly": None, "takes": {}, "waits": {}, "heirs": {}},
         }
         args.update(more)
         return args

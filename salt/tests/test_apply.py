@@ -283,6 +283,9 @@ class Apply(HostCase):
             {"wait": "1"},
             {"touch": ["property:a b:c"]},
             {"release": None},
+            {"claims": {"takes": {}}},
+            {"claims": dict(ledger.NO_CLAIMS, takes={"global:default_guivm": "urn:b"})},
+            {"claims": dict(ledger.NO_CLAIMS, waits={"nothing": None})},
         ):
             self.fails("bad-request", self.args(ACTIONS, **dict({"touch": []}, **change)))
         self.assertEqual(self.dump(), before)
@@ -327,6 +330,148 @@ class Apply(HostCase):
         self.assertEqual(seen["packages"], {"new-package": "4.3.1"})
         self.apply(self.args([], [], owner="urn:c", release=[key], **release))
         self.assertIsNone(common.read_text(common.LEDGER))
+
+    # Who wants a default, each with its own qube.
+    DEFAULT, WANT = "global:default_guivm", {"urn:a": "work", "urn:b": "sys-gui", "urn:c": "fedora"}
+
+    def change(self, owner, value=None, touch=(), release=(), **claims):
+        actions = [["admin", "set_property", None, "default_guivm", value]] if value else []
+        # What is its own besides: who waits has something there as well.
+        own = ["property:work:" + {"a": "memory", "b": "vcpus", "c": "maxmem"}[owner[-1]]]
+        claims = dict(ledger.NO_CLAIMS, **claims)
+        args = self.args(actions, own + list(touch), owner=owner, release=list(release))
+        return dict(args, claims=claims)
+
+    def has(self, owner, **claims):
+        return self.apply(self.change(owner, self.WANT[owner], [self.DEFAULT], **claims))
+
+    def waits(self, owner):
+        value = {"default": False, "value": self.WANT[owner]}
+        return self.apply(self.change(owner, waits={self.DEFAULT: value}))
+
+    def entry(self):
+        return ledger.load()["entries"].get(self.DEFAULT)
+
+    def order(self):
+        return [self.entry()["owner"]] + ledger.waiting(self.entry())
+
+    def test_who_waits_gets_it_when_its_owner_lets_go_and_the_first_value_stays(self):
+        admin.create("sys-gui", "AppVM", "fedora", "black")
+        before = self.dump()
+        self.has("urn:a")
+        # Nobody takes it by just writing it, and who waits may not write it either.
+        self.fails("conflict", self.change("urn:b", "sys-gui", [self.DEFAULT]))
+        self.waits("urn:b")
+        self.waits("urn:c")
+        self.waits("urn:b")  # again: still before c
+        self.assertEqual(self.order(), ["urn:a", "urn:b", "urn:c"])
+        self.assertEqual(admin.get_property(None, "default_guivm")["value"], "work")
+        self.fails("conflict", self.change("urn:b", "sys-gui", [self.DEFAULT]))
+        # A plan that has not seen who waits would give the default back to dom0.
+        late = self.change("urn:a", "dom0", [self.DEFAULT], [self.DEFAULT])
+        self.assertIn(self.DEFAULT, self.fails("outdated", late).message)
+        heirs = {self.DEFAULT: "urn:b"}
+        self.apply(
+            self.change("urn:a", "sys-gui", [self.DEFAULT], [self.DEFAULT], heirs=heirs)
+        )
+        self.assertEqual(self.order(), ["urn:b", "urn:c"])
+        self.assertEqual(self.entry()["first"]["value"], "dom0")
+        self.assertEqual(self.entry()["ours"]["value"], "sys-gui")
+        # Who waits lets go: the default is not touched. Then nobody is left to inherit it.
+        self.apply(self.change("urn:c", release=[self.DEFAULT]))
+        self.assertEqual(self.order(), ["urn:b"])
+        gone = self.change("urn:b", "fedora", [self.DEFAULT], [self.DEFAULT], heirs={self.DEFAULT: "urn:c"})
+        self.fails("outdated", gone)
+        self.apply(self.change("urn:b", "dom0", [self.DEFAULT], [self.DEFAULT]))
+        for owner in self.WANT:
+            release = [key for key, e in ledger.load()["entries"].items() if e["owner"] == owner]
+            self.apply(self.args([], [], owner=owner, release=release, formula={}, sls="", modules={}))
+        self.assertIsNone(common.read_text(common.LEDGER))
+        admin.reset_property("work", "maxmem")
+        self.assertEqual(self.dump(), before)
+
+    def test_to_wait_for_what_nobody_has_any_more_is_a_plan_of_before(self):
+        self.assertIn(self.DEFAULT, self.fails("outdated", self.change("urn:b", waits={self.DEFAULT: None})).message)
+        self.has("urn:a")
+        self.fails("outdated", self.change("urn:a", waits={self.DEFAULT: None}))
+
+    def test_what_is_left_as_it_is_becomes_the_next_ones_all_the_same(self):
+        self.has("urn:a")
+        self.waits("urn:c")
+        release = dict(formula={}, sls="", modules={}, release=[self.DEFAULT])
+        heirs = dict(ledger.NO_CLAIMS, heirs={self.DEFAULT: "urn:c"})
+        self.apply(self.args([], [], owner="urn:a", claims=heirs, **release))
+        self.assertEqual(self.order(), ["urn:c"])
+        self.assertEqual(admin.get_property(None, "default_guivm")["value"], "work")
+
+    def test_one_takes_from_another_what_its_program_says(self):
+        self.has("urn:a")
+        self.waits("urn:c")
+        self.fails("conflict", self.change("urn:c", "fedora", [self.DEFAULT], takes={self.DEFAULT: {"from": "urn:b", "waits": False}}))
+        taken = {self.DEFAULT: {"from": "urn:a", "waits": True}}
+        self.has("urn:c", takes=taken)
+        self.assertEqual(self.order(), ["urn:c", "urn:a"])
+        self.assertEqual(self.entry()["first"]["value"], "dom0")
+        self.has("urn:a", takes={self.DEFAULT: {"from": "urn:c", "waits": False}})
+        self.assertEqual(self.order(), ["urn:a"])
+
+    def test_a_change_that_fails_leaves_claims_as_they_were(self):
+        self.has("urn:a")
+        self.waits("urn:c")
+        for args in (
+            self.change("urn:a", "fedora", [self.DEFAULT], [self.DEFAULT], heirs={self.DEFAULT: "urn:c"}),
+            self.change("urn:c", "fedora", [self.DEFAULT], takes={self.DEFAULT: {"from": "urn:a", "waits": False}}),
+            self.change("urn:c", release=[self.DEFAULT]),
+        ):
+            before = self.dump()
+            formula = json.loads(args["formula"]["guidomain/sys-gui.sls"]) + [["fail", "x"]]
+            args["formula"] = {"guidomain/sys-gui.sls": json.dumps(formula)}
+            self.fails("salt-failed", args)
+            self.assertEqual(self.dump(), before)
+
+    def test_a_resource_with_another_name_keeps_what_it_has(self):
+        self.has("urn:a")
+        self.waits("urn:b")
+        renamed = dict(self.change("urn:c"), touch=["property:work:memory"])
+        self.fails("conflict", renamed)
+        renamed["claims"] = dict(ledger.NO_CLAIMS, formerly="urn:a")
+        self.apply(renamed)
+        book = ledger.load()
+        self.assertEqual(self.order(), ["urn:c", "urn:b"])
+        self.assertEqual(book["entries"]["property:work:memory"]["owner"], "urn:c")
+        self.assertNotIn("urn:a", ledger.claimants(book))
+        self.assertEqual(sorted(book["formulas"]), ["urn:b", "urn:c"])
+
+    def test_whatever_order_they_come_and_go_in_somebody_who_wants_it_has_it_or_nobody_does(self):
+        key, first, dice, seen = self.DEFAULT, "dom0", random.Random(5), set()
+        book, now = {"entries": {}, "formulas": {}}, first
+        for at in range(500):
+            owner, entry = dice.choice(sorted(self.WANT)), book["entries"].get(key)
+            names = [entry["owner"]] + ledger.waiting(entry) if entry else []
+            expected = [name for name in names if name != owner]
+            claims = dict(ledger.NO_CLAIMS)
+            if owner not in names:
+                expected = names + [owner]
+                if names:
+                    claims["waits"] = {key: self.WANT[owner]}
+                else:
+                    ledger.claim(book, owner, {key: now}, {key: self.WANT[owner]}, at)
+                    now = self.WANT[owner]
+                ledger.wait(book, owner, claims["waits"])
+            else:
+                if names[0] == owner:
+                    value = self.WANT[expected[0]] if expected else entry["first"]
+                    claims["heirs"] = {key: expected[0]} if expected else {}
+                    ledger.claim(book, owner, {key: now}, {key: value}, at)
+                    now = value
+                self.assertEqual(ledger.outdated(book, owner, [key], claims), set())
+                ledger.release(book, owner, [key], claims["heirs"])
+            left = book["entries"].get(key)
+            self.assertEqual([left["owner"]] + ledger.waiting(left) if left else [], expected)
+            self.assertEqual(now, self.WANT[expected[0]] if expected else first)
+            self.assertEqual(left["first"] if left else first, first)
+            seen.add(tuple(expected))
+        self.assertEqual(len(seen), 16)  # every order of every number of them
 
     def test_clients_that_are_restarted_start_after_the_change(self):
         admin.start("work")

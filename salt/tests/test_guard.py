@@ -537,6 +537,36 @@ class Rules(Trials):
         self.assertEqual(admin.get_property(None, "default_guivm")["value"], "personal")
         self.assertIn("global:default_guivm", ledger.load()["entries"])
 
+    def test_who_waits_for_what_a_rescued_mode_had_is_the_next_to_have_it(self):
+        """dom0 has the screen until somebody brings that one up: what is known to work comes first."""
+        key, value = "global:default_guivm", {"default": False, "value": "personal"}
+        self.whole(self.gpu())
+        claims = dict(ledger.NO_CLAIMS, waits={key: value})
+        self.apply(self.args([], ["property:personal:memory"], owner="urn:next", claims=claims))
+        menu.set_environment({"guidomain_try": "1"})
+        self.power_cycle()
+        self.alone()
+        self.assertEqual(self.screen(), "dom0")
+        self.assertEqual(admin.get_property(None, "default_guivm")["value"], "dom0")
+        entry = ledger.load()["entries"][key]
+        self.assertEqual((entry["owner"], ledger.waiting(entry)), ("urn:next", []))
+        self.assertEqual(entry["first"]["value"], "dom0")
+
+    def test_a_value_from_before_a_rescued_mode_names_no_qube_that_has_gone(self):
+        key = "global:default_guivm"
+        admin.create("former", "AppVM", "fedora", "black")
+        change = [["admin", "set_property", None, "default_guivm", "former"]]
+        self.apply(self.args(change, [key], owner="urn:former"))
+        taken = {key: {"from": "urn:former", "waits": False}}
+        self.whole(dict(self.gpu(), claims=dict(ledger.NO_CLAIMS, takes=taken)))
+        admin.remove("former")
+        menu.set_environment({"guidomain_try": "1"})
+        self.power_cycle()
+        self.alone()
+        self.assertEqual((self.outcome()["what"], self.outcome()["left"]), ("rescued", {}))
+        self.assertEqual(admin.get_property(None, "default_guivm")["value"], "dom0")
+        self.assertNotIn(key, ledger.load()["entries"])
+
     def test_qubesd_that_is_down_at_boot(self):
         """What dom0's next boot rests on needs no qubesd; the rest follows when it is there."""
         self.whole(self.gpu())

@@ -1,6 +1,6 @@
 /** An audio domain's description → what each value on a Qubes host has to be. Source: qubes-host.md (b), column audio; (f) "Audio domain". */
 import type { AudioDomain } from "../model/audioDomain.ts";
-import { type DeviceSetting, NO_SETTINGS, type Settings } from "../model/settings.ts";
+import { type DeviceSetting, NO_SETTINGS, type Settings, standBehind } from "../model/settings.ts";
 import { audioPolicy } from "../policy/levels.ts";
 import { render } from "./templates.ts";
 
@@ -48,7 +48,7 @@ export function audioSettingsOf(audio: AudioDomain, devices: Record<string, Devi
     features: ["audio", "audio-model"],
     microphone: audio.microphone === "allowed" && MICROPHONE,
   });
-  const settings: Settings = {
+  const sound: Settings = {
     ...NO_SETTINGS,
     services: {
       [AUDIO_SERVICE]: "on",
@@ -61,6 +61,7 @@ export function audioSettingsOf(audio: AudioDomain, devices: Record<string, Devi
     audioClients: clients === "default" ? {} : Object.fromEntries(clients.map((client) => [client, qube])),
     audioModels: Object.fromEntries(audio.emulated.map((client) => [client, EMULATED_CARD])),
   };
+  const settings = standBehind(sound, audio.behind ?? []);
   if (audio.shared) return settings;
   return {
     ...settings,
@@ -81,7 +82,7 @@ export function audioSettingsOf(audio: AudioDomain, devices: Record<string, Devi
 }
 
 /** What can be there before the qube has started anew: no sound goes to it yet. */
-export const withoutClients = (settings: Settings): Settings => ({
+export const withoutClients = ({ waiting: _, ...settings }: Settings): Settings => ({
   ...settings,
   globals: {},
   audioClients: {},

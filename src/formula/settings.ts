@@ -4,7 +4,7 @@ import { type GuiDomain, inMode, principalOf } from "../model/guiDomain.ts";
 import { type InputRule, inputRules, withFound } from "../model/input.ts";
 import type { Mode, Rung } from "../model/modes.ts";
 import { policyFile } from "../model/names.ts";
-import { NO_SETTINGS, PROHIBIT_START, type Settings } from "../model/settings.ts";
+import { NO_SETTINGS, PROHIBIT_START, type Settings, standBehind } from "../model/settings.ts";
 import { grantOf } from "../policy/levels.ts";
 import { prepare, render } from "./templates.ts";
 
@@ -48,7 +48,7 @@ export function settingsOf(gui: GuiDomain, rung: Rung, grant: GpuGrant = NO_GRAN
   const ports = Object.values(grant.devices).map((d) => d.port);
   const principal = principalOf(gui);
   const rights = principal && grantOf(principal);
-  return {
+  const settings: Settings = {
     class: "AppVM",
     template: gui.template,
     label: gui.label,
@@ -84,6 +84,7 @@ export function settingsOf(gui: GuiDomain, rung: Rung, grant: GpuGrant = NO_GRAN
       ? Object.fromEntries(bootWords(qube, ports).map((word) => [word, "set" as const]))
       : {},
   };
+  return standBehind(settings, gui.behind ?? []);
 }
 
 /** Compiles the templates that most descriptions need. */

@@ -15,6 +15,7 @@
  */
 import * as v from "valibot";
 import { mapOf } from "../model/fields.ts";
+import type { KeyValue as Value } from "../model/keys.ts";
 
 export const PROTOCOL = 1;
 
@@ -49,6 +50,8 @@ export const LedgerEntry = v.object({
   at: v.number(),
   /** Packages only: other owners that want it too. When `owner` lets go, the first of them takes its place. */
   also: v.optional(v.array(v.string())),
+  /** Who wants another value of it, in the order in which they came: the next one has it when `owner` lets go. */
+  waiting: v.optional(v.array(v.object({ owner: v.string(), value: KeyValue }))),
 });
 
 export const LockHolder = v.object({ holder: v.string(), since: v.number(), pid: v.number() });
@@ -265,6 +268,20 @@ export interface AfterArgs {
   keys: string[];
 }
 
+/** What a change has to do with the claims of others. */
+export interface ClaimArgs {
+  /** The URN under which the ledger has this owner's things, where the resource has another name by now. */
+  formerly: string | null;
+  /** Keys of `touch` that somebody else has, who lets go of them, or goes on waiting for them. */
+  takes: Record<string, { from: string; waits: boolean }>;
+  /** Keys that somebody else has and keeps, and what this owner would make of each. */
+  waits: Record<string, Value>;
+  /** Who has a key of `release` from then on; null: of those who wait for it nobody's qube is there. */
+  heirs: Record<string, string | null>;
+}
+
+export const NO_CLAIMS: ClaimArgs = { formerly: null, takes: {}, waits: {}, heirs: {} };
+
 export interface ApplyArgs {
   /** Who is at work, for whoever finds the lock held: "alice@desk, stack lab, pid 4711". */
   holder: string;
@@ -296,6 +313,7 @@ export interface ApplyArgs {
   trial: TrialArgs;
   keep: KeepArgs | null;
   after: AfterArgs | null;
+  claims: ClaimArgs;
 }
 
 /** In the trial's boot: what is started there, and what must hold. */

@@ -7,6 +7,7 @@ import {
   type ApplyResult,
   Checked,
   type Evidence,
+  NO_CLAIMS,
   type Progress,
   Snapshot,
   type Verification,
@@ -22,13 +23,14 @@ export interface SessionOptions {
   scrub?: (text: string) => string;
 }
 
-type Defaulted = Pick<ApplyArgs, "trial" | "keep" | "after"> & Extras;
+type Defaulted = Pick<ApplyArgs, "trial" | "keep" | "after" | "claims"> & Extras;
 /** A change: without more, one that needs no reboot and waits `seconds` for its confirmation. */
 export type Applied = Omit<ApplyArgs, keyof Defaulted> & Partial<Defaulted>;
 const DEFAULTS: Defaulted = {
   trial: { seconds: 180, boot: null, watch: null },
   keep: null,
   after: null,
+  claims: NO_CLAIMS,
   start: null,
   verifyBoot: [],
 };

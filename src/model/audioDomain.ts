@@ -3,7 +3,9 @@ import * as v from "valibot";
 import { Selector } from "../pci/selector.ts";
 import { integer, listOf, named, oneOf, only, shown, text, wrong } from "./fields.ts";
 import { DEFAULT_TEMPLATE, type Fault, faultsOf } from "./guiDomain.ts";
+import type { Key } from "./keys.ts";
 import { hostNameFault, qubeNameFault } from "./names.ts";
+import { AUDIO_MODEL } from "./settings.ts";
 
 /** MiB; qubes-host.md (b), column audio. */
 const MEMORY = 400;
@@ -93,7 +95,25 @@ export interface AudioDomain {
   memory: number | null;
   vcpus: number | null;
   autostart: boolean | null;
+  /** Keys of what it plays that somebody else has, who came first. Not an argument: it is found out on the way. */
+  behind?: readonly string[];
 }
+
+/** What of the host it wants that others may want as well: the default, or the audio domain and the emulated card of each client. */
+export const soundContestedBy = ({ clients, emulated }: Pick<AudioDomain, "clients" | "emulated">): Key[] => [
+  ...(clients === "default"
+    ? (["global:default_audiovm"] as const)
+    : clients.map((client): Key => `property:${client}:audiovm`)),
+  ...emulated.map((client): Key => `feature:${client}:${AUDIO_MODEL}`),
+];
+
+/** Its clients but those that somebody else has, who came first. */
+export const soundClientsNow = ({ clients, behind = [] }: Pick<AudioDomain, "clients" | "behind">) =>
+  clients === "default"
+    ? behind.includes("global:default_audiovm")
+      ? []
+      : clients
+    : clients.filter((client) => !behind.includes(`property:${client}:audiovm`));
 
 /** What belongs to the qube itself, which whoever it is shared with decides. */
 const OF_THE_QUBE = ["template", "label", "memory", "vcpus", "autostart"] as const;

@@ -13,6 +13,7 @@ import {
 } from "../policy/principal.ts";
 import { integer, listOf, named, oneOf, only, pathOf, shown, text, wrong } from "./fields.ts";
 import { INPUT, type Input, inputFaults, inputOf, inputRules } from "./input.ts";
+import type { Key } from "./keys.ts";
 import { MODES, type Mode, type Rung } from "./modes.ts";
 import { guiDomainNameFault, hostNameFault, qubeNameFault } from "./names.ts";
 
@@ -165,7 +166,21 @@ export interface GuiDomain {
   apart?: string[];
   /** Those of them, and itself, of whose qubes one has the other's disposable as its default. Not an argument either. */
   barred?: string[];
+  /** Keys of what it shows that somebody else has, who came first. Not an argument either. */
+  behind?: readonly string[];
 }
+
+/** What of the host it wants that others may want as well: the default, or the GUI domain of each client. */
+export const contestedBy = ({ clients }: Pick<GuiDomain, "clients">): Key[] =>
+  clients === "default" ? ["global:default_guivm"] : clients.map((client): Key => `property:${client}:guivm`);
+
+/** Its clients but those that somebody else has, who came first. */
+export const clientsNow = ({ clients, behind = [] }: Pick<GuiDomain, "clients" | "behind">) =>
+  clients === "default"
+    ? behind.includes("global:default_guivm")
+      ? []
+      : clients
+    : clients.filter((client) => !behind.includes(`property:${client}:guivm`));
 
 /** Who asks, where the description gives a level. */
 export function principalOf({

@@ -30,6 +30,8 @@ export interface Settings {
   services: Record<string, "on" | "off">;
   /** Global properties, such as default_guivm. */
   globals: Record<string, string>;
+  /** What somebody else has, who came first: by its key, and what it is to be when that one lets go of it. */
+  waiting?: Record<string, string>;
   /** Client → its GUI domain. */
   clients: Record<string, string>;
   /** Client → its audio domain; an audio domain's settings alone have it. */
@@ -128,6 +130,37 @@ export function wishes(qube: string, settings: Settings): Wish[] {
     ...Object.keys(settings.bootArguments).map((word): Wish => ({ key: `bootarg:${word}`, value: true })),
   ];
 }
+
+/** Without `keys`, which somebody else has: these are only waited for. */
+export function standBehind(settings: Settings, keys: readonly string[]): Settings {
+  const waiting: Record<string, string> = {};
+  const rest = (map: Record<string, string>, keyOf: (name: string) => Key) =>
+    Object.fromEntries(
+      Object.entries(map).filter(([name, value]) => {
+        const key = keyOf(name);
+        if (keys.includes(key)) waiting[key] = value;
+        return !keys.includes(key);
+      }),
+    );
+  const { globals, clients, audioClients, audioModels } = settings;
+  const left: Settings = {
+    ...settings,
+    globals: rest(globals, (name) => `global:${name}`),
+    clients: rest(clients, (name) => `property:${name}:guivm`),
+    ...(audioClients && { audioClients: rest(audioClients, (name) => `property:${name}:audiovm`) }),
+    ...(audioModels && { audioModels: rest(audioModels, (name) => `feature:${name}:${AUDIO_MODEL}`) }),
+  };
+  return Object.keys(waiting).length ? { ...left, waiting } : settings;
+}
+
+/** What is waited for, by its key, as the host would have it. */
+export const waitsOf = ({ waiting = {} }: Settings): Record<string, KeyValue> =>
+  Object.fromEntries(
+    Object.entries(waiting).map(([key, value]) => [
+      key,
+      key.startsWith("feature:") ? value : explicit(value),
+    ]),
+  );
 
 /** Of two devices that are alike the second one's name in `devices` is "0x8086:0x9a49::p030000 (2)". */
 export const deviceId = (name: string): string => name.replace(/ \(\d+\)$/, "");

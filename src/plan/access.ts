@@ -2,7 +2,7 @@
 import { inputFile } from "../formula/settings.ts";
 import type { Snapshot } from "../host/protocol.ts";
 import { Refusal } from "../model/failure.ts";
-import { type GuiDomain, principalOf } from "../model/guiDomain.ts";
+import { clientsNow, type GuiDomain, principalOf } from "../model/guiDomain.ts";
 import type { FileValue, PropertyValue } from "../model/keys.ts";
 import { guiDomainNameFault, tagOf } from "../model/names.ts";
 import { callOf, Evaluator, type Facts, type Qube } from "../policy/evaluate.ts";
@@ -68,11 +68,24 @@ export function factsOf(snapshot: Snapshot, coming: readonly GuiDomain[] = []): 
       running: false,
     };
   // What a list names follows no default any more.
-  for (const { qube, clients } of coming)
-    if (clients === "default") for (const client of followersOf(qube, snapshot)) showBy(facts, client, qube);
-  for (const { qube, clients } of coming)
-    if (clients !== "default") for (const client of clients) showBy(facts, client, qube);
+  const all = byDefault(snapshot, coming);
+  if (all !== null) for (const client of followersOf(all, snapshot)) showBy(facts, client, all);
+  for (const gui of coming) {
+    const clients = clientsNow(gui);
+    if (clients !== "default") for (const client of clients) showBy(facts, client, gui.qube);
+  }
   return facts;
+}
+
+/** Which of them shows every qube without a GUI domain of its own: of several that want to, the one that came first. */
+function byDefault({ ledger }: Snapshot, coming: readonly GuiDomain[]): string | null {
+  const all = coming.filter((gui) => clientsNow(gui) === "default");
+  const known = all.find(({ behind }) => behind !== undefined);
+  if (known) return known.qube;
+  const wanting = all.map(({ qube }) => qube);
+  const has = (ledger["global:default_guivm"]?.ours as PropertyValue | undefined)?.value;
+  if (has !== undefined && !coming.some(({ qube }) => qube === has)) return null; // another program's
+  return wanting.find((qube) => qube === has) ?? wanting.sort()[0] ?? null;
 }
 
 /** Qubes keeps one tag of a GUI domain on each qube. */

@@ -11,7 +11,7 @@ import {
   withoutClients,
 } from "../formula/audioSettings.ts";
 import type { Evidence, PciFunction, QubeSnapshot, Snapshot, Verification } from "../host/protocol.ts";
-import type { AudioDomain } from "../model/audioDomain.ts";
+import { type AudioDomain, soundClientsNow } from "../model/audioDomain.ts";
 import { Refusal } from "../model/failure.ts";
 import type { PropertyValue } from "../model/keys.ts";
 import { AUDIO_MODEL, NO_SETTINGS, type Settings } from "../model/settings.ts";
@@ -21,7 +21,7 @@ import { select } from "../pci/selector.ts";
 import { isAudio, isUsb, listed, pciTree } from "../pci/tree.ts";
 import { verdictAudio } from "../pci/verdict.ts";
 import { POLICY_FILE } from "../policy/load.ts";
-import { owns, type Plan, planApply } from "./changes.ts";
+import { isAwaited, owns, type Plan, planApply } from "./changes.ts";
 import { hardwareKey } from "./fingerprint.ts";
 import { devicesOf } from "./gpu.ts";
 import { holds, type RungKey } from "./ladder.ts";
@@ -277,16 +277,19 @@ function devicesFor(audio: AudioDomain, snapshot: Snapshot, refuse: Refuse) {
 /** Whether this resource has made the qube the audio domain of somebody. */
 export const inForce = (audio: AudioDomain, { ledger }: Snapshot, owner: string): boolean =>
   owns(ledger["global:default_audiovm"], owner) ||
+  isAwaited(ledger["global:default_audiovm"], owner) ||
   Object.entries(ledger).some(
     ([key, entry]) =>
-      partsOf(key).kind === "property" && partsOf(key).name === "audiovm" && owns(entry, owner),
+      partsOf(key).kind === "property" &&
+      partsOf(key).name === "audiovm" &&
+      (owns(entry, owner) || isAwaited(entry, owner)),
   ) ||
   (audio.clients.length === 0 && owns(ledger[`feature:${audio.qube}:service.${AUDIO_SERVICE}`], owner));
 
 export function soundKey(audio: AudioDomain, snapshot: Snapshot): RungKey {
   const template = audio.template ?? snapshot.qubes[audio.qube]?.properties["template"]?.value ?? "";
   const sounds = snapshot.facts.pci.filter(isAudio).map((fn) => `${fn.vendor}:${fn.device}`);
-  const { host: _, onDelete: __, onFallback: ___, unreachable: ____, retry, ...asked } = audio;
+  const { host: _, onDelete: __, onFallback: ___, unreachable: ____, retry, behind: _____, ...asked } = audio;
   return {
     hardware: `${hardwareKey(template, snapshot)} ${sounds.sort().join(" ")}`,
     inputs: createHash("sha256").update(JSON.stringify(asked)).digest("hex").slice(0, 16),
@@ -423,10 +426,11 @@ export function audioChecks(
   const policies = new Set([...Object.keys(snapshot.files), ...files].filter((f) => POLICY_FILE.test(f)));
   const lint = host("policies lint", ["qubes-policy-lint", ...[...policies].sort()]);
   if (given === null) return [lint];
+  const clients = soundClientsNow(audio);
   const [client] =
-    audio.clients === "default"
+    clients === "default"
       ? followers(snapshot, qube).filter((name) => snapshot.qubes[name]?.class !== "TemplateVM")
-      : audio.clients;
+      : clients;
   const live = snapshot.qubes[qube];
   const template = audio.template ?? live?.properties["template"]?.value ?? "";
   const debian = snapshot.qubes[template]?.features["os-distribution"] === "debian";
@@ -476,7 +480,8 @@ const followers = (snapshot: Snapshot, qube: string) =>
 
 /** Clients that run, with the domain id that names their daemon: of an emulated card that of the stubdomain. */
 function listening(audio: AudioDomain, snapshot: Snapshot): [string, string][] {
-  const names = audio.clients === "default" ? followers(snapshot, audio.qube) : audio.clients;
+  const clients = soundClientsNow(audio);
+  const names = clients === "default" ? followers(snapshot, audio.qube) : clients;
   return names.flatMap((name): [string, string][] => {
     const client = snapshot.qubes[name];
     if (!client || client.class === "AdminVM" || client.state !== "Running" || client.features["servicevm"])

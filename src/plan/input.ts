@@ -3,7 +3,7 @@ import { inputFile, inputRulesOf } from "../formula/settings.ts";
 import type { Snapshot } from "../host/protocol.ts";
 import { Refusal } from "../model/failure.ts";
 import type { GpuGrant } from "../model/gpu.ts";
-import type { GuiDomain } from "../model/guiDomain.ts";
+import { clientsNow, type GuiDomain } from "../model/guiDomain.ts";
 import { INPUT_SERVICES, type InputRule, inputRules, KINDS, withFound } from "../model/input.ts";
 import type { Mode } from "../model/modes.ts";
 import { reached } from "../pci/identity.ts";
@@ -141,7 +141,8 @@ function unasked(
 ): string | null {
   if (answer !== "ask") return null;
   const guivm = snapshot.qubes[qube]?.properties["guivm"];
-  const isClient = gui.clients === "default" ? guivm?.default === true : gui.clients.includes(qube);
+  const clients = clientsNow(gui);
+  const isClient = clients === "default" ? guivm?.default === true : clients.includes(qube);
   const shownBy = isClient ? gui.qube : (guivm?.value ?? "");
   const allowed = `allowed is "allow" or "deny", or "ask" with ${qube} in "clients"`;
   if (shownBy === "")

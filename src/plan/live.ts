@@ -9,9 +9,10 @@ import {
   NO_SETTINGS,
   PROHIBIT_START,
   type Settings,
+  waitsOf,
   wishes,
 } from "../model/settings.ts";
-import { deviceParts, partsOf, satisfied, valueOf } from "./values.ts";
+import { deviceParts, partsOf, sameValue, satisfied, valueOf } from "./values.ts";
 
 /**
  * What the host has for everything that `wanted` speaks of. What is not there is left out; what is equal in meaning (a policy with the
@@ -61,6 +62,11 @@ export function liveSettings(qube: string, wanted: Settings, snapshot: Snapshot)
         break;
     }
   }
+  const waits = Object.entries(waitsOf(wanted)).filter(([key, value]) =>
+    snapshot.ledger[key]?.waiting?.some((one) => sameValue(one.value, value)),
+  );
+  if (waits.length)
+    live.waiting = Object.fromEntries(waits.map(([key]) => [key, wanted.waiting?.[key] ?? ""]));
   live.devices = liveDevices(qube, wanted, snapshot);
   return live;
 }

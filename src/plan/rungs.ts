@@ -134,8 +134,9 @@ function stagedSettings(gui: GuiDomain, rung: Rung, now: Rung, { grant }: Judgem
     return { ...kept, packages: { ...kept.packages, ...gpu.packages } };
   }
   const { [INPUT_TARGET]: _, [inputFile(gui.qube)]: __, ...files } = gpu.files;
+  const { waiting: ___, ...qube } = gpu;
   return {
-    ...gpu,
+    ...qube,
     properties: { ...gpu.properties, autostart: "False" },
     files,
     globals: {},

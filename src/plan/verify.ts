@@ -1,6 +1,6 @@
 /** The checks that a mode must pass on the host before it counts. Pure. Source: qubes-host.md (d), design §5. */
 import type { Snapshot, Verification } from "../host/protocol.ts";
-import type { GuiDomain } from "../model/guiDomain.ts";
+import { clientsNow, type GuiDomain } from "../model/guiDomain.ts";
 import { inputRules } from "../model/input.ts";
 import type { Mode, Rung } from "../model/modes.ts";
 import { GLOBAL_RWX, LOCAL_RWX } from "../policy/levels.ts";
@@ -45,7 +45,8 @@ export function verificationsOf(
     ...(mode === "gpu" && debian ? ["qubes-input-proxy-receiver"] : []),
   ].join(" ");
   const policies = new Set([...Object.keys(snapshot.files), ...files].filter((f) => POLICY_FILE.test(f)));
-  const [client] = gui.clients === "default" ? followersOf(qube, snapshot) : gui.clients;
+  const clients = clientsNow(gui);
+  const [client] = clients === "default" ? followersOf(qube, snapshot) : clients;
   const may = (target: string, service: string) =>
     host(`policy: ${qube} may ask ${target} for ${service}`, [...JUST_EVALUATE, qube, target, service]);
   const mayNot = (target: string, service: string) =>

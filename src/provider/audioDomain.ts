@@ -3,7 +3,7 @@ import { audioSettingsOf, stockAudioPolicy, withoutClients } from "../formula/au
 import { formulaOf } from "../formula/formula.ts";
 import { AgentFailure, HostError } from "../host/errors.ts";
 import type { Evidence, Snapshot } from "../host/protocol.ts";
-import { type AudioDomain, audioFaults, parseAudioDomain } from "../model/audioDomain.ts";
+import { type AudioDomain, audioFaults, parseAudioDomain, soundContestedBy } from "../model/audioDomain.ts";
 import { Refusal, sentence } from "../model/failure.ts";
 import { NO_SETTINGS, type Settings } from "../model/settings.ts";
 import { reached } from "../pci/identity.ts";
@@ -29,14 +29,15 @@ import {
   streamsOf,
   waitingForSound,
 } from "../plan/audio.ts";
-import { ownedBy, owns, type Plan, planApply, planDelete } from "../plan/changes.ts";
+import { isNoted, ownedBy, type Plan, planApply, planDelete, type Restore } from "../plan/changes.ts";
 import { appliedSettings, liveSettings } from "../plan/live.ts";
-import { sameValue } from "../plan/values.ts";
+import { partsOf, sameValue } from "../plan/values.ts";
 import { audioPolicy } from "../policy/levels.ts";
 import { rulesOf } from "../policy/rules.ts";
 import { applyFailure, stillThere, whatOf } from "./applyFailure.ts";
 import { apply, leftOf } from "./applying.ts";
-import { diffByPath, replacing, topLevel } from "./diff.ts";
+import { pendingClaims, wantedBy } from "./claims.ts";
+import { diffByPath, formatPath, replacing, topLevel } from "./diff.ts";
 import { asProperties, asValue } from "./guiDomainState.ts";
 import {
   type Changes,
@@ -48,6 +49,7 @@ import {
   type Properties,
   UNKNOWN,
   unknownOf,
+  type Value,
 } from "./handler.ts";
 import { type ApplyRequest, type HostAccess, inTurn } from "./hosts.ts";
 import { parted } from "./rungRequest.ts";
@@ -80,17 +82,21 @@ export function audioDomainHandler(hosts: HostAccess): Handler {
         const parsed = parseAudioDomain(context.name, known);
         // With the defaults: an argument that is left out has not changed.
         const filled = "audio" in parsed ? { ...described(parsed.audio), ...unknownOf(args) } : args;
+        if ("audio" in parsed)
+          note(parsed.audio, hasUnknown(args["clients"]) || hasUnknown(args["emulated"]), context);
         return { inputs: { ...filled, settings: UNKNOWN }, failures };
       }
       const parsed = parseAudioDomain(context.name, args);
       if ("faults" in parsed) return { inputs: news, failures: parsed.faults };
       const { audio } = parsed;
+      note(audio, false, context);
       const { remembered } = olds;
       const learnt = remembered === undefined ? {} : { remembered };
       let settings: Settings;
       try {
-        const snapshot = await hosts.snapshot(audio.host, [], context);
-        settings = decideAudio(audio, snapshot, context.urn, memoryOf(olds), coming(audio.host)).wanted;
+        const snapshot = await look(audio, context);
+        const among = placed(audio, snapshot, context);
+        settings = decideAudio(among, snapshot, context.urn, memoryOf(olds), coming(audio.host)).wanted;
       } catch (error) {
         // Whoever needs the host is told: a description can be checked without it.
         if (!(error instanceof HostError || error instanceof Refusal)) throw error;
@@ -107,11 +113,15 @@ export function audioDomainHandler(hosts: HostAccess): Handler {
       let wanted: Settings | undefined;
       let missing: Changes = {};
       const changes: Changes = {};
+      let left: string[] = [];
       if (looks) {
         const audio = audioOf(news);
-        const snapshot = await hosts.snapshot(audio.host, [], context, oldOutputs["connection"]);
+        const snapshot = await look(audio, context, oldOutputs["connection"]);
         try {
-          ({ wanted } = prepare(audio, snapshot, memoryOf(news), context));
+          const decision = prepare(audio, snapshot, memoryOf(news), context);
+          ({ wanted } = decision);
+          // What was left for another, which never came for it.
+          if (decision.target === "audio") left = decision.plan.restores.flatMap(pathOfContested);
           const live = liveSettings(audio.qube, wanted, snapshot);
           missing = diffByPath({ settings: asProperties(live) }, { settings: asProperties(wanted) });
         } catch (error) {
@@ -128,6 +138,7 @@ export function audioDomainHandler(hosts: HostAccess): Handler {
       if (wanted)
         for (const [path, kind] of Object.entries(changes))
           if (topLevel(path) === "settings" && kind !== "delete" && !(path in missing)) delete changes[path];
+      for (const path of left) changes[path] ??= "delete";
       return { changes, deleteBeforeReplace: true };
     },
 
@@ -136,7 +147,7 @@ export function audioDomainHandler(hosts: HostAccess): Handler {
       if (context.preview && hasUnknown(inputs)) return { id: "", outputs: inputs };
       const audio = audioOf(inputs);
       if (!context.preview) return { id: idOf(audio), outputs: await bringUp(audio, inputs, {}, context) };
-      const snapshot = await hosts.snapshot(audio.host, [], context);
+      const snapshot = await look(audio, context);
       announce(audio, snapshot, prepare(audio, snapshot, memoryOf(inputs), context), context);
       return { id: "", outputs: inputs };
     },
@@ -153,11 +164,13 @@ export function audioDomainHandler(hosts: HostAccess): Handler {
         hosts.notLookedAt(host, error, context);
         return { id, outputs: { ...outputs, looked: false }, inputs };
       }
+      snapshot = hosts.claims.seenBy(context.urn, host, qube, snapshot);
       const isThere = snapshot.qubes[qube] !== undefined;
       // Where only some of it could be removed, the rest is still this resource's.
       const isOurs = outputs["state"] === "fallback" || ownedBy(snapshot, context.urn).length > 0;
       if (!isThere && (imported || !isOurs)) return null;
-      const audio = imported ? adopted(host, qube, snapshot, context.urn) : audioOf(inputs);
+      const found = imported ? adopted(host, qube, snapshot, context.urn) : audioOf(inputs);
+      const audio = placed(found, snapshot, context);
       const memory = memoryOf({ ...inputs, ...outputs });
       let wanted: Settings | null = null;
       let why = "";
@@ -206,7 +219,7 @@ export function audioDomainHandler(hosts: HostAccess): Handler {
       if (!context.preview) return bringUp(audioOf(news), news, oldOutputs, context);
       if (!hasUnknown(news)) {
         const audio = audioOf(news);
-        const snapshot = await hosts.snapshot(audio.host, [], context, oldOutputs["connection"]);
+        const snapshot = await look(audio, context, oldOutputs["connection"]);
         const memory = memoryOf({ ...news, ...oldOutputs });
         announce(audio, snapshot, prepare(audio, snapshot, memory, context), context);
       }
@@ -218,15 +231,18 @@ export function audioDomainHandler(hosts: HostAccess): Handler {
       const [host = "", qube = ""] = id.split("/");
       const resource = audioWords({ qube });
       const connection = outputs["connection"];
-      const snapshot = await hosts.snapshot(host, [], context, connection);
+      const now = await hosts.snapshot(host, [], context, connection);
+      const snapshot = hosts.claims.seenBy(context.urn, host, qube, now, false);
       const onDelete = outputs["onDelete"] === "keep" ? "keep" : "restore";
       const plan = planDelete(snapshot, context.urn, onDelete);
       if (plan.release.length === 0) return; // never brought up, or adopted and never changed
+      if (hosts.claims.isRenamed(context.urn, host, qube)) return; // it goes on under another name
       if (removes(qube, plan)) preflightSilence(resource, host, qube, plan, snapshot);
       if (onDelete === "restore" && plan.restores.length) context.log(describeDelete(qube, plan));
+      const claims = hosts.claims.argsOf(context.urn, plan);
       await apply(
         { hosts, host, resource, context, connection },
-        { ...takeAwayRequest(qube, plan, snapshot), owner: context.urn },
+        { ...takeAwayRequest(qube, plan, snapshot), claims, owner: context.urn },
       );
     },
 
@@ -250,6 +266,23 @@ export function audioDomainHandler(hosts: HostAccess): Handler {
     },
   });
 
+  /** What the others of this program have to know of it. */
+  function note(audio: AudioDomain, anyClients: boolean, { urn }: Context): void {
+    const { host, qube } = audio;
+    hosts.claims.wants(urn, { host, qube, keys: anyClients ? null : soundContestedBy(audio) });
+  }
+
+  async function look({ host, qube }: AudioDomain, context: Context, stored?: Value): Promise<Snapshot> {
+    const now = await hosts.snapshot(host, [], context, stored);
+    return hosts.claims.seenBy(context.urn, host, qube, now);
+  }
+
+  /** The description among the others that want what it wants. */
+  function placed(audio: AudioDomain, snapshot: Snapshot, { urn }: Context, acts = false): AudioDomain {
+    const behind = hosts.claims.standing(urn, audio.host, soundContestedBy(audio), snapshot, acts);
+    return behind.length ? { ...audio, behind } : audio;
+  }
+
   /** Whether this program makes that qube on that host: it is not there yet, and will be. */
   function coming(host: string): (qube: string) => boolean {
     return (qube) => hosts.claims.has(host, `qube:${qube}`);
@@ -257,11 +290,13 @@ export function audioDomainHandler(hosts: HostAccess): Handler {
 
   /** What is done next, claimed before anything is touched. */
   function prepare(
-    audio: AudioDomain,
+    described: AudioDomain,
     snapshot: Snapshot,
     memory: RememberedSound | null,
     context: Context,
-  ): AudioDecision & { plan: Plan } {
+    acts = false,
+  ): AudioDecision & { plan: Plan; audio: AudioDomain } {
+    const audio = placed(described, snapshot, context, acts);
     const decision = decideAudio(audio, snapshot, context.urn, memory, coming(audio.host));
     const { wanted } = decision;
     const plan =
@@ -270,18 +305,11 @@ export function audioDomainHandler(hosts: HostAccess): Handler {
         : planApply(audio.qube, wanted, snapshot, context.urn);
     const given = Object.values(wanted.devices).map((device) => `given:${device.port}`);
     // Also what waits for a start, or stayed where it was: two that want one client differ all the same.
-    const clients = Object.keys(audioSettingsOf(audio, {}).audioClients ?? {}).map(
-      (client) => `property:${client}:audiovm`,
-    );
-    const globals = audio.clients === "default" ? ["global:default_audiovm"] : [];
-    hosts.claims.claim(
-      audio.host,
-      context.urn,
-      audioWords(audio),
-      [...new Set([...plan.touch, ...given, ...clients, ...globals])],
-      snapshot,
-    );
-    return { ...decision, plan };
+    const contested = soundContestedBy(audio);
+    const keys = [...new Set([...wantedBy(plan), ...given, ...contested])];
+    if (acts || context.preview || hosts.claims.knows(context.urn))
+      hosts.claims.claim(audio.host, context.urn, audioWords(audio), keys, snapshot);
+    return { ...decision, plan, audio };
   }
 
   function announce(
@@ -290,6 +318,7 @@ export function audioDomainHandler(hosts: HostAccess): Handler {
     { target, reason, notices, startsAnew, plan }: AudioDecision & { plan: Plan },
     context: Context,
   ): void {
+    for (const text of hosts.claims.waitTexts(context.urn)) context.log(text, WARNING);
     if (!context.preview || plan.changes.length + plan.restores.length === 0) {
       if (context.preview && target === "before") context.log(staysText(audio, snapshot, reason), WARNING);
       return;
@@ -309,9 +338,9 @@ export function audioDomainHandler(hosts: HostAccess): Handler {
     const resource = audioWords(audio);
     const { host, qube } = audio;
     const connection = olds["connection"];
-    const snapshot = await hosts.snapshot(host, [], context, connection);
+    const snapshot = await look(audio, context, connection);
     const wasUp = inForce(audio, snapshot, context.urn);
-    const decision = prepare(audio, snapshot, memoryOf({ ...inputs, ...olds }), context);
+    const decision = prepare(audio, snapshot, memoryOf({ ...inputs, ...olds }), context, true);
     const { target, wanted, plan, reason, functions } = decision;
     announce(audio, snapshot, decision, context);
 
@@ -372,7 +401,9 @@ export function audioDomainHandler(hosts: HostAccess): Handler {
             streamsIn(olds).map((s) => s.client),
           )
         : [];
-    const claimed = plan.touch.every((key) => owns(snapshot.ledger[key], context.urn));
+    const claimed = isNoted(plan, snapshot, context.urn);
+    const claims = hosts.claims.argsOf(context.urn, plan);
+    const seen = (now: Snapshot) => hosts.claims.seenBy(context.urn, host, qube, now);
     const isDone =
       claimed &&
       plan.changes.length + plan.release.length + waiting.length === 0 &&
@@ -381,9 +412,9 @@ export function audioDomainHandler(hosts: HostAccess): Handler {
       let now = snapshot;
       if (!isDone) {
         if (removes(qube, plan)) preflightSilence(resource, host, qube, plan, snapshot);
-        const request = { ...takeAwayRequest(qube, plan, snapshot), owner: context.urn };
-        now = (await apply({ hosts, host, resource, context, connection, partial: failed }, request))
-          .snapshot;
+        const request = { ...takeAwayRequest(qube, plan, snapshot), claims, owner: context.urn };
+        const applying = { hosts, host, resource, context, connection, partial: failed };
+        now = seen((await apply(applying, request)).snapshot);
       }
       return stays(now, reason ?? "", decision.remembered, decision.remembered ? "failed" : "refused");
     }
@@ -393,9 +424,10 @@ export function audioDomainHandler(hosts: HostAccess): Handler {
     if (isDone && (target === "staged") === (olds["state"] === "staged"))
       return outputs(snapshot, state, verdict, evidenceOf(olds));
 
-    const request = applyRequest(audio, decision, snapshot, waiting);
+    const request = applyRequest(decision.audio, decision, snapshot, waiting);
     try {
-      const result = await hosts.apply(host, { ...request, owner: context.urn }, context, connection);
+      const made = await hosts.apply(host, { ...request, claims, owner: context.urn }, context, connection);
+      const result = { ...made, snapshot: seen(made.snapshot) };
       const left = planApply(qube, wanted, result.snapshot, context.urn).changes;
       if (left.length)
         throw partial(
@@ -420,7 +452,7 @@ export function audioDomainHandler(hosts: HostAccess): Handler {
       if (error instanceof Refusal || error instanceof PartialFailure) throw error;
       const broken = wasUp || target === "staged" ? null : ofThisHardware(error);
       if (!broken) throw failed(applyFailure(error, resource, host));
-      const now = await hosts.snapshot(host, [], context, connection);
+      const now = await look(audio, context, connection);
       const names = functions.map(describe).join("; ");
       const why = names ? `${broken.why} (it had been given ${names})` : broken.why;
       return stays(
@@ -488,6 +520,13 @@ function takeAwayRequest(qube: string, plan: Plan, snapshot: Snapshot): Omit<App
   };
 }
 
+/** Where the settings have what others may want as well. */
+function pathOfContested({ key }: Restore): string[] {
+  const { kind, of, name } = partsOf(key);
+  if (kind === "global") return [formatPath(["settings", "globals", name])];
+  return kind === "property" && name === "audiovm" ? [formatPath(["settings", "audioClients", of])] : [];
+}
+
 const removes = (qube: string, plan: Plan) =>
   plan.restores.some((r) => r.key === `qube:${qube}` && r.to === null);
 
@@ -516,7 +555,9 @@ const idOf = ({ host, qube }: AudioDomain) => `${host}/${qube}`;
 
 /** The description as arguments: what is left to the host, or to the other owner of the qube, stays away. */
 const described = (audio: AudioDomain): Properties =>
-  asProperties(Object.fromEntries(Object.entries(audio).filter(([, value]) => value !== null)));
+  asProperties(
+    Object.fromEntries(Object.entries(audio).filter(([name, value]) => value !== null && name !== "behind")),
+  );
 
 /** Checked inputs back as a description. */
 function audioOf(inputs: Properties): AudioDomain {
@@ -634,6 +675,7 @@ function outputsOf(
             ]
           : []),
       ...(works && isRunning ? seen.waits.map((why) => ({ kind: "bluetooth", qubes: [qube], why })) : []),
+      ...pendingClaims(snapshot, urn),
     ]),
     origin: created?.owner === urn && created.first === null ? "created" : "adopted",
     looked: true,

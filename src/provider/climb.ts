@@ -3,11 +3,11 @@ import { inputRulesOf } from "../formula/settings.ts";
 import { AgentFailure } from "../host/errors.ts";
 import type { ApplyResult, Evidence, Snapshot } from "../host/protocol.ts";
 import { Refusal, sentence } from "../model/failure.ts";
-import { allPackages, type GuiDomain } from "../model/guiDomain.ts";
+import { allPackages, contestedBy, type GuiDomain } from "../model/guiDomain.ts";
 import type { Rung } from "../model/modes.ts";
 import type { Settings } from "../model/settings.ts";
 import { inCompany, preflightAccess, reviewOf } from "../plan/access.ts";
-import { owns, type Plan, planRung } from "../plan/changes.ts";
+import { isNoted, type Plan, planRung } from "../plan/changes.ts";
 import { inputTaken, preflightInput } from "../plan/input.ts";
 import {
   fallbackOf,
@@ -23,7 +23,7 @@ import { differenceText } from "../policy/explain.ts";
 import type { Review } from "../policy/review.ts";
 import { applyFailure, stillThere, whatOf } from "./applyFailure.ts";
 import { apply, leftOf } from "./applying.ts";
-import { adviceFor, ownerName } from "./claims.ts";
+import { adviceFor, ownerName, wantedBy } from "./claims.ts";
 import {
   asProperties,
   asValue,
@@ -55,17 +55,20 @@ export interface Task {
   hosts: HostAccess;
   gui: GuiDomain;
   context: Context;
+  /** It is this resource's turn, and what is decided is done; else it is only asked. */
+  acts?: boolean;
 }
 
 /** What the run is going to do there, said and claimed before anything is touched; a refusal where nothing can work. */
 export function announce(
-  { hosts, gui: described, context }: Task,
+  task: Task,
   snapshot: Snapshot,
   remembered: readonly Remembered[],
   done?: Ladder,
 ): Announced {
-  const others = hosts.claims.others(described.host, context.urn);
-  const gui = inCompany(described, snapshot, others);
+  const { hosts, context } = task;
+  const gui = placed(task, snapshot);
+  const others = hosts.claims.others(gui.host, context.urn);
   const notices = [
     ...preflight(gui, snapshot, (qube) => hosts.claims.has(gui.host, `qube:${qube}`)),
     ...preflightInput(gui, snapshot),
@@ -95,13 +98,11 @@ export function announce(
       next: adviceFor(taken.key),
     });
   const inputs = [...new Set(rules.map(({ qube }) => `input:${qube}`))];
-  hosts.claims.claim(
-    gui.host,
-    context.urn,
-    `GUI domain ${gui.qube}`,
-    [...plan.touch, ...given, ...inputs],
-    snapshot,
-  );
+  const keys = [...wantedBy(plan), ...given, ...inputs];
+  if (task.acts || context.preview || hosts.claims.knows(context.urn))
+    hosts.claims.claim(gui.host, context.urn, `GUI domain ${gui.qube}`, keys, snapshot);
+  if (context.preview || (task.acts && !done))
+    for (const text of hosts.claims.waitTexts(context.urn)) context.log(text, { severity: "warning" });
   if (context.preview && (plan.changes.length || !snapshot.ledger[`qube:${gui.qube}`])) {
     for (const notice of notices) context.log(notice.text, { severity: notice.severity });
     if (decision.gpu?.inside) context.log(decision.gpu.inside, { severity: "warning" });
@@ -111,6 +112,15 @@ export function announce(
         context.log(`mode "${mode}": ${verdict}: ${reason}`, { severity: "warning" });
   }
   return { decision, plan };
+}
+
+/** The description in the company of the others of its host: who is kept apart from whom, and who came first. */
+export function placed({ hosts, gui, context, acts = false }: Task, snapshot: Snapshot): GuiDomain {
+  const { host } = gui;
+  const { urn } = context;
+  const among = inCompany(gui, snapshot, hosts.claims.others(host, urn));
+  const behind = hosts.claims.standing(urn, host, contestedBy(gui), snapshot, acts);
+  return { ...among, behind };
 }
 
 /** Refuses a change of rights that must not be; tells of one that will be. */
@@ -136,7 +146,7 @@ export function announceRights(
 
 /** Climbs until a rung is up. Returns the outputs. */
 export const bringUp = (task: Task, inputs: Properties, olds: Properties): Promise<Properties> =>
-  new Climb(task, inputs, olds).run();
+  new Climb({ ...task, acts: true }, inputs, olds).run();
 
 class Climb {
   readonly #task: Task;
@@ -185,7 +195,13 @@ class Climb {
 
   async #look(): Promise<Snapshot> {
     const { hosts, gui, context } = this.#task;
-    this.#snapshot = await hosts.snapshot(gui.host, allPackages(gui), context, this.#olds["connection"]);
+    const now = await hosts.snapshot(gui.host, allPackages(gui), context, this.#olds["connection"]);
+    return this.#see(now);
+  }
+
+  #see(now: Snapshot): Snapshot {
+    const { hosts, gui, context } = this.#task;
+    this.#snapshot = hosts.claims.seenBy(context.urn, gui.host, gui.qube, now);
     return this.#snapshot;
   }
 
@@ -230,7 +246,7 @@ class Climb {
     const { hosts, gui, context } = this.#task;
     const { needsBoot } = decision;
     const olds = this.#olds;
-    const claimed = plan.touch.every((key) => owns(snapshot.ledger[key], context.urn));
+    const claimed = isNoted(plan, snapshot, context.urn);
     const waiting = gui.restartClients === "allowed" ? waitingForRestart(gui.qube, snapshot) : [];
     const isUp =
       claimed &&
@@ -244,7 +260,7 @@ class Climb {
     if (isUp) return null;
     const known = {
       lit: screensOf(olds),
-      restart: gui.restartClients === "allowed" ? runningClients(gui, snapshot) : [],
+      restart: gui.restartClients === "allowed" ? runningClients(gui, plan, snapshot) : [],
     };
     if (needsBoot) context.log(...bootNotice(snapshot));
     const request =
@@ -257,14 +273,15 @@ class Climb {
             needsBoot ? { seconds: gui.limits.boot, gui, lit: known.lit } : null,
           )
         : rungRequest(gui, { ...decision, wanted }, plan, snapshot, known);
-    return hosts.apply(gui.host, { ...request, owner: context.urn }, context, olds["connection"]);
+    const claims = hosts.claims.argsOf(context.urn, plan);
+    return hosts.apply(gui.host, { ...request, claims, owner: context.urn }, context, olds["connection"]);
   }
 
   /** What Salt was asked for and did not do is a failure, whatever Salt said (design §1 promise 5). */
   #convinced(result: ApplyResult, target: Rung, wanted: Settings, { ladder }: Decision): void {
     const { gui, context } = this.#task;
-    const { snapshot, evidence } = result;
-    this.#snapshot = snapshot;
+    const snapshot = this.#see(result.snapshot);
+    const { evidence } = result;
     this.#evidence = evidence;
     const { changes, release } = planRung(gui.qube, wanted, snapshot, context.urn);
     const left = leftOf(release, context.urn, result);
@@ -329,7 +346,7 @@ class Climb {
     let now = snapshot;
     if (wanted && plan) {
       this.#settings = asProperties(wanted);
-      const claimed = plan.touch.every((key) => owns(snapshot.ledger[key], context.urn));
+      const claimed = isNoted(plan, snapshot, context.urn);
       if (!claimed || plan.changes.length || plan.release.length) {
         const applying = {
           hosts,
@@ -346,11 +363,11 @@ class Climb {
         };
         const request: ApplyRequest = {
           ...stagedRequest(gui, wanted, plan, snapshot),
+          claims: hosts.claims.argsOf(context.urn, plan),
           owner: context.urn,
         };
         const result = await apply(applying, request);
-        now = result.snapshot;
-        this.#snapshot = now;
+        now = this.#see(result.snapshot);
         this.#evidence = result.evidence;
       }
     }
@@ -456,12 +473,13 @@ const changedNothing = (error: unknown): boolean =>
   Object.keys(error.body.left ?? {}).length === 0;
 
 /** Clients that run now and whose GUI domain this apply changes. */
-function runningClients(gui: GuiDomain, snapshot: Snapshot): string[] {
+function runningClients(gui: GuiDomain, { waits }: Plan, snapshot: Snapshot): string[] {
   const named = gui.clients === "default" ? null : new Set(gui.clients);
   const changed = Object.keys(snapshot.qubes).filter((name) => {
     const qube = snapshot.qubes[name];
     if (!qube || name === gui.qube || qube.class === "AdminVM" || qube.state !== "Running") return false;
     const guivm = qube.properties["guivm"];
+    if ((named ? `property:${name}:guivm` : "global:default_guivm") in waits) return false;
     return (named ? named.has(name) : guivm?.default === true) && guivm?.value !== gui.qube;
   });
   return [...new Set([...changed, ...waitingForRestart(gui.qube, snapshot)])].sort();

@@ -308,10 +308,11 @@ test("two GUI domains: one client of both is refused in the preview with both na
     /GUI domain second on host lab: the GUI domain of "vault" is claimed by GuiDomain "sys-gui" \(stack lab, project site\) as well/,
   );
   await program.up({ clients: ["vault"] });
+  second.hosts.stack = "another";
   const taken = await failing(Refusal, second.up({ clients: ["vault"] }));
   assert.match(
     taken.message,
-    /belongs to GuiDomain "sys-gui" \(stack lab, project site\), as the host's ledger says/,
+    /belongs to GuiDomain "sys-gui" \(stack lab, project site\), as the host's ledger says\..*"pulumi destroy" of that stack/,
   );
   await second.up({ clients: ["work"] });
   await program.destroy();

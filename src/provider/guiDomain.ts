@@ -3,9 +3,9 @@ import { settingsOf } from "../formula/settings.ts";
 import { HostError } from "../host/errors.ts";
 import type { Snapshot } from "../host/protocol.ts";
 import { Refusal, sentence } from "../model/failure.ts";
-import { allPackages, type GuiDomain, parseGuiDomain } from "../model/guiDomain.ts";
+import { allPackages, contestedBy, type GuiDomain, parseGuiDomain } from "../model/guiDomain.ts";
 import { NO_SETTINGS, type Settings } from "../model/settings.ts";
-import { inCompany, preflightAccess, reviewOf } from "../plan/access.ts";
+import { preflightAccess, reviewOf } from "../plan/access.ts";
 import { isForGood, ownedBy, type Plan, planDelete } from "../plan/changes.ts";
 import { preflightInput } from "../plan/input.ts";
 import { liveSettings } from "../plan/live.ts";
@@ -13,7 +13,7 @@ import { inForce, preflight, preflightDelete, preflightRemoval } from "../plan/p
 import { decide } from "../plan/rungs.ts";
 import { partsOf, sameValue } from "../plan/values.ts";
 import { apply } from "./applying.ts";
-import { announce, announceRights, bringUp } from "./climb.ts";
+import { announce, announceRights, bringUp, placed } from "./climb.ts";
 import { diffByPath, formatPath, replacing, topLevel, unlessRefused } from "./diff.ts";
 import {
   adopted,
@@ -48,6 +48,7 @@ import {
   type Properties,
   UNKNOWN,
   unknownOf,
+  type Value,
 } from "./handler.ts";
 import { type HostAccess, inTurn } from "./hosts.ts";
 import { takeAwayRequest } from "./rungRequest.ts";
@@ -84,7 +85,7 @@ export function guiDomainHandler(hosts: HostAccess): Handler {
       if (hasUnknown(args)) {
         // Whom it will show may be known all the same, and counts for the others' rights.
         const parsed = parseGuiDomain(context.name, knownOf(args));
-        if ("gui" in parsed) hosts.claims.describe(context.urn, parsed.gui);
+        if ("gui" in parsed) note(parsed.gui, hasUnknown(args["clients"]), context);
         // With the defaults: an argument that is left out has not changed.
         const filled = "gui" in parsed ? { ...described(parsed.gui), ...unknownOf(args) } : args;
         return { inputs: { ...filled, settings: UNKNOWN }, failures: knownFailures(args) };
@@ -92,7 +93,7 @@ export function guiDomainHandler(hosts: HostAccess): Handler {
       const parsed = parseGuiDomain(context.name, args);
       if ("faults" in parsed) return { inputs: news, failures: parsed.faults };
       const { gui } = parsed;
-      hosts.claims.describe(context.urn, gui);
+      note(gui, false, context);
       const settings = await settingsFor(gui, olds, context);
       return {
         inputs: {
@@ -112,14 +113,19 @@ export function guiDomainHandler(hosts: HostAccess): Handler {
       let isRefused = false;
       if (looks) {
         const gui = guiOf(news);
-        const snapshot = await hosts.snapshot(gui.host, allPackages(gui), context, oldOutputs["connection"]);
+        const snapshot = await look(gui, context, oldOutputs["connection"]);
         const memory = memoryOf(news, gui, snapshot, context.urn);
         const announced = await unlessRefused(() => announce({ hosts, gui, context }, snapshot, memory));
         isRefused = announced === null;
         wanted = announced?.decision.wanted;
         // A package that an earlier run could not remove. What another mode does away with is that mode's change.
         if (announced?.plan && announced.decision.target === oldOutputs["mode"])
-          removals = announced.plan.restores.filter(isForGood).map((r) => partsOf(r.key).name);
+          removals = announced.plan.restores.flatMap((restore) => {
+            if (isForGood(restore)) return [formatPath(["settings", "packages", partsOf(restore.key).name])];
+            // What was left for another, which never came for it.
+            const path = pathOfContested(restore.key, gui.qube);
+            return path ? [formatPath(["settings", ...path])] : [];
+          });
         // What the description names anew and the host has already (after an import, say) is no change.
         if (wanted) {
           const live = liveSettings(gui.qube, wanted, snapshot);
@@ -138,7 +144,7 @@ export function guiDomainHandler(hosts: HostAccess): Handler {
         for (const [path, kind] of Object.entries(changes))
           if (topLevel(path) === "settings" && kind !== "delete" && !(path in missing)) delete changes[path];
       if (isRefused) changes["settings"] = "update";
-      for (const name of removals) changes[formatPath(["settings", "packages", name])] ??= "delete";
+      for (const path of removals) changes[path] ??= "delete";
       return { changes, deleteBeforeReplace: true };
     },
 
@@ -149,7 +155,7 @@ export function guiDomainHandler(hosts: HostAccess): Handler {
       }
       const gui = guiOf(inputs);
       if (context.preview) {
-        const snapshot = await hosts.snapshot(gui.host, allPackages(gui), context);
+        const snapshot = await look(gui, context);
         announce({ hosts, gui, context }, snapshot, memoryOf(inputs, gui, snapshot, context.urn));
         return { id: "", outputs: inputs };
       }
@@ -174,12 +180,12 @@ export function guiDomainHandler(hosts: HostAccess): Handler {
         return { id, outputs: { ...outputs, looked: false }, inputs };
       }
       const gui = imported && snapshot.qubes[qube] ? adopted(host, qube, snapshot) : null;
-      const others = hosts.claims.others(host, context.urn);
+      snapshot = hosts.claims.seenBy(context.urn, host, qube, snapshot);
       const outcome = snapshot.outcome?.owner === context.urn ? snapshot.outcome : null;
       // Where only some of it could be removed, or the qube went by hand, the rest is still this resource's.
       const isOurs = outcome || withoutQube(outputs) || ownedBy(snapshot, context.urn).length > 0;
       if (!snapshot.qubes[qube] && (imported || !isOurs)) return null;
-      return found(inCompany(gui ?? guiOf(inputs), snapshot, others), gui !== null);
+      return found(placed({ hosts, gui: gui ?? guiOf(inputs), context }, snapshot), gui !== null);
 
       function found(gui: GuiDomain, isImport: boolean) {
         const isRescued = outcome !== null && outcome.what !== "undone" && outcome.id !== outputs[SETTLED];
@@ -235,8 +241,7 @@ export function guiDomainHandler(hosts: HostAccess): Handler {
         if (hasUnknown(news)) await foresee(news, context);
         else {
           const gui = guiOf(news);
-          const { connection } = oldOutputs;
-          const snapshot = await hosts.snapshot(gui.host, allPackages(gui), context, connection);
+          const snapshot = await look(gui, context, oldOutputs["connection"]);
           const memory = memoryOf({ ...news, ...oldOutputs }, gui, snapshot, context.urn);
           announce({ hosts, gui, context }, snapshot, memory);
         }
@@ -281,13 +286,28 @@ export function guiDomainHandler(hosts: HostAccess): Handler {
     },
   });
 
+  /** What the others of this program have to know of it. */
+  function note(gui: GuiDomain, anyClients: boolean, { urn }: Context): void {
+    const { host, qube } = gui;
+    hosts.claims.describe(urn, gui);
+    const own = [`property:${qube}:guivm`, `property:${qube}:audiovm`];
+    hosts.claims.wants(urn, { host, qube, keys: anyClients ? null : [...contestedBy(gui), ...own] });
+  }
+
+  async function look(gui: GuiDomain, context: Context, stored?: Value): Promise<Snapshot> {
+    const now = await hosts.snapshot(gui.host, allPackages(gui), context, stored);
+    return hosts.claims.seenBy(context.urn, gui.host, gui.qube, now);
+  }
+
   async function takeAway({ id, inputs, outputs }: DeleteRequest, context: Context): Promise<void> {
     const [host = "", qube = ""] = id.split("/");
     const resource = `GUI domain ${qube}`;
-    const snapshot = await hosts.snapshot(host, packagesOf(inputs), context, outputs["connection"]);
+    const now = await hosts.snapshot(host, packagesOf(inputs), context, outputs["connection"]);
+    const snapshot = hosts.claims.seenBy(context.urn, host, qube, now, false);
     const onDelete = outputs["onDelete"] === "keep" ? "keep" : "restore";
     const plan = planDelete(snapshot, context.urn, onDelete);
     if (plan.release.length === 0) return; // adopted and never changed: nothing of ours is there
+    if (hosts.claims.isRenamed(context.urn, host, qube)) return; // it goes on under another name
     const removes = plan.restores.some((r) => r.key === `qube:${qube}` && r.to === null);
     const boots = onDelete === "restore" && inForce(qube, snapshot) === "gpu";
     if (boots && outputs["reboot"] !== "allowed")
@@ -315,7 +335,8 @@ export function guiDomainHandler(hosts: HostAccess): Handler {
       boots ? { seconds: gui.limits.boot, gui, lit: screensOf(outputs) } : null,
     );
     const applying = { hosts, host, resource, context, connection: outputs["connection"] };
-    await apply(applying, { ...request, owner: context.urn });
+    const claims = hosts.claims.argsOf(context.urn, plan);
+    await apply(applying, { ...request, claims, owner: context.urn });
   }
 
   /**
@@ -326,12 +347,13 @@ export function guiDomainHandler(hosts: HostAccess): Handler {
     const { settings: _, audiovm: __, ...args } = inputs;
     if (hasUnknown(args)) return;
     const gui = guiOf(args);
-    const snapshot = await hosts.snapshot(gui.host, allPackages(gui), context);
+    const snapshot = await look(gui, context);
+    const among = placed({ hosts, gui, context }, snapshot);
     const others = hosts.claims.others(gui.host, context.urn);
     const isComing = (qube: string) => hosts.claims.has(gui.host, `qube:${qube}`);
-    preflight(gui, snapshot, isComing);
-    preflightInput(gui, snapshot);
-    preflightAccess(inCompany(gui, snapshot, others), snapshot, others);
+    preflight(among, snapshot, isComing);
+    preflightInput(among, snapshot);
+    preflightAccess(among, snapshot, others);
   }
 
   /** What the description comes to on this host; which rung that is only the host can tell, unless there is no choice. */
@@ -339,12 +361,12 @@ export function guiDomainHandler(hosts: HostAccess): Handler {
     const [first = "xephyr"] = gui.display;
     const before = olds["settings"] as Settings | undefined;
     const hasDisplay = Object.keys(before?.bootArguments ?? {}).length > 0;
-    if (gui.display.length === 1 && first !== "gpu" && !hasDisplay && gui.level === null)
-      return settingsOf(gui, first);
+    const alone = gui.level === null && contestedBy(gui).length === 0;
+    if (gui.display.length === 1 && first !== "gpu" && !hasDisplay && alone) return settingsOf(gui, first);
     try {
-      const snapshot = await hosts.snapshot(gui.host, allPackages(gui), context);
+      const snapshot = await look(gui, context);
       const memory = memoryOf(olds, gui, snapshot, context.urn);
-      const among = inCompany(gui, snapshot, hosts.claims.others(gui.host, context.urn));
+      const among = placed({ hosts, gui, context }, snapshot);
       return decide(among, snapshot, context.urn, memory).wanted ?? before ?? settingsOf(among, first);
     } catch (error) {
       // Whoever needs the host is told; a description can be checked without it.
@@ -352,6 +374,13 @@ export function guiDomainHandler(hosts: HostAccess): Handler {
       throw error;
     }
   }
+}
+
+/** Where the settings of `qube` have what others may want as well. */
+function pathOfContested(key: string, qube: string): string[] | null {
+  const { kind, of, name } = partsOf(key);
+  if (kind === "global") return ["globals", name];
+  return kind === "property" && name === "guivm" && of !== qube ? ["clients", of] : null;
 }
 
 function describeDelete(qube: string, plan: Plan, removes: boolean): string {

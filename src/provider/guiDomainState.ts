@@ -19,6 +19,7 @@ import { inForce, modeOf, waitingForRestart } from "../plan/preflight.ts";
 import { decide, rungKey } from "../plan/rungs.ts";
 import { clientsOf, valueOf } from "../plan/values.ts";
 import { rulesOf } from "../policy/rules.ts";
+import { pendingClaims } from "./claims.ts";
 import { topLevel } from "./diff.ts";
 import { knownOf, type Properties, type Value } from "./handler.ts";
 
@@ -41,7 +42,7 @@ export const modeIn = (gui: GuiDomain, { mode }: Properties, snapshot: Snapshot)
       : "dom0";
 
 /** What is not an argument but found out on the way. */
-const FOUND_OUT = ["apart", "barred"];
+const FOUND_OUT = ["apart", "barred", "behind"];
 
 /** The description as arguments: what is left to the mode stays away. */
 export const described = (gui: GuiDomain): Properties =>
@@ -165,6 +166,7 @@ export function outputsOf(
             },
           ]
         : []),
+      ...pendingClaims(snapshot, urn),
     ],
     ...(rights && { rights: asValue(rights) }),
     // What the mode has decided for what the program leaves to it.

@@ -19,6 +19,7 @@ import type {
   AfterArgs,
   ApplyArgs,
   ApplyResult,
+  ClaimArgs,
   KeepArgs,
   Snapshot,
   TrialArgs,
@@ -43,6 +44,7 @@ export interface TrialRequest {
   trial?: TrialArgs;
   keep?: KeepArgs | null;
   after?: AfterArgs | null;
+  claims?: ClaimArgs;
   /** The checks of the trial's own boot; those of `verify` come before it. */
   verifyBoot?: Verification[];
 }

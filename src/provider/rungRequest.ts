@@ -36,7 +36,8 @@ export function rungRequest(
   const lit = gpu?.lit.length ? gpu.lit : known.lit;
   const given = { lit: rung === "gpu" ? lit : [], sbdfs: gpu?.sbdfs ?? [] };
   const files = Object.keys(applied.files);
-  const checks = verificationsOf(gui, rung, withoutGone(snapshot, plan), files, given);
+  const shows = { ...gui, behind: Object.keys(wanted.waiting ?? {}) };
+  const checks = verificationsOf(shows, rung, withoutGone(snapshot, plan), files, given);
   const watch =
     rung === "gpu"
       ? {

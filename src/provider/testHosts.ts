@@ -6,8 +6,8 @@ import { Claims } from "./claims.ts";
 import type { Context, LogOptions, Value } from "./handler.ts";
 import { type ApplyRequest, type HostAccess, turns } from "./hosts.ts";
 
-export const urnOf = (name: string, type = "GuiDomain") =>
-  `urn:pulumi:lab::site::guidomain:index:${type}::${name}`;
+export const urnOf = (name: string, type = "GuiDomain", stack = "lab") =>
+  `urn:pulumi:${stack}::site::guidomain:index:${type}::${name}`;
 
 export class TestHosts implements HostAccess {
   claims = new Claims();
@@ -16,6 +16,9 @@ export class TestHosts implements HostAccess {
   readonly applied: ApplyRequest[] = [];
   readonly log: { message: string; options: LogOptions | undefined }[] = [];
   unreachable = false;
+  /** The resources whose calls come here, and their stack. */
+  type = "GuiDomain";
+  stack = "lab";
   /** Thrown by the next apply, before it does anything. */
   failure: Error | null = null;
 
@@ -73,7 +76,7 @@ export class TestHosts implements HostAccess {
 
   context(name: string, more: Partial<Context> = {}): Context {
     return {
-      urn: urnOf(name),
+      urn: urnOf(name, this.type, this.stack),
       name,
       preview: false,
       signal: new AbortController().signal,

@@ -122,8 +122,11 @@ export interface Attempt {
 }
 
 export interface Pending {
-  /** "session": somebody has to sit down at that qube's desktop. */
-  kind: "restart" | "reboot" | "session";
+  /**
+   * "session": somebody has to sit down at that qube's desktop. "bluetooth": what keeps it from its headsets. "claim": somebody else has what it
+   * wants as well, and came first.
+   */
+  kind: "restart" | "reboot" | "session" | "bluetooth" | "claim";
   /** Of "restart" and "session". */
   qubes?: string[];
   why: string;

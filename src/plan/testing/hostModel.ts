@@ -3,15 +3,17 @@
  * rendered states (salt/_states/qube.py; Salt's pkg and file), keeps the ledger (salt/agent/ledger.py) and undoes what fails.
  */
 import { parse } from "yaml";
-import type {
-  ApplyArgs,
-  Evidence,
-  LedgerEntry,
-  PciFunction,
-  QubeSnapshot,
-  Snapshot,
-  TrialOutcome,
-  Verification,
+import {
+  type ApplyArgs,
+  type ClaimArgs,
+  type Evidence,
+  type LedgerEntry,
+  NO_CLAIMS,
+  type PciFunction,
+  type QubeSnapshot,
+  type Snapshot,
+  type TrialOutcome,
+  type Verification,
 } from "../../host/protocol.ts";
 import type { DeviceValue, FileValue, KeyValue, PropertyValue, QubeValue } from "../../model/keys.ts";
 import { PROHIBIT_START } from "../../model/settings.ts";
@@ -214,6 +216,7 @@ export type ModelApply = Pick<ApplyArgs, "owner" | "touch" | "release" | "formul
     };
     keep?: { formula: Record<string, string>; sls: string; touch: string[] } | null;
     after?: { formula: Record<string, string>; sls: string; keys: string[] } | null;
+    claims?: ClaimArgs;
     verifyBoot?: Verification[];
   };
 
@@ -304,8 +307,10 @@ export class HostModel {
     const { shutdown = [], verify = [], restart = [], trial, keep, after, verifyBoot = [] } = request;
     const before = this.snapshot();
     const all = [...new Set([...touch, ...(keep?.touch ?? [])])];
+    const claims = request.claims ?? NO_CLAIMS;
+    if (claims.formerly) this.#rename(claims.formerly, owner);
     const first = Object.fromEntries(all.map((key) => [key, this.#read(key)]));
-    this.#conflicts([...touch, ...release], owner);
+    this.#conflicts(touch, release, owner, claims);
     this.applies++;
     const evidence: Evidence[] = [];
     try {
@@ -334,8 +339,9 @@ export class HostModel {
       [...all, ...release].flatMap((key) => (before.ledger[key] ? [[key, before.ledger[key]]] : [])),
     );
     const at = ++this.#now.facts.now;
-    for (const key of all) this.#claim(key, owner, first[key] ?? null, at);
-    for (const key of release) this.#release(key, owner);
+    for (const key of all) this.#claim(key, owner, first[key] ?? null, at, claims.takes[key]);
+    for (const key of release) this.#release(key, owner, claims.heirs[key] ?? null);
+    for (const [key, value] of Object.entries(claims.waits)) this.#wait(key, owner, value);
     this.left = {};
     if (after) this.#remove(after, owner);
     if (!trial?.watch) this.#record = null;
@@ -516,22 +522,59 @@ export class HostModel {
 
   // ------------------------------------------------------------------------------------------- ledger
 
-  #conflicts(keys: string[], owner: string): void {
-    for (const key of keys) {
-      const entry = this.#now.ledger[key];
-      if (entry && !owners(entry).includes(owner) && partsOf(key).kind !== "package")
+  #conflicts(touch: string[], release: string[], owner: string, claims: ClaimArgs): void {
+    const { ledger } = this.#now;
+    for (const key of [...touch, ...release]) {
+      const entry = ledger[key];
+      if (!entry || owners(entry).includes(owner) || partsOf(key).kind === "package") continue;
+      if (claims.takes[key]?.from === entry.owner) continue;
+      if (touch.includes(key) || !waiting(entry).includes(owner))
         throw new Error(`conflict: ${key} belongs to ${entry.owner}`);
+    }
+    for (const key of Object.keys(claims.waits))
+      if (!ledger[key] || ledger[key].owner === owner) throw new Error(`outdated: ${key} is not waited for`);
+    for (const key of release) {
+      const entry = ledger[key];
+      if (entry?.owner !== owner) continue;
+      const heir = claims.heirs[key];
+      const seen =
+        heir === undefined ? waiting(entry).length === 0 : heir === null || waiting(entry).includes(heir);
+      if (!seen) throw new Error(`outdated: ${key} has another heir`);
     }
   }
 
-  #claim(key: string, owner: string, first: KeyValue, at: number): void {
+  #rename(former: string, owner: string): void {
+    const named = (name: string) => (name === former ? owner : name);
+    for (const entry of Object.values(this.#now.ledger)) {
+      entry.owner = named(entry.owner);
+      if (entry.also) entry.also = entry.also.map(named);
+      for (const one of entry.waiting ?? []) one.owner = named(one.owner);
+    }
+    const { watch, outcome } = this.#now;
+    for (const one of [watch, outcome]) if (one) one.owner = named(one.owner);
+  }
+
+  #wait(key: string, owner: string, value: KeyValue): void {
+    const entry = this.#now.ledger[key];
+    if (!entry || owners(entry).includes(owner)) return;
+    const mine = entry.waiting?.find((one) => one.owner === owner);
+    if (mine) mine.value = value;
+    else entry.waiting = [...(entry.waiting ?? []), { owner, value }];
+  }
+
+  #claim(key: string, owner: string, first: KeyValue, at: number, taken?: ClaimArgs["takes"][string]): void {
     const ours = this.#read(key);
     const entry = this.#now.ledger[key];
     if (!entry) {
       this.#now.ledger[key] = { owner, first, ours, at };
       return;
     }
-    if (!owners(entry).includes(owner)) entry.also = [...(entry.also ?? []), owner];
+    if (taken && entry.owner === taken.from) {
+      const former = taken.waits ? [{ owner: entry.owner, value: entry.ours }] : [];
+      const rest = (entry.waiting ?? []).filter((one) => one.owner !== owner);
+      entry.owner = owner;
+      setWaiting(entry, [...former, ...rest]);
+    } else if (!owners(entry).includes(owner)) entry.also = [...(entry.also ?? []), owner];
     if (!sameValue(entry.ours, ours) || !sameValue(first, ours)) Object.assign(entry, { ours, at });
   }
 
@@ -552,10 +595,16 @@ export class HostModel {
       else this.left[key] = this.held.get(key) ?? why;
   }
 
-  #release(key: string, owner: string): void {
+  #release(key: string, owner: string, heir: string | null = null): void {
     const entry = this.#now.ledger[key];
     if (!entry) return;
-    const [next, ...also] = owners(entry).filter((name) => name !== owner);
+    setWaiting(
+      entry,
+      (entry.waiting ?? []).filter((one) => one.owner !== owner && one.owner !== heir),
+    );
+    if (!owners(entry).includes(owner)) return;
+    const others = owners(entry).filter((name) => name !== owner);
+    const [next, ...also] = others.length || heir === null ? others : [heir];
     if (next === undefined) delete this.#now.ledger[key];
     else {
       entry.owner = next;
@@ -773,4 +822,11 @@ export class HostModel {
 }
 
 /** All owners of an entry, the first first. */
+const waiting = (entry: LedgerEntry) => (entry.waiting ?? []).map((one) => one.owner);
+
+function setWaiting(entry: LedgerEntry, waits: NonNullable<LedgerEntry["waiting"]>): void {
+  delete entry.waiting;
+  if (waits.length) entry.waiting = waits;
+}
+
 const owners = (entry: LedgerEntry) => [entry.owner, ...(entry.also ?? [])];
