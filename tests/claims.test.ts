@@ -2,7 +2,7 @@
 // "Must show": deleting one GUI domain of two that both wanted `default_guivm` leaves the other's claim in force.
 
 import type { CustomResourceOptions } from "@pulumi/pulumi";
-import { GuiDomain, type GuiDomainArgs, Host } from "guidomain";
+import { AudioDomain, GuiDomain, type GuiDomainArgs, Host } from "guidomain";
 import { test } from "uvu";
 import * as assert from "uvu/assert";
 import { startTwin } from "../lab/twin/twin.ts";
@@ -16,10 +16,11 @@ const pristine = await twin.dump();
 
 type Domains = [name: string, args: Omit<GuiDomainArgs, "host">, options?: CustomResourceOptions][];
 const of = async (name: string) => {
-  const at = { domains: [] as Domains };
+  const at = { domains: [] as Domains, sounds: [] as string[] };
   const stack = await testStack(name, folder, { lab: hostOf(twin) }, async () => {
     const host = new Host("lab");
     for (const [qube, args, options] of at.domains) new GuiDomain(qube, { host, ...args }, options);
+    for (const qube of at.sounds) new AudioDomain(qube, { host, devices: [], clients: "default" });
     return {};
   });
   return {
@@ -30,10 +31,13 @@ const of = async (name: string) => {
       assert.ok(up.ok, up.output);
       return up;
     },
+    sounds: (...names: string[]) => {
+      at.sounds = names;
+    },
     async settled() {
       const before = await twin.dump();
       const preview = await stack.preview();
-      assert.equal(preview.changes, { same: 2 + at.domains.length }, preview.output);
+      assert.equal(preview.changes, { same: 2 + at.domains.length + at.sounds.length }, preview.output);
       assert.equal(twin.compare(before, await twin.dump()), []);
     },
   };
@@ -66,6 +70,20 @@ test("two stacks want to show every qube: who came first does, then the other, t
   assert.ok(last.ok, last.output);
   assert.is(await shows(), "dom0");
   assert.equal(twin.compare(pristine, await twin.dump()), []);
+});
+
+test("two audio domains for every qube: the one that goes leaves the default to the other", async () => {
+  const plays = () => stdout("qubes-prefs default_audiovm");
+  one.sounds("sound-a", "sound-b");
+  await one.up();
+  assert.is(await plays(), "sound-a");
+  one.sounds("sound-b");
+  await one.up();
+  assert.is(await plays(), "sound-b");
+  await one.settled();
+  one.sounds();
+  await one.up();
+  assert.is(await plays(), "dom0");
 });
 
 test("two of one program: the first by name; the one that goes leaves it to the other", async () => {
