@@ -109,6 +109,29 @@ export function devicesFormulaOf(request: {
   return { sls: `guidomain.${sls}`, files, digest: digestOf(files) };
 }
 
+/** Files of policy about one qube, and what goes back. `name` sets it apart from others of the same qube. */
+export function policyFormulaOf(request: {
+  qube: string;
+  name: string;
+  title: string;
+  /** Path → text. */
+  texts: Record<string, string>;
+  restores: Restore[];
+}): Formula {
+  const { qube, name, title, texts, restores } = request;
+  const at = `${slsName(qube)}/access-${name}`;
+  const sls = at.replace("/", ".");
+  const { files, beside } = folder(at);
+  const back = restored(qube, restores, beside);
+  files[`guidomain/${at}/init.sls`] = render("qubes/policy.sls", {
+    title,
+    sls,
+    files: Object.entries(texts).map(([path, text]) => ({ path, source: beside(path, text) })),
+    restore: back.rest,
+  });
+  return { sls: `guidomain.${sls}`, files, digest: digestOf(files) };
+}
+
 /** What is applied once a trial boot is confirmed: boot arguments, the start with the host, and what is for good. */
 export function keepFormulaOf(request: {
   qube: string;

@@ -7,9 +7,10 @@ import type { FileValue, PropertyValue } from "../model/keys.ts";
 import { guiDomainNameFault, tagOf } from "../model/names.ts";
 import { callOf, Evaluator, type Facts, type Qube } from "../policy/evaluate.ts";
 import { breaches, explain } from "../policy/explain.ts";
-import { grantOf, levelFile, withGrant, withLines, withoutLines } from "../policy/levels.ts";
+import { grantOf, levelFile, levelIn, withGrant, withLines, withoutLines } from "../policy/levels.ts";
 import { lintOwn } from "../policy/lint.ts";
 import { type Files, type Located, loadPolicy } from "../policy/load.ts";
+import type { Principal } from "../policy/principal.ts";
 import { type Review, review } from "../policy/review.ts";
 import type { Plan } from "./changes.ts";
 import { followersOf } from "./preflight.ts";
@@ -42,6 +43,21 @@ function guiDomainsOf({ qubes }: Snapshot): string[] {
   return [...named, ...served].filter(
     (name) => name !== "dom0" && qubes[name] !== undefined && guiDomainNameFault(name) === null,
   );
+}
+
+/**
+ * Who the GUI domain `qube` is to policy: one of `guis`, the GUI domains of the program, or one of another program, by its file on the host.
+ * null: it has no level.
+ */
+export function standingOf(qube: string, snapshot: Snapshot, guis: readonly GuiDomain[]): Principal | null {
+  const gui = guis.find((one) => one.qube === qube);
+  const others = guis.filter((one) => one !== gui);
+  if (gui) return principalOf(inCompany(gui, snapshot, others));
+  const level = levelIn(snapshot.files[levelFile(qube)]?.content ?? "");
+  if (level === null) return null;
+  const names = [...others.map((one) => one.qube), ...guiDomainsOf(snapshot)];
+  const apart = [...new Set(names)].filter((name) => name !== qube).sort();
+  return { qube, level, tag: null, apps: [], rules: [], apart, barred: [] };
 }
 
 /** What policy knows of the qubes of a host, once the GUI domains `coming` are as they are described. */
@@ -96,7 +112,7 @@ function showBy(facts: Record<string, Qube>, name: string, gui: string): void {
 }
 
 /** The policy once `plan` has been carried out. */
-function policyAfter(before: Files, { changes, restores }: Plan): Files {
+export function policyAfter(before: Files, { changes, restores }: Plan): Files {
   const after: Record<string, string> = { ...before };
   const written = [...changes.map(({ wish }) => ({ key: wish.key, to: wish.value })), ...restores];
   for (const { key, to } of written) {
@@ -137,7 +153,8 @@ export function reviewOf(
     if (guivm) showBy(facts, of, guivm);
   }
   const principals = principal ? [principal] : [];
-  const judged = review(before, after, facts, principals, [qube]);
+  const itself = review(before, after, facts, principals, [qube]);
+  const judged = principal ? withOthers(itself) : itself;
   // What comes to a level that was there before loses what that level denies.
   const isNew = (name: string) =>
     facts[name]?.tags.includes(tagOf(qube)) && !snapshot.qubes[name]?.tags.includes(tagOf(qube));
@@ -145,6 +162,22 @@ export function reviewOf(
   const { [own]: _, ...without } = before;
   const { refusals } = review(without, after, facts, principals, [qube]);
   return { ...judged, refusals: [...new Set([...judged.refusals, ...refusals])] };
+
+  /**
+   * Also what others with a level, who are there already, could then do to its qubes, by a rule that names one. Of those who are still to come
+   * nothing is known to the policy: each is judged when it comes.
+   */
+  function withOthers(judged: Review): Review {
+    const guis = gui ? [gui] : [];
+    const there = guiDomainsOf(snapshot).filter(
+      (name) => name !== qube && after[levelFile(name)] !== undefined,
+    );
+    const standing = [...new Set(there)].flatMap((name) => standingOf(name, snapshot, guis) ?? []);
+    const opened = breaches(loadPolicy(after).rules, factsOf(snapshot, guis), standing);
+    if (opened.length === 0) return judged;
+    const known = new Set(breaches(loadPolicy(before).rules, factsOf(snapshot), standing));
+    return { ...judged, refusals: [...judged.refusals, ...opened.filter((text) => !known.has(text))] };
+  }
 }
 
 /** Refuses what `apps` and `rules` name and the host does not have, each by the argument. */

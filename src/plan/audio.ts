@@ -27,7 +27,7 @@ import { devicesOf } from "./gpu.ts";
 import { holds, type RungKey } from "./ladder.ts";
 import { type Notice, preflightRemoval, requireQubes } from "./preflight.ts";
 import { partsOf, valueOf } from "./values.ts";
-import { JUST_EVALUATE } from "./verify.ts";
+import { policyCheck } from "./verify.ts";
 
 /** That it did not come up, and under what circumstances: it is tried again when these change. */
 export interface RememberedSound {
@@ -421,8 +421,7 @@ export function audioChecks(
     command,
     timeout: limits.checks,
   });
-  const may = (target: string, service: string) =>
-    host(`policy: ${qube} may ask ${target} for ${service}`, [...JUST_EVALUATE, qube, target, service]);
+  const may = (target: string, service: string) => policyCheck([qube, target, service], true, limits.checks);
   const policies = new Set([...Object.keys(snapshot.files), ...files].filter((f) => POLICY_FILE.test(f)));
   const lint = host("policies lint", ["qubes-policy-lint", ...[...policies].sort()]);
   if (given === null) return [lint];

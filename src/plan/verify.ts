@@ -19,6 +19,18 @@ const TEMPLATE_PACKAGES: Record<Mode, string[]> = {
 export const JUST_EVALUATE = ["qrexec-policy-exec", "--just-evaluate"];
 const DENIES = ["sh", "-c", `${JUST_EVALUATE.join(" ")} "$@"; test $? -eq 1`, "sh"];
 
+/** dom0's own answer to a question; where a person would be asked it counts as denied. `timeout` in seconds. */
+export const policyCheck = (
+  [source, target, call]: readonly [source: string, target: string, call: string],
+  allowed: boolean,
+  timeout: number,
+): Verification => ({
+  kind: "host",
+  id: `policy: ${source} may ${allowed ? "" : "not "}ask ${target} for ${call}`,
+  argv: [...(allowed ? JUST_EVALUATE : DENIES), source, target, call],
+  timeout,
+});
+
 /** What the checks of mode "gpu" rest on beside the description. */
 export interface Given {
   /** Addresses of what was given away, in this boot. */
@@ -47,10 +59,9 @@ export function verificationsOf(
   const policies = new Set([...Object.keys(snapshot.files), ...files].filter((f) => POLICY_FILE.test(f)));
   const clients = clientsNow(gui);
   const [client] = clients === "default" ? followersOf(qube, snapshot) : clients;
-  const may = (target: string, service: string) =>
-    host(`policy: ${qube} may ask ${target} for ${service}`, [...JUST_EVALUATE, qube, target, service]);
+  const may = (target: string, service: string) => policyCheck([qube, target, service], true, limits.checks);
   const mayNot = (target: string, service: string) =>
-    host(`policy: ${qube} may not ask ${target} for ${service}`, [...DENIES, qube, target, service]);
+    policyCheck([qube, target, service], false, limits.checks);
   return [
     // All of them: one bad line in any file stops every qrexec call, and only the linter says which.
     host("policies lint", ["qubes-policy-lint", ...[...policies].sort()]),

@@ -2,7 +2,7 @@
 import { policyFile, tagOf } from "../model/names.ts";
 import { type Files, POLICY } from "./load.ts";
 import { type Line, type Options, type Rule, renderFile, renderRule } from "./parse.ts";
-import type { Principal } from "./principal.ts";
+import { LEVELS, type Level, type Principal } from "./principal.ts";
 import { HARMLESS_FEATURES, HARMLESS_PROPERTIES } from "./rights.ts";
 import { adminReads, COMMANDS } from "./services.ts";
 
@@ -23,6 +23,11 @@ export const levelFile = (qube: string) => policyFile(46, "level", qube);
  * person whose GUI domain shows it, which keeps it apart from the others' qubes: it plays their sound too. The first that fits counts.
  */
 export const audioPolicy = (qube: string): string => policyFile(40, "audio", qube);
+/** The level that a file of ours gives, by what its head says; null: it is none of ours. */
+export function levelIn(text: string): Level | null {
+  const said = /^# What \S+ may ask, at level ([a-z]+)\./m.exec(text)?.[1];
+  return LEVELS.find((level) => level === said) ?? null;
+}
 export const isLevelFile = (path: string) => /^46-level-.+\.policy$/.test(path.slice(POLICY.length + 1));
 
 /** Whom Qubes' own policy lets do what to the system, and to which qubes. */

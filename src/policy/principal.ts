@@ -116,14 +116,21 @@ export function parsePrincipal(value: unknown): { principal: Principal } | { fau
       add(`apps[${i}]`, `${qube} is the GUI domain itself; name a qube that it shows`);
   });
   if (apart.includes(qube)) add("apart", `${qube} cannot be kept apart from itself`);
-  principal.rules.forEach((rule, i) => {
-    const reason = ownRuleFault(rule, principal);
-    if (reason) add(`rules[${i}]`, reason);
-  });
+  faults.push(...ownRuleFaults(rules, principal));
   return faults.length ? { faults } : { principal };
 }
 
-function ruleOf(line: string): Rule {
+/** What of `rules`, each one line, cannot stand on top of somebody's level. */
+export const ownRuleFaults = (
+  rules: readonly string[],
+  who: Pick<Principal, "qube" | "level">,
+): PrincipalFault[] =>
+  rules.flatMap((line, i) => {
+    const reason = ownRuleFault(ruleOf(line), who);
+    return reason ? [{ property: `rules[${i}]`, reason }] : [];
+  });
+
+export function ruleOf(line: string): Rule {
   const [parsed] = parseFile("", line).lines;
   if (parsed?.kind !== "rule") throw new Error(`not a rule: ${line}`);
   return parsed.rule;
@@ -132,7 +139,7 @@ function ruleOf(line: string): Rule {
 /** Why a rule of one's own cannot stand on top of the level. */
 function ownRuleFault(
   { service, argument, source, target, action, options }: Rule,
-  { qube, level }: Principal,
+  { qube, level }: Pick<Principal, "qube" | "level">,
 ): string | null {
   const own = [qube, `@tag:${tagOf(qube)}`];
   if (!own.includes(source))

@@ -1,5 +1,6 @@
 /** The handlers by resource; see package.ts for why this is a module of its own. */
 import { prepareFiles } from "../formula/settings.ts";
+import { accessHandler } from "./access.ts";
 import { audioDomainHandler } from "./audioDomain.ts";
 import { guiDomainHandler } from "./guiDomain.ts";
 import { hostHandler } from "./host.ts";
@@ -13,5 +14,6 @@ export function handlersOf(hosts: Hosts) {
     guiDomain: guiDomainHandler(hosts),
     audioDomain: audioDomainHandler(hosts),
     pciAttachment: pciAttachmentHandler(hosts),
+    access: accessHandler(hosts),
   };
 }

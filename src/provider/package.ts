@@ -37,6 +37,10 @@ export function guidomain(): ProviderPackage {
         refreshBeforeUpdate: true,
         defaultTimeout: 30 * 60,
       }),
+      "guidomain:index:Access": later(async () => (await handlers()).access, {
+        refreshBeforeUpdate: true,
+        defaultTimeout: 30 * 60,
+      }),
       "guidomain:index:PciAttachment": later(async () => (await handlers()).pciAttachment, {
         refreshBeforeUpdate: true,
         defaultTimeout: 30 * 60,

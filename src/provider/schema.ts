@@ -283,6 +283,38 @@ const audioOutputs: Record<string, Property> = {
   connection: { ...any, description: "How the host was reached, without secrets." },
 };
 
+const accessInputs: Record<string, Property> = {
+  host: { ...text, description: "Name of the host, as `guidomain:hosts` or the inventory has it." },
+  guiDomain: { ...text, description: "The GUI domain's qube; it has a level." },
+  rules: {
+    ...list,
+    description: "Lines of qrexec policy about what it and its qubes may ask, before those of the level.",
+  },
+  onDelete: {
+    ...text,
+    description: "restore (default): the rules go, what was there before comes back. keep: all stays.",
+  },
+  unreachable: { ...text, description: "fail (default) or skip, as for a GUI domain." },
+};
+
+const accessOutputs: Record<string, Property> = {
+  ...accessInputs,
+  settings: { ...any, description: "The file; a preview is a diff of it." },
+  policy: { ...text, description: "The policy as it stands on the host." },
+  allowed: {
+    ...list,
+    description: "Of the questions that the rules speak of, those that the host's whole policy allows.",
+  },
+  denied: { ...list, description: "Those that it denies." },
+  state: { ...text, description: "ready, drifted, unverified (imported), failed." },
+  evidence: { type: "array", items: any, description: "What each check saw: id, ok, seconds, output." },
+  looked: {
+    type: "boolean",
+    description: "false: the host did not answer, this is the state of the last time.",
+  },
+  connection: { ...any, description: "How the host was reached, without secrets." },
+};
+
 const attachmentInputs: Record<string, Property> = {
   host: { ...text, description: "Name of the host, as `guidomain:hosts` or the inventory has it." },
   qube: { ...text, description: "The qube that gets the device, each time it starts." },
@@ -418,6 +450,13 @@ export function schemaOf(version: string): object {
         requiredInputs: ["host"],
         properties: audioOutputs,
         required: ["host", "qube", "sound", "state", "attempts", "pending", "evidence", "origin"],
+      },
+      "guidomain:index:Access": {
+        description: "Rules of one's own on top of a GUI domain's level.",
+        inputProperties: accessInputs,
+        requiredInputs: ["host", "guiDomain", "rules"],
+        properties: accessOutputs,
+        required: ["host", "guiDomain", "rules", "policy", "allowed", "denied", "state", "evidence"],
       },
       "guidomain:index:PciAttachment": {
         description: "A PCI device given to a qube for good, outside any ladder.",

@@ -1,3 +1,4 @@
+export * from "./access.ts";
 export * from "./audioDomain.ts";
 export * from "./guiDomain.ts";
 export * from "./host.ts";

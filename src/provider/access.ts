@@ -1,0 +1,301 @@
+/** The resource `guidomain:index:Access`: rules of one's own on top of a GUI domain's level, in a file of their own. Design §2, §7. */
+import { policyFormulaOf } from "../formula/formula.ts";
+import { HostError } from "../host/errors.ts";
+import type { Snapshot } from "../host/protocol.ts";
+import { type Access, accessFaults, accessFile, parseAccess } from "../model/access.ts";
+import { Refusal, sentence } from "../model/failure.ts";
+import type { GuiDomain } from "../model/guiDomain.ts";
+import { standingOf } from "../plan/access.ts";
+import { owns, type Plan, planApply, planDelete } from "../plan/changes.ts";
+import { liveSettings } from "../plan/live.ts";
+import { accessSettings, answersOf, reviewRules, rulesChecks } from "../plan/ownRules.ts";
+import { requireQubes } from "../plan/preflight.ts";
+import { sameValue } from "../plan/values.ts";
+import { differenceText } from "../policy/explain.ts";
+import { parseFile, renderRule } from "../policy/parse.ts";
+import { ownRuleFaults } from "../policy/principal.ts";
+import type { Review } from "../policy/review.ts";
+import { apply } from "./applying.ts";
+import { diffByPath, replacing, topLevel } from "./diff.ts";
+import { several, widerText } from "./guiDomainState.ts";
+import {
+  type Context,
+  type Handler,
+  hasUnknown,
+  knownOf,
+  PartialFailure,
+  type Properties,
+  UNKNOWN,
+} from "./handler.ts";
+import { type ApplyRequest, type HostAccess, inTurn } from "./hosts.ts";
+
+const REPLACING = ["host", "guiDomain"];
+const plain = (value: object): Properties => JSON.parse(JSON.stringify(value)) as Properties;
+const words = (name: string) => `Access ${name}`;
+
+export function accessHandler(hosts: HostAccess): Handler {
+  return inTurn(hosts, {
+    async check(news, _olds, { name, urn }) {
+      const { settings: _, ...args } = news;
+      if (hasUnknown(args)) {
+        const known = knownOf(args);
+        const failures = accessFaults(known).filter((f) => known[topLevel(f.property)] !== undefined);
+        return { inputs: { ...args, settings: UNKNOWN }, failures };
+      }
+      const parsed = parseAccess(name, args);
+      if ("faults" in parsed) return { inputs: news, failures: parsed.faults };
+      const { access } = parsed;
+      const gui = guisOf(access.host, urn).find(({ qube }) => qube === access.guiDomain);
+      const level = gui?.level ?? null;
+      const failures = level === null ? [] : ownRuleFaults(access.rules, { qube: access.guiDomain, level });
+      return { inputs: described(access), failures };
+    },
+
+    async diff({ oldInputs, news }) {
+      // A rule that is spelled otherwise says the same, and shows no difference on the host.
+      const changes = replacing(diffByPath(oldInputs, news), REPLACING);
+      const shown = Object.entries(changes).filter(([path]) => topLevel(path) !== "rules");
+      return { changes: Object.fromEntries(shown), deleteBeforeReplace: true };
+    },
+
+    async create(inputs, context) {
+      // What only another resource's apply will tell leaves nothing to judge yet.
+      if (context.preview && hasUnknown(inputs)) return { id: "", outputs: inputs };
+      if (!context.preview) return { id: idOf(inputs, context), outputs: await bringUp(inputs, {}, context) };
+      announce(await prepare(inputs, {}, context), context);
+      return { id: "", outputs: inputs };
+    },
+
+    async read({ id, outputs, inputs }, context) {
+      const [host = "", guiDomain = "", name = ""] = id.split("/");
+      let snapshot: Snapshot;
+      try {
+        snapshot = await hosts.snapshot(host, [], context, outputs["connection"]);
+      } catch (error) {
+        const skip = inputs["unreachable"] === "skip";
+        if (!skip || !(error instanceof HostError) || error.kind !== "unreachable") throw error;
+        hosts.notLookedAt(host, error, context);
+        return { id, outputs: { ...outputs, looked: false }, inputs };
+      }
+      const imported = Object.keys(inputs).length === 0;
+      const made = imported ? importedFrom(host, guiDomain, name, snapshot) : inputs;
+      if (!made) return null;
+      const access = accessOf(made, name);
+      const live = liveSettings(guiDomain, accessSettings(access), snapshot);
+      const asWanted = sameValue(live, accessSettings(access));
+      const last = imported ? "unverified" : outputs["state"];
+      const state = last === "failed" ? last : asWanted ? (last === "drifted" ? "ready" : last) : "drifted";
+      return {
+        id,
+        inputs: { ...made, settings: { files: plain(live.files) } },
+        outputs: {
+          evidence: [],
+          ...made,
+          ...outputs,
+          ...shown(access, snapshot),
+          settings: { files: plain(live.files) },
+          state: state ?? "unverified",
+          looked: true,
+          connection: hosts.connection(host),
+        },
+      };
+    },
+
+    async update({ oldOutputs, news }, context) {
+      if (oldOutputs["looked"] === false && news["unreachable"] === "skip") return { ...oldOutputs, ...news };
+      if (!context.preview) return bringUp(news, oldOutputs, context);
+      const { state: _, evidence: __, policy: ___, allowed: ____, denied: _____, ...kept } = oldOutputs;
+      if (!hasUnknown(news)) announce(await prepare(news, oldOutputs, context), context);
+      return { ...kept, ...news };
+    },
+
+    async delete({ id, outputs }, context) {
+      const [host = "", guiDomain = "", name = ""] = id.split("/");
+      const { connection } = outputs;
+      const snapshot = await hosts.snapshot(host, [], context, connection);
+      const plan = planDelete(snapshot, context.urn, outputs["onDelete"] === "keep" ? "keep" : "restore");
+      if (plan.release.length === 0) return; // adopted and never changed: nothing of ours is there
+      const guis = guisOf(host, context.urn);
+      const principal = standingOf(guiDomain, snapshot, guis);
+      const review = reviewRules({ guiDomain }, principal, plan, snapshot, guis);
+      judge(words(name), host, review, context, true);
+      await apply(
+        { hosts, host, resource: words(name), context, connection },
+        { ...requestOf({ guiDomain, name }, {}, plan), owner: context.urn },
+      );
+    },
+
+    abandoned(request, { name, signal }) {
+      const why = signal.reason instanceof Error ? signal.reason.message : "stopped";
+      const inputs = request.operation === "update" ? request.news : request.inputs;
+      const before =
+        request.operation === "create" ? {} : "oldOutputs" in request ? request.oldOutputs : request.outputs;
+      const reason = sentence({
+        resource: words(name),
+        host: String(inputs["host"]),
+        what: why,
+        changed: "The host puts back by itself what was half done, and then gives its lock back",
+        next: `Run "pulumi ${request.operation === "delete" ? "destroy" : "up"}" again to go on`,
+      });
+      const id =
+        request.operation === "create" ? `${inputs["host"]}/${inputs["guiDomain"]}/${name}` : request.id;
+      return { id, outputs: { ...before, ...inputs, state: "failed", evidence: [] }, reasons: [reason] };
+    },
+  });
+
+  /** The GUI domains that this program has on that host. */
+  function guisOf(host: string, urn: string): GuiDomain[] {
+    return hosts.claims.others(host, urn);
+  }
+
+  /** What the description means there now, and what that takes; refused where it cannot stand. */
+  async function prepare(inputs: Properties, olds: Properties, context: Context) {
+    const access = accessOf(inputs, context.name);
+    const { host, guiDomain } = access;
+    const resource = words(context.name);
+    const snapshot = await hosts.snapshot(host, [], context, olds["connection"]);
+    requireQubes(resource, host, snapshot);
+    const guis = guisOf(host, context.urn);
+    const principal = standingOf(guiDomain, snapshot, guis);
+    const refuse = (what: string, next: string) => new Refusal({ resource, host, what, next });
+    if (!principal)
+      throw refuse(
+        `GUI domain "${guiDomain}" has no level there, which rules of one's own stand on top of`,
+        'Give that GuiDomain a "level", and the Access its qube: { guiDomain: gui.qube }',
+      );
+    const [fault] = ownRuleFaults(access.rules, principal);
+    if (fault) throw refuse(`${fault.property}: ${fault.reason}`, 'Correct it in "rules"');
+    const settings = accessSettings(access);
+    const plan = planApply(guiDomain, settings, snapshot, context.urn);
+    hosts.claims.claim(host, context.urn, resource, plan.touch, snapshot);
+    const review = reviewRules(access, principal, plan, snapshot, guis);
+    return { access, snapshot, settings, plan, review };
+  }
+
+  function announce(
+    { access, review }: { access: Access; review: Review | null },
+    context: Context,
+    tells = context.preview,
+  ): void {
+    judge(words(context.name), access.host, review, context, tells, access.guiDomain);
+  }
+
+  async function bringUp(inputs: Properties, olds: Properties, context: Context): Promise<Properties> {
+    const prepared = await prepare(inputs, olds, context);
+    const { access, snapshot, settings, plan } = prepared;
+    const { host } = access;
+    announce(prepared, context);
+    const outputs = (now: Snapshot, more: Properties): Properties => ({
+      ...inputs,
+      ...shown(access, now),
+      state: "ready",
+      evidence: olds["evidence"] ?? [],
+      looked: true,
+      connection: hosts.connection(host),
+      ...more,
+    });
+    const claimed = plan.touch.every((key) => owns(snapshot.ledger[key], context.urn));
+    const isDone = plan.changes.length + plan.release.length === 0;
+    if (claimed && isDone && olds["state"] === "ready") return outputs(snapshot, {});
+    const applying = {
+      hosts,
+      host,
+      resource: words(context.name),
+      context,
+      connection: olds["connection"],
+      partial: (reason: string) =>
+        new PartialFailure({
+          id: idOf(inputs, context),
+          outputs: {
+            ...olds,
+            ...inputs,
+            ...shown(access, snapshot),
+            state: "failed",
+            evidence: [],
+            looked: true,
+          },
+          reasons: [reason],
+        }),
+    };
+    const result = await apply(applying, {
+      ...requestOf(access, settings.files, plan),
+      owner: context.urn,
+      verify: rulesChecks(access, settings, snapshot),
+    });
+    return outputs(result.snapshot, { evidence: result.evidence.map(plain) });
+  }
+}
+
+function judge(
+  resource: string,
+  host: string,
+  review: Review | null,
+  context: Context,
+  tells: boolean,
+  guiDomain?: string,
+): void {
+  if (!review) return;
+  if (review.refusals.length)
+    throw new Refusal({
+      resource,
+      host,
+      what: `its policy is refused: ${several(review.refusals)}`,
+      next: 'Change what is named there, or "rules"',
+    });
+  if (!tells) return;
+  if (guiDomain && review.warnings.length)
+    context.log(widerText(guiDomain, review.warnings), { severity: "warning" });
+  const told = differenceText(review.differences);
+  if (told) context.log(`rights on host ${host}:\n${told.trimEnd()}`);
+}
+
+function requestOf(
+  { guiDomain, name }: Pick<Access, "guiDomain" | "name">,
+  texts: Record<string, string>,
+  { restores, touch, release, changes }: Plan,
+): Omit<ApplyRequest, "owner"> {
+  const title = `rules of ${guiDomain} on top of its level (${name})`;
+  const formula = policyFormulaOf({ qube: guiDomain, name, title, texts, restores });
+  const isNothing = changes.length + restores.length === 0;
+  return {
+    touch,
+    release,
+    shutdown: [],
+    formula: isNothing ? {} : formula.files,
+    sls: isNothing ? "" : formula.sls,
+    verify: [],
+    restart: [],
+  };
+}
+
+const idOf = (inputs: Properties, { name }: Context) => `${inputs["host"]}/${inputs["guiDomain"]}/${name}`;
+
+function described(access: Access): Properties {
+  const { host, guiDomain, rules, onDelete, unreachable } = access;
+  const { files } = accessSettings(access);
+  return { host, guiDomain, rules, onDelete, unreachable, settings: { files: plain(files) } };
+}
+
+function accessOf(inputs: Properties, name: string): Access {
+  const { settings: _, ...args } = inputs;
+  const parsed = parseAccess(name, args);
+  if ("access" in parsed) return parsed.access;
+  throw new Error(
+    `the state does not describe an access: ${parsed.faults.map((f) => `${f.property}: ${f.reason}`).join("; ")}`,
+  );
+}
+
+/** What its file says, where it is there. */
+function importedFrom(host: string, guiDomain: string, name: string, snapshot: Snapshot): Properties | null {
+  const file = snapshot.files[accessFile({ guiDomain, name })];
+  if (!file) return null;
+  const rules = parseFile("", file.content).lines.flatMap((line) =>
+    line.kind === "rule" ? [renderRule(line.rule)] : [],
+  );
+  return { host, guiDomain, rules, onDelete: "restore", unreachable: "fail" };
+}
+
+/** Outputs that the live host tells. */
+function shown(access: Access, snapshot: Snapshot): Properties {
+  return { policy: snapshot.files[accessFile(access)]?.content ?? "", ...plain(answersOf(access, snapshot)) };
+}
