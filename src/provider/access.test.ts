@@ -151,6 +151,15 @@ test("names and rules that cannot be", async () => {
   assert.match((await faults({ ...ARGS, level: "user" })).join(), /level: not a property of an access/);
 });
 
+test("a host that does not answer is skipped where that is asked for; the state stays, and the run says so", async () => {
+  const { access } = await levelled("user");
+  await access.up({ ...ARGS, unreachable: "skip" });
+  access.hosts.unreachable = true;
+  assert.equal(await access.preview({ ...ARGS, unreachable: "skip" }), {});
+  assert.equal([access.outputs["looked"], access.outputs["state"]], [false, "ready"]);
+  assert.match(access.hosts.log.at(-1)?.message ?? "", /was not looked at/);
+});
+
 test("import: what its file says; a file that is not there is not found", async () => {
   const { access } = await levelled("user");
   await access.up(ARGS);

@@ -1,6 +1,5 @@
 /** The resource `guidomain:index:Access`: rules of one's own on top of a GUI domain's level, in a file of their own. Design §2, §7. */
 import { policyFormulaOf } from "../formula/formula.ts";
-import { HostError } from "../host/errors.ts";
 import type { Snapshot } from "../host/protocol.ts";
 import { type Access, accessFaults, accessFile, parseAccess } from "../model/access.ts";
 import { Refusal, sentence } from "../model/failure.ts";
@@ -27,7 +26,7 @@ import {
   type Properties,
   UNKNOWN,
 } from "./handler.ts";
-import { type ApplyRequest, type HostAccess, inTurn } from "./hosts.ts";
+import { type ApplyRequest, type HostAccess, inTurn, lookOrSkip } from "./hosts.ts";
 
 const REPLACING = ["host", "guiDomain"];
 const plain = (value: object): Properties => JSON.parse(JSON.stringify(value)) as Properties;
@@ -68,15 +67,8 @@ export function accessHandler(hosts: HostAccess): Handler {
 
     async read({ id, outputs, inputs }, context) {
       const [host = "", guiDomain = "", name = ""] = id.split("/");
-      let snapshot: Snapshot;
-      try {
-        snapshot = await hosts.snapshot(host, [], context, outputs["connection"]);
-      } catch (error) {
-        const skip = inputs["unreachable"] === "skip";
-        if (!skip || !(error instanceof HostError) || error.kind !== "unreachable") throw error;
-        hosts.notLookedAt(host, error, context);
-        return { id, outputs: { ...outputs, looked: false }, inputs };
-      }
+      const snapshot = await lookOrSkip(hosts, host, { inputs, outputs }, context);
+      if (!snapshot) return { id, outputs: { ...outputs, looked: false }, inputs };
       const imported = Object.keys(inputs).length === 0;
       const made = imported ? importedFrom(host, guiDomain, name, snapshot) : inputs;
       if (!made) return null;

@@ -51,7 +51,7 @@ import {
   unknownOf,
   type Value,
 } from "./handler.ts";
-import { type ApplyRequest, type HostAccess, inTurn } from "./hosts.ts";
+import { type ApplyRequest, type HostAccess, inTurn, lookOrSkip } from "./hosts.ts";
 import { parted } from "./rungRequest.ts";
 
 const REPLACING = ["host", "qube"];
@@ -155,16 +155,9 @@ export function audioDomainHandler(hosts: HostAccess): Handler {
     async read({ id, outputs, inputs }, context) {
       const [host = "", qube = ""] = id.split("/");
       const imported = Object.keys(inputs).length === 0;
-      let snapshot: Snapshot;
-      try {
-        snapshot = await hosts.snapshot(host, [], context, outputs["connection"]);
-      } catch (error) {
-        const skip = inputs["unreachable"] === "skip";
-        if (!skip || !(error instanceof HostError) || error.kind !== "unreachable") throw error;
-        hosts.notLookedAt(host, error, context);
-        return { id, outputs: { ...outputs, looked: false }, inputs };
-      }
-      snapshot = hosts.claims.seenBy(context.urn, host, qube, snapshot);
+      const seen = await lookOrSkip(hosts, host, { inputs, outputs }, context);
+      if (!seen) return { id, outputs: { ...outputs, looked: false }, inputs };
+      const snapshot = hosts.claims.seenBy(context.urn, host, qube, seen);
       const isThere = snapshot.qubes[qube] !== undefined;
       // Where only some of it could be removed, the rest is still this resource's.
       const isOurs = outputs["state"] === "fallback" || ownedBy(snapshot, context.urn).length > 0;

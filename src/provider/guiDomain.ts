@@ -50,7 +50,7 @@ import {
   unknownOf,
   type Value,
 } from "./handler.ts";
-import { type HostAccess, inTurn } from "./hosts.ts";
+import { type HostAccess, inTurn, lookOrSkip } from "./hosts.ts";
 import { takeAwayRequest } from "./rungRequest.ts";
 
 /** Arguments that reach the host through `settings` alone: a difference shows there, once. */
@@ -165,22 +165,16 @@ export function guiDomainHandler(hosts: HostAccess): Handler {
     async read({ id, outputs, inputs }, context) {
       const [host = "", qube = ""] = id.split("/");
       const imported = Object.keys(inputs).length === 0;
-      const skip = inputs["unreachable"] === "skip";
-      let snapshot: Snapshot;
-      try {
-        snapshot = await hosts.snapshot(
-          host,
-          imported ? [] : packagesOf(inputs),
-          context,
-          outputs["connection"],
-        );
-      } catch (error) {
-        if (!skip || !(error instanceof HostError) || error.kind !== "unreachable") throw error;
-        hosts.notLookedAt(host, error, context);
-        return { id, outputs: { ...outputs, looked: false }, inputs };
-      }
-      const gui = imported && snapshot.qubes[qube] ? adopted(host, qube, snapshot) : null;
-      snapshot = hosts.claims.seenBy(context.urn, host, qube, snapshot);
+      const seen = await lookOrSkip(
+        hosts,
+        host,
+        { inputs, outputs },
+        context,
+        imported ? [] : packagesOf(inputs),
+      );
+      if (!seen) return { id, outputs: { ...outputs, looked: false }, inputs };
+      const gui = imported && seen.qubes[qube] ? adopted(host, qube, seen) : null;
+      const snapshot = hosts.claims.seenBy(context.urn, host, qube, seen);
       const outcome = snapshot.outcome?.owner === context.urn ? snapshot.outcome : null;
       // Where only some of it could be removed, or the qube went by hand, the rest is still this resource's.
       const isOurs = outcome || withoutQube(outputs) || ownedBy(snapshot, context.urn).length > 0;

@@ -5,7 +5,7 @@
 import os from "node:os";
 import { setTimeout as sleep } from "node:timers/promises";
 import { saltModules } from "../formula/modules.ts";
-import { cancelled, type HostError, ignore } from "../host/errors.ts";
+import { cancelled, HostError, ignore } from "../host/errors.ts";
 import {
   type HostConnection,
   type Hosts as Inventory,
@@ -28,7 +28,7 @@ import type {
 import type { Scrubber } from "../host/scrub.ts";
 import { abortable, type HostSession } from "../host/session.ts";
 import { Claims } from "./claims.ts";
-import type { Context, Handler, Properties, Value } from "./handler.ts";
+import type { Context, Handler, Properties, ReadRequest, Value } from "./handler.ts";
 
 /** Seconds an apply waits for the host's lock before it says who holds it. */
 const LOCK_WAIT = 20;
@@ -210,6 +210,24 @@ export function inTurn(hosts: HostAccess, handler: Handler): Handler {
     delete: (request, context) =>
       hosts.inTurn(request.id.split("/")[0] ?? "", () => handler.delete(request, context), context.signal),
   };
+}
+
+/** The host as a read sees it; null where it does not answer and is to be skipped, which the run is told. */
+export async function lookOrSkip(
+  hosts: HostAccess,
+  host: string,
+  { inputs, outputs }: Pick<ReadRequest, "inputs" | "outputs">,
+  context: Context,
+  packages: string[] = [],
+): Promise<Snapshot | null> {
+  try {
+    return await hosts.snapshot(host, packages, context, outputs["connection"]);
+  } catch (error) {
+    const skip = inputs["unreachable"] === "skip";
+    if (!skip || !(error instanceof HostError) || error.kind !== "unreachable") throw error;
+    hosts.notLookedAt(host, error, context);
+    return null;
+  }
 }
 
 /** Hosts from the provider's arguments; throws InventoryError. */

@@ -26,7 +26,7 @@ import {
   type Properties,
   UNKNOWN,
 } from "./handler.ts";
-import { type ApplyRequest, type HostAccess, inTurn } from "./hosts.ts";
+import { type ApplyRequest, type HostAccess, inTurn, lookOrSkip } from "./hosts.ts";
 
 const REPLACING = ["host", "qube"];
 /** They reach the host through `settings` alone; `identities` is what the device was, for the check of the next run. */
@@ -91,15 +91,8 @@ export function pciAttachmentHandler(hosts: HostAccess): Handler {
     async read({ id, outputs, inputs }, context) {
       const [host = "", qube = ""] = id.split("/");
       const imported = Object.keys(inputs).length === 0;
-      let snapshot: Snapshot;
-      try {
-        snapshot = await hosts.snapshot(host, [], context, outputs["connection"]);
-      } catch (error) {
-        const skip = inputs["unreachable"] === "skip";
-        if (!skip || !(error instanceof HostError) || error.kind !== "unreachable") throw error;
-        hosts.notLookedAt(host, error, context);
-        return { id, outputs: { ...outputs, looked: false }, inputs };
-      }
+      const snapshot = await lookOrSkip(hosts, host, { inputs, outputs }, context);
+      if (!snapshot) return { id, outputs: { ...outputs, looked: false }, inputs };
       if (!snapshot.qubes[qube]) return null;
       const made = imported ? importedFrom(id, snapshot) : inputs;
       if (!made) return null;
