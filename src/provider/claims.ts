@@ -109,11 +109,40 @@ export class Claims {
       .find((owner) => owner && owner !== urn && isSameKind(owner, urn) && !this.#wanting.has(owner));
   }
 
-  /** Whether another resource of this program is to be what `urn` is, and has not taken it over yet. */
+  /**
+   * Whether another resource of this program is to be what `urn` is, and has not taken it over yet. One that is in the program still has
+   * not got another name: it is replaced, and takes away what it leaves.
+   */
   isRenamed(urn: string, host: string, qube: string): boolean {
-    return [...this.#wanting].some(
-      ([other, is]) => other !== urn && is.host === host && is.qube === qube && isSameKind(other, urn),
-    );
+    return !this.#wanting.has(urn) && this.#whoseIs(urn, host, qube) !== undefined;
+  }
+
+  /** The other resource of this program whose qube that is to be. */
+  #whoseIs(urn: string, host: string, qube: string): string | undefined {
+    const [found] =
+      [...this.#wanting].find(
+        ([other, is]) => other !== urn && is.host === host && is.qube === qube && isSameKind(other, urn),
+      ) ?? [];
+    return found;
+  }
+
+  /**
+   * Refuses a name that the ledger has for what is another's by now: with an alias it follows at that one's next change only, and until then
+   * all that one has would count as what this one has left.
+   */
+  #requireOwnName(urn: string, host: string, resource: string, snapshot: Snapshot): void {
+    const mine = this.#wanting.get(urn)?.qube;
+    if (mine === undefined) return;
+    for (const { of, owner } of homesIn(snapshot)) {
+      const other = owner === urn && of !== mine ? this.#whoseIs(urn, host, of) : undefined;
+      if (other !== undefined)
+        throw new Refusal({
+          resource,
+          host,
+          what: `the host's ledger has qube "${of}" under this resource's name, and ${ownerName(other)} is to have it now`,
+          next: 'Give this one another name in the program; or leave it out, run "pulumi up" with a change to that one, which the ledger then follows, and add it again',
+        });
+    }
   }
 
   /**
@@ -161,6 +190,7 @@ export class Claims {
 
   /** Claims `keys` of a host for `urn`, or refuses with the name of the other claimant. Claiming again is no conflict. */
   claim(host: string, urn: string, resource: string, keys: readonly string[], snapshot: Snapshot): void {
+    this.#requireOwnName(urn, host, resource, snapshot);
     for (const key of keys.filter((k) => !shareable(k))) {
       const at = `${host}\0${key}`;
       const other = this.#owners.get(at);
@@ -196,6 +226,13 @@ export class Claims {
 
 /** A default is the host's, and several may want it; the GUI domain of a qube is that qube's alone. */
 const isDefault = (key: string) => partsOf(key).kind === "global";
+
+/** The qubes that are somebody's GUI or audio domain, and whose. */
+const homesIn = ({ ledger }: Snapshot): { of: string; owner: string }[] =>
+  Object.entries(ledger).flatMap(([key, { owner }]) => {
+    const { kind, of, name } = partsOf(key);
+    return kind === "qube" || (kind === "feature" && name === "service.audiovm") ? [{ of, owner }] : [];
+  });
 
 const programOf = (urn: string) => urn.split("::").slice(0, 2).join("::");
 const typeIn = (urn: string) => urn.split("::")[2]?.split("$").at(-1);

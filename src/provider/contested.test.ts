@@ -303,13 +303,44 @@ for (const type of Object.keys(KINDS)) {
     }
   });
 
+  test(`${type}: a name that an alias has left is not given to another while the ledger has it for the first`, async () => {
+    const host = new HostModel();
+    const stack = new Stack(host, type);
+    const args = { qube: "domain", clients: [] };
+    const another = { qube: "another", clients: ["vault"] };
+    await stack.up({ old: args });
+    stack.state = new Map([["renamed", stack.state.get("old") as ReadResult]]);
+    const before = host.snapshot();
+    for (const run of [stack.preview, stack.up]) {
+      const { message } = await failing(Refusal, run({ renamed: args, old: another }));
+      assert.match(message, /ledger has qube "domain" under this resource's name, and .* "renamed"/);
+      assert.equal(host.snapshot(), before);
+    }
+    await stack.up({ renamed: { ...args, clients: ["work"] } });
+    await stack.up({ renamed: { ...args, clients: ["work"] }, old: another });
+    assert.equal([domainOf(host, "work", type), domainOf(host, "vault", type)], ["domain", "another"]);
+  });
+
+  test(`${type}: one that is replaced takes its qube away, also where another is to have one of that name`, async () => {
+    const host = new HostModel();
+    const before = everything(host.snapshot());
+    const stack = new Stack(host, type);
+    await stack.up({ a: { qube: "domain", clients: [] } });
+    const { claims } = stack.hosts;
+    claims.wants(urnOf("a", type), { host: "lab", qube: "another", keys: [] });
+    claims.wants(urnOf("b", type), { host: "lab", qube: "domain", keys: [] });
+    const { id, inputs, outputs } = stack.state.get("a") as ReadResult;
+    await KINDS[type]?.make(stack.hosts).delete({ id, inputs, outputs }, stack.hosts.context("a"));
+    assert.equal(differing(before, everything(host.snapshot())), []);
+  });
+
   test(`${type}: a rename whose take-over failed does not lose the qube to the old name's end`, async () => {
     const host = new HostModel();
     const stack = new Stack(host, type);
     const args = { qube: "domain", clients: ["work"] };
     await stack.up({ old: args });
-    const { claims } = stack.hosts;
-    claims.wants(urnOf("renamed", type), { host: "lab", qube: "domain", keys: [] });
+    stack.hosts.claims = new TestHosts({}).claims; // the run of it, whose program has the new name alone
+    stack.hosts.claims.wants(urnOf("renamed", type), { host: "lab", qube: "domain", keys: [] });
     const { id, inputs, outputs } = stack.state.get("old") as ReadResult;
     await KINDS[type]?.make(stack.hosts).delete({ id, inputs, outputs }, stack.hosts.context("old"));
     assert.ok(host.snapshot().qubes["domain"]);
