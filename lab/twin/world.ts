@@ -56,6 +56,19 @@ export interface InputDevice {
   at: string;
 }
 
+export interface UsbDevice {
+  at: string;
+  /** "1-2" */
+  port: string;
+  vendor: string;
+  product: string;
+  serial?: string;
+  /** Class, subclass and protocol of each, "010100". */
+  interfaces: string[];
+  vendorName?: string;
+  productName?: string;
+}
+
 /** Bites when something happens; dom0/machine/faults.py says what `at` may be. */
 export interface Trigger {
   at: string;
@@ -125,6 +138,8 @@ export interface World {
   /** dom0 packages that can be downloaded → version. */
   repository: Record<string, string>;
   templates: Record<string, Template>;
+  /** What is plugged into USB controllers (sbdf), as the qube that has one of these shows it to others. */
+  usb?: UsbDevice[];
   /** USB controllers (sbdf) that have a Bluetooth radio behind them. */
   radios?: string[];
   faults: Faults;

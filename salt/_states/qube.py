@@ -389,6 +389,58 @@ def _devices(run, name, assign, unassign):
         )
 
 
+# -- USB devices of other qubes
+
+
+def usb(name, assign=None, unassign=None, **kwargs):
+    """`assign`: {"BACKEND:PORT:ID": mode}, such as "auto-attach"; PORT "*" is wherever it is plugged
+    into the backend. A qube that runs gets at once what is plugged in and nobody else's.
+    `unassign`: ["BACKEND:PORT:ID"], done first, taken from a qube that runs as well; one that is not
+    there is fine."""
+    return _guarded(_usb)(name, assign=assign, unassign=unassign)
+
+
+def _usb(run, name, assign, unassign):
+    exists = _exists(run, name)
+    if not exists and not run.test:
+        return
+
+    def assigned(place):
+        for one in _admin("usb_assigned", name) if exists else []:
+            if [one["backend"], one["port"], one["device"]] == place:
+                return {"mode": one["mode"], "options": {}}
+        return None
+
+    for text in unassign or []:
+        place = text.split(":", 2)
+        run.step(
+            "usb:%s:%s" % (name, text),
+            text,
+            assigned(place),
+            None,
+            lambda place=place: _admin("take_usb", name, *place),
+            lambda place=place: assigned(place),
+        )
+    for text, mode in (assign or {}).items():
+        place = text.split(":", 2)
+        old = assigned(place)
+
+        def write(place=place, mode=mode, old=old):
+            if old is not None:
+                _admin("unassign_usb", name, *place)
+            _admin("assign_usb", name, *place, mode)
+            _admin("give_usb", name, *place)
+
+        run.step(
+            "usb:%s:%s" % (name, text),
+            text,
+            old,
+            {"mode": mode, "options": {}},
+            write,
+            lambda place=place: assigned(place),
+        )
+
+
 def _frees(run, name, place):
     """Whether an assignment whose place is empty can be taken away; mostly qubesd does not answer
     that. Under test=True nobody tries."""

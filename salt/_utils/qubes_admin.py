@@ -140,10 +140,12 @@ def parse_devices(text):
     """Device lines → [{"backend", "port", "device", "mode", "sbdf", "name", "options": {…}}].
 
     ``[dom0+]PORT:ID key='value' …``; keys with a leading underscore are the backend's or the user's
-    own: options of an assignment, `_sbdf` of an available device.
+    own: options of an assignment, `_sbdf` of an available device. Without its first words: a USB
+    device says its own id, which may hold what looks like a field; the fields are escaped.
     """
     devices_ = []
     for line in _lines(text):
+        line = line[max(0, line.rfind(" device_id='")) :]
         fields = {
             key: re.sub(r"\\(.)", r"\1", value)
             for key, value in re.findall(r"(\S+?)='((?:[^'\\]|\\.)*)'", line)
@@ -158,6 +160,7 @@ def parse_devices(text):
                 "mode": fields.get("mode", ""),
                 "sbdf": own.get("sbdf"),
                 "name": name or None,
+                "attachment": fields.get("attachment") or None,
                 "options": own,
             }
         )
@@ -248,6 +251,16 @@ def pci_assigned(qube):
     return parse_devices(call("admin.vm.device.pci.Assigned", qube))
 
 
+def usb_available(backend):
+    """What is plugged into a USB qube: none where it does not run, or lacks Qubes' proxy. EmptyReply
+    where dom0 lacks it (qubes-usb-proxy-dom0)."""
+    return parse_devices(call("admin.vm.device.usb.Available", backend))
+
+
+def usb_assigned(qube):
+    return parse_devices(call("admin.vm.device.usb.Assigned", qube))
+
+
 def labels():
     return _lines(call("admin.label.List"))
 
@@ -333,6 +346,77 @@ def assign_pci(qube, port, device, options, mode="required"):
 
 def unassign_pci(qube, port, device):
     call("admin.vm.device.pci.Unassign", qube, "dom0+%s:%s" % (port, device))
+
+
+def assign_usb(qube, backend, port, device, mode="auto-attach"):
+    """For good: each time that `qube` or `backend` starts, or the device is plugged in. One that is
+    plugged in already waits for that, see `attach_usb`. qubesd checks nothing of it."""
+    call(
+        "admin.vm.device.usb.Assign",
+        qube,
+        _usb_arg(backend, port, device),
+        _usb_payload(qube, backend, port, device, mode),
+    )
+
+
+def unassign_usb(qube, backend, port, device):
+    """Whoever has it now keeps it until `detach_usb`."""
+    call("admin.vm.device.usb.Unassign", qube, _usb_arg(backend, port, device))
+
+
+def attach_usb(qube, backend, port, device):
+    """Until one of the two qubes goes off, or the device is pulled out."""
+    call(
+        "admin.vm.device.usb.Attach",
+        qube,
+        _usb_arg(backend, port, device),
+        _usb_payload(qube, backend, port, device, "manual"),
+    )
+
+
+def detach_usb(qube, backend, port, device):
+    call("admin.vm.device.usb.Detach", qube, _usb_arg(backend, port, device))
+
+
+def give_usb(qube, backend, port, device):
+    """Lets a qube that runs have what is assigned to it, plugged in and nobody else's now."""
+    if power_state(qube) == "Running":
+        for one in _usb_present(backend, port, device):
+            if one["attachment"] is None:
+                attach_usb(qube, backend, one["port"], one["device"])
+
+
+def take_usb(qube, backend, port, device):
+    """The assignment goes, and before it the device from the qube that has it: whoever is cut off in
+    between finds the assignment still there, and does both again."""
+    for one in _usb_present(backend, port, device):
+        if one["attachment"] == qube:
+            detach_usb(qube, backend, one["port"], one["device"])
+    unassign_usb(qube, backend, port, device)
+
+
+def _usb_present(backend, port, device):
+    return [
+        one
+        for one in usb_available(backend)
+        if port in ("*", one["port"]) and device in ("*", one["device"])
+    ]
+
+
+def _usb_arg(backend, port, device):
+    return "%s+%s:%s" % (backend, port, device)
+
+
+def _usb_payload(qube, backend, port, device, mode):
+    fields = [
+        ("device_id", device),
+        ("port_id", port),
+        ("devclass", "usb"),
+        ("backend_domain", backend),
+        ("mode", mode),
+        ("frontend_domain", qube),
+    ]
+    return " ".join("%s='%s'" % field for field in fields)
 
 
 def start(qube, timeout=180):

@@ -152,9 +152,10 @@ class Session:
         if op == "snapshot":
             import snapshot  # what a request does not need is not even compiled
 
-            names = args.get("packages")
-            if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
-                raise Failure("bad-request", "snapshot: packages must be a list of names")
+            for part in ("packages", "usb"):
+                names = args.get(part, [] if part == "usb" else None)
+                if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+                    raise Failure("bad-request", "snapshot: %s must be a list of names" % part)
             check_user()
             return snapshot.snapshot(args)
         if op in OPS:

@@ -302,7 +302,7 @@ def _rank(key, before, removed):
     kind = key.partition(":")[0]
     if kind == "qube":
         return 0 if key in removed else 4 if before[key] is None else 2
-    ranks = {"bootarg": -1, "global": 1, "property": 3, "device": 2, "feature": 3, "tag": 3}
+    ranks = {"bootarg": -1, "global": 1, "property": 3, "device": 2, "usb": 2, "feature": 3, "tag": 3}
     # What a level denies counts until all that is wider has gone, and is back before it
     # (src/policy/levels.ts): lines of admins come before it and go after it, but where it goes itself.
     file = 8 if before[key] is None and re.search("/policy.d/46-level-", key) else 6

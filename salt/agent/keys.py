@@ -28,6 +28,9 @@ FORMS = {
     "device": re.compile(
         r"(%s):([0-9a-f_.-]+:(?:\*|[!-)+-~]+)|\*:[!-)+-~]+)" % NAME
     ),
+    # The qube, and BACKEND:PORT:IDENTITY; port "*": wherever it is plugged in there. What would need
+    # quoting, or is something else in a call's argument ("+"), a key cannot name.
+    "usb": re.compile(r"(%s):(%s:(?:\*|[0-9]+-[0-9.]+):[!#-&(),-\[\]-~]+)" % (NAME, NAME)),
     "bootarg": re.compile(grub.TOKEN.pattern),
     # Of an include file, and nowhere else: it is shared with whoever writes to it.
     "line": re.compile(r"(/etc/qubes/policy\.d/include/[a-z][a-z0-9_-]*):([\x21-\x7e][\x20-\x7e]*)"),
@@ -61,6 +64,8 @@ def read(key):
         return found and {"content": found["content"], "mode": found["mode"]}
     if kind == "device":
         return _read_device(qube, *name.split(":", 1))
+    if kind == "usb":
+        return _read_usb(qube, name.split(":", 2))
     if kind == "bootarg":
         return menu.read_token(name)
     if kind == "line":
@@ -81,6 +86,20 @@ def _read_device(qube, port, device):
         if (one["port"], one["device"]) == (port, device):
             options = {key: "True" for key, value in one["options"].items() if value}
             return {"mode": one["mode"], "options": options}
+    return None
+
+
+def _read_usb(qube, place):
+    """The assignment, in the form of a PCI one; a USB one has no options."""
+    try:
+        assigned = admin.usb_assigned(qube)
+    except admin.AdminError as error:
+        if error.type == "QubesVMNotFoundError":
+            return None
+        raise
+    for one in assigned:
+        if [one["backend"], one["port"], one["device"]] == place:
+            return {"mode": one["mode"], "options": {}}
     return None
 
 
@@ -161,6 +180,8 @@ def restore(key, before, owner, run, was=None):
         _restore_package(name, before, run)
     elif kind == "device":
         _restore_device(qube, *name.split(":", 1), before)
+    elif kind == "usb":
+        _restore_usb(qube, name.split(":", 2), before)
     elif kind == "bootarg":
         menu.write_token(name, before is True)
     elif kind == "line":
@@ -212,6 +233,16 @@ def _restore_device(qube, port, device, before):
         if port == "*" or port in {one["port"] for one in admin.pci_available()}:
             raise
         raise Failure("stuck", STUCK) from error
+
+
+def _restore_usb(qube, place, before):
+    if _read_usb(qube, place) is not None:
+        if before is None:
+            admin.take_usb(qube, *place)
+        else:
+            admin.unassign_usb(qube, *place)
+    if before is not None:
+        admin.assign_usb(qube, *place, before["mode"])
 
 
 def _restore_package(name, before, run):

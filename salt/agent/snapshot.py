@@ -34,6 +34,11 @@ def snapshot(args):
     )
     rpm = keys.start_rpm(names)
     host = _qubes() if common.read_text(common.RELEASE) is not None else _nothing()
+    # USB qubes that a description names, and those of the ledger: so one look is enough for the next.
+    backends = set(args.get("usb") or [])
+    backends |= {keys.split(key)[2].split(":")[0] for key in entries if key.startswith("usb:")}
+    if backends:
+        host["usb"] = _usb(host["qubes"], backends)
     available = host.pop("available")
     record, holder, trial = journal.load(), lock.current(), common.read_json(common.TRIAL)
     kept = common.read_json(common.WATCH)
@@ -127,6 +132,30 @@ def _qube(name, listed):
         "guidRunning": xid not in ("", "-1", "0")
         and os.path.exists(common.path("/run/qubes/guid-running." + xid)),
     }
+
+
+def _usb(qubes, backends):
+    """{backend: what is plugged in}, None for one that is not there or does not run; `qubes` get
+    their assignments. All None where dom0 lacks Qubes' proxy."""
+    found = dict.fromkeys(sorted(backends))
+    try:
+        for name, qube in qubes.items():
+            qube["usb"] = [
+                {part: device[part] for part in ("backend", "port", "device", "mode")}
+                for device in admin.usb_assigned(name)
+            ]
+        for name in found:
+            if qubes.get(name, {}).get("state") == "Running":
+                found[name] = [
+                    {part: common.cleaned(device[part]) for part in ("port", "device", "name", "attachment")}
+                    for device in admin.usb_available(name)
+                ]
+    except admin.EmptyReply:
+        return dict.fromkeys(found)
+    except admin.AdminError as error:
+        if error.type != "QubesVMNotFoundError":
+            raise
+    return found
 
 
 def _files():

@@ -58,6 +58,7 @@ def qube(class_="AppVM", template="fedora", **properties):
         "features": {},
         "tags": ["created-by-dom0"],
         "pci": [],
+        "usb": {},
     }
 
 
@@ -76,6 +77,8 @@ class Qubes:
         self.stubborn = set()  # these do not shut down when asked
         self.calls = []
         self.available = [("00_02.0", "0x8086:0x9b41::p030000", "0000:00:02.0")]
+        self.plugged = {("net", "1-2"): "0d8c:0014::u010100"}
+        self.holders = {}
 
     def dump(self):
         return copy.deepcopy([self.globals, self.qubes])
@@ -241,6 +244,54 @@ class Qubes:
     def vm_device_pci_Unassign(self, arg, dest, _):
         self.placed(arg)
         self.at(dest)["pci"] = [entry for entry in self.at(dest)["pci"] if entry[0] != arg]
+        return ""
+
+    # USB: `plugged` {(backend, port): id}, `holders` {(backend, port): qube}; without the proxy in dom0
+    # (`plugged` None) it knows no such calls.
+
+    def vm_device_usb_Available(self, _, dest, __):
+        if self.plugged is None:
+            raise RecursionError
+        return "".join(
+            "%s:%s device_id='%s' port_id='%s' devclass='usb' backend_domain='%s' vendor='C-Media' "
+            "product='Head\\'set'%s interfaces='x'\n"
+            % (port, id_, id_.replace("'", "\\'"), port, backend, self.holder(backend, port))
+            for (backend, port), id_ in self.plugged.items()
+            if backend == dest and self.at(dest)["state"] == "Running"
+        )
+
+    def holder(self, *place):
+        return " attachment='%s'" % self.holders[place] if place in self.holders else ""
+
+    def vm_device_usb_Assigned(self, _, dest, __):
+        if self.plugged is None:
+            raise RecursionError
+        return "".join("%s %s\n" % pair for pair in self.at(dest)["usb"].items())
+
+    def vm_device_usb_Assign(self, arg, dest, payload):
+        if arg in self.at(dest)["usb"]:
+            raise Refusal("DeviceAlreadyAssigned", "usb device already assigned")
+        self.at(dest)["usb"][arg] = payload
+        return ""
+
+    def vm_device_usb_Unassign(self, arg, dest, _):
+        if arg not in self.at(dest)["usb"]:
+            raise Refusal("DeviceNotAssigned", "usb device not assigned")
+        del self.at(dest)["usb"][arg]
+        return ""
+
+    def vm_device_usb_Attach(self, arg, dest, _):
+        place = tuple(arg.partition(":")[0].split("+"))
+        if place in self.holders or self.at(dest)["state"] != "Running":
+            raise Refusal("DeviceAlreadyAttached", "already attached, or off")
+        self.holders[place] = dest
+        return ""
+
+    def vm_device_usb_Detach(self, arg, dest, _):
+        place = tuple(arg.partition(":")[0].split("+"))
+        if self.holders.get(place) != dest:
+            raise Refusal("DeviceNotAssigned", "not attached")
+        del self.holders[place]
         return ""
 
     def label_List(self, *_):

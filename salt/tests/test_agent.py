@@ -111,6 +111,7 @@ class Process(HostCase):
             '{"id": 1, "op": "nosuch"}',
             '{"id": 1, "op": "snapshot"}',
             '{"id": 1, "op": "snapshot", "args": {"packages": [1]}}',
+            '{"id": 1, "op": "snapshot", "args": {"packages": [], "usb": "sys-usb"}}',
         ):
             agent.write(text + "\n")
             self.assertEqual(agent.line()["error"]["code"], "bad-request", text)

@@ -45,6 +45,7 @@ ACTIONS = [
     ["file", "/usr/share/xsessions/new/gui.desktop", "[x]\n"],
     ["package", "new-package", "4.3.1"],
 ]
+USB = ["net", "*", "0d8c:0014::u010100"]
 INCLUDE = "/etc/qubes/policy.d/include/admin-global-rwx"
 LINES = ["work @adminvm allow target=dom0", "work work allow target=dom0"]
 UNDO = [
@@ -821,8 +822,8 @@ class Apply(HostCase):
             for name, was in before[1].items():
                 now = self.qubes.qubes[name]
                 self.assertEqual(
-                    (now["own"], now["features"], sorted(now["tags"]), now["state"], now["pci"]),
-                    (was["own"], was["features"], sorted(was["tags"]), was["state"], was["pci"]),
+                    (now["own"], now["features"], sorted(now["tags"]), now["state"], now["pci"], now["usb"]),
+                    (was["own"], was["features"], sorted(was["tags"]), was["state"], was["pci"], was["usb"]),
                     (name, actions),
                 )
             self.assertEqual(set(self.qubes.qubes), set(before[1]))
@@ -846,6 +847,8 @@ class Apply(HostCase):
             q.qubes[name]["tags"] = ["created-by-dom0", dice.choice(["t", "owner-bob"])]
             if dice.random() < 0.5:
                 admin.assign_pci(name, "00_02.0", "*", {})
+            if dice.random() < 0.5:
+                admin.assign_usb(name, *USB, dice.choice(["auto-attach", "ask-to-attach"]))
         q.globals = {"default_guivm": dice.choice(sorted(q.qubes))}
         self.put("/packages", json.dumps({"old-package": "1.2"}))
         lines = dice.choices(LINES + ["# x", "", "mgmt @adminvm ask"], k=dice.randrange(6))
@@ -894,6 +897,10 @@ class Apply(HostCase):
                     if had
                     else ["admin", "assign_pci", name, port, device, {"permissive": "True"}]
                 )
+            if dice.random() < 0.5:
+                touch.append("usb:%s:%s" % (name, ":".join(USB)))
+                had = name in self.qubes.qubes and self.qubes.qubes[name]["usb"]
+                actions.append(["admin", "take_usb" if had else "assign_usb", name, *USB])
             if dice.random() < 0.5:
                 touch.append("tag:%s:t" % name)
                 actions.append(["admin", dice.choice(["set_tag", "remove_tag"]), name, "t"])
@@ -1074,6 +1081,59 @@ class Snapshot(HostCase):
         self.assertEqual(
             sorted(snapshot.snapshot({"packages": []})["qubes"]), ["dom0", "fedora", "personal"]
         )
+
+    def test_usb_devices_where_they_are_asked_for_or_owned(self):
+        q = self.qubes
+        q.qubes["net"] = dict(qube(), state="Running")
+        q.qubes["off"] = qube()
+        # What a device calls itself is taken for nothing else.
+        odd = q.plugged["net", "1-4"] = "1:2:a' attachment='work' device_id='3:4::u0' b='"
+        self.assertNotIn("usb", snapshot.snapshot({"packages": []}))
+        self.assertFalse([call for call in q.calls if ".usb." in call])
+        admin.assign_usb("work", *USB)
+        q.holders["net", "1-2"] = "work"
+        found = snapshot.snapshot({"packages": [], "usb": ["net", "off", "nosuch"]})
+        self.assertEqual(sorted(found["usb"]), ["net", "nosuch", "off"])
+        self.assertEqual((found["usb"]["off"], found["usb"]["nosuch"]), (None, None))
+        headset = {"port": "1-2", "device": USB[2], "name": "C-Media Head'set", "attachment": "work"}
+        other = dict(headset, port="1-4", device=odd, attachment=None)
+        self.assertEqual(found["usb"]["net"], [headset, other])
+        self.assertEqual(
+            found["qubes"]["work"]["usb"],
+            [{"backend": "net", "port": "*", "device": USB[2], "mode": "auto-attach"}],
+        )
+        book = {"usb:work:" + ":".join(USB): {"owner": "x", "first": None, "ours": None, "at": 0}}
+        os.makedirs(self.root + common.STATE, exist_ok=True)
+        ledger.save(dict(ledger.load(), entries=book))
+        self.assertEqual(list(snapshot.snapshot({"packages": []})["usb"]), ["net"])
+        q.plugged = None  # dom0 lacks Qubes' proxy
+        self.assertEqual(snapshot.snapshot({"packages": []})["usb"], {"net": None})
+
+    def test_undo_takes_a_usb_device_out_of_the_running_qube_as_well(self):
+        q = self.qubes
+        q.qubes["net"] = dict(qube(), state="Running")
+        key = "usb:work:" + ":".join(USB)
+        for state, holder, after in (
+            ("Running", None, {}),
+            ("Running", "personal", {("net", "1-2"): "personal"}),  # whose it is not, keeps it
+            ("Halted", None, {}),
+        ):
+            q.qubes["work"]["state"] = state
+            q.holders = {} if holder is None else {("net", "1-2"): holder}
+            admin.assign_usb("work", *USB)
+            admin.give_usb("work", *USB)
+            held = holder or ("work" if state == "Running" else None)
+            self.assertEqual(q.holders.get(("net", "1-2")), held)
+            self.assertEqual(keys.read(key), {"mode": "auto-attach", "options": {}})
+            keys.restore(key, None, None, None)
+            self.assertEqual((keys.read(key), q.holders, q.qubes["work"]["usb"]), (None, after, {}))
+
+    def test_a_usb_key_is_one_word_to_a_call(self):
+        for rest in ("net:*:1:2::u0", "net:1-2.1:1:2:ser-1/x:u0"):
+            self.assertEqual(keys.split("usb:work:" + rest), ("usb", "work", rest))
+        for rest in ("net:*:", "net:x:1", "net:*:a+b", "net:*:a b", "net:*:a'b", "n t:*:a", "net:*:a\nb"):
+            with self.assertRaises(common.Failure):
+                keys.split("usb:work:" + rest)
 
     def test_resets_are_unknown_without_the_kernels_word(self):
         os.unlink(self.root + "/sys/bus/pci/devices/0000:00:02.0/reset_method")

@@ -4,7 +4,7 @@ import importlib.util
 import os
 import random
 
-from fake import DEFAULTS, SALT, HostCase
+from fake import DEFAULTS, SALT, HostCase, qube
 
 import qubes_admin as admin
 
@@ -234,6 +234,23 @@ class States(HostCase):
         self.assertIn("01_00.0: dom0 has no such PCI device", made["comment"])
         self.assertIn("not 0x1:0x2::p1", made["comment"])
         self.assertEqual(self.qubes.qubes["work"]["pci"], [])
+
+    def test_usb(self):
+        name = "net:*:0d8c:0014::u010100"
+        work = self.qubes.qubes["work"]
+        self.qubes.qubes["net"] = dict(qube(), state="Running")
+        made = self.converges("usb", "work", assign={name: "auto-attach"})
+        new = {"mode": "auto-attach", "options": {}}
+        self.assertEqual(made, {"usb:work:" + name: {"old": None, "new": new}})
+        self.assertEqual(self.qubes.holders, {})  # it comes when the qube starts
+        self.converges("usb", "work", unassign=[name, "net:1-9:0d8c:0014::u010100"])
+        work["state"] = "Running"
+        self.converges("usb", "work", assign={name: "ask-to-attach"})
+        self.assertEqual(self.qubes.holders, {("net", "1-2"): "work"})
+        made = self.converges("usb", "work", assign={name: "auto-attach"})
+        self.assertEqual(made["usb:work:" + name]["new"], new)
+        self.converges("usb", "work", unassign=[name])
+        self.assertEqual((work["usb"], self.qubes.holders), ({}, {}))
 
     def test_absent(self):
         work = self.qubes.qubes["work"]

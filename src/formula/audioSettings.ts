@@ -38,7 +38,11 @@ export const ofItsStart = (feature: string): boolean =>
 /** What the desktop's devices menu asks for. */
 const MICROPHONE = ["Attached", "Assigned", "Attach", "Detach"];
 
-export function audioSettingsOf(audio: AudioDomain, devices: Record<string, DeviceSetting>): Settings {
+export function audioSettingsOf(
+  audio: AudioDomain,
+  devices: Record<string, DeviceSetting>,
+  usb: Record<string, string> = {},
+): Settings {
   const { qube, clients, template, label, memory, vcpus } = audio;
   const policy = render("qubes/audio.policy", {
     qube,
@@ -56,6 +60,7 @@ export function audioSettingsOf(audio: AudioDomain, devices: Record<string, Devi
       ...(audio.bluetooth && !audio.shared && { [STAYS_SERVICE]: "on" }),
     },
     devices,
+    ...(Object.keys(usb).length && { usb }),
     files: { [audioPolicy(qube)]: policy },
     globals: clients === "default" ? { default_audiovm: qube } : {},
     audioClients: clients === "default" ? {} : Object.fromEntries(clients.map((client) => [client, qube])),

@@ -53,6 +53,7 @@ export function formulaOf({ qube, part = "gui", mode, settings, restores, quiet 
           others: othersOf(name, device),
           options: device.options,
         })),
+        usb: listOrNot(pairs(settings.usb ?? {})),
         features: pairs(settings.features),
         services: Object.keys(settings.services),
         globals: pairs(settings.globals),
@@ -178,18 +179,24 @@ function folder(sls: string): { files: Record<string, string>; beside: Beside } 
   return { files, beside };
 }
 
+/** The states of salt/_states/qube.py that take devices away. */
+const DEVICE_STATES: Partial<Record<string, string>> = { device: "devices", usb: "usb" };
+
 /** Devices are taken away first: with one of them a qube cannot be of virt_mode pvh (qubes-cli-formats.md §3). */
 function restored(qube: string, restores: Restore[], beside: Beside): { devices: string; rest: string } {
   const gone = restores
     .filter((r) => r.to === null)
     .map((r) => partsOf(r.key))
-    .filter((r) => r.kind === "device");
-  const qubes = [...new Set(gone.map((r) => r.of))];
-  const devices = qubes.map((name) => ({
-    qube: name,
-    unassign: gone.filter((r) => r.of === name).map((r) => r.name),
-  }));
-  const rest = restores.filter((r) => r.to !== null || partsOf(r.key).kind !== "device");
+    .filter((r) => r.kind in DEVICE_STATES);
+  const devices = Object.entries(DEVICE_STATES).flatMap(([kind, state]) => {
+    const those = gone.filter((r) => r.kind === kind);
+    return [...new Set(those.map((r) => r.of))].map((name) => ({
+      qube: name,
+      state,
+      unassign: those.filter((r) => r.of === name).map((r) => r.name),
+    }));
+  });
+  const rest = restores.filter((r) => r.to !== null || !(partsOf(r.key).kind in DEVICE_STATES));
   return {
     devices: devices.length ? render("qubes/devices-back.sls", { scope: qube, devices }) : "",
     rest: render("qubes/restore.sls", { scope: qube, ...restoreView(rest, beside) }),
@@ -233,6 +240,7 @@ function restoreView(restores: Restore[], beside: Beside) {
       device: r.name,
       options: (r.to as DeviceValue).options,
     })),
+    usb: of("usb").map((r) => ({ qube: r.of, device: r.name, mode: (r.to as DeviceValue).mode })),
     bootArguments: of("bootarg").length
       ? {
           add: of("bootarg").flatMap((r) => (r.to === null ? [] : [r.name])),

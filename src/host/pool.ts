@@ -11,6 +11,8 @@ export interface PoolOptions {
   hosts: Hosts;
   /** The packages that every snapshot tells of. */
   packages: string[];
+  /** The USB qubes whose devices every snapshot tells of. */
+  usb?: string[];
   ssh?: Omit<SshOptions, "signal" | "jump">;
   /** Milliseconds for the agent to start. */
   startTimeout?: number;
@@ -58,7 +60,7 @@ export class HostPool {
     const key = keyOf(host);
     let session = this.#sessions.get(key);
     if (!session) {
-      const { packages, snapshotTimeout, startTimeout } = this.#options;
+      const { packages, usb = [], snapshotTimeout, startTimeout } = this.#options;
       const open = async (fresh: boolean) => {
         const line = this.#line(host, fresh);
         this.#bundle ??= this.#options.bundle ?? readBundle(); // the host is already answering
@@ -77,6 +79,7 @@ export class HostPool {
         { open, retire },
         {
           packages,
+          usb,
           scrub: (text) => this.scrubber.scrub(text),
           ...(snapshotTimeout && { snapshotTimeout }),
         },

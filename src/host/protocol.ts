@@ -72,6 +72,10 @@ export const QubeSnapshot = v.object({
       options: mapOf(v.string()),
     }),
   ),
+  /** Its USB assignments (admin.vm.device.usb.Assigned); only where USB devices were asked for. */
+  usb: v.optional(
+    v.array(v.object({ backend: v.string(), port: v.string(), device: v.string(), mode: v.string() })),
+  ),
   /** dom0 shows this running qube's windows now (/run/qubes/guid-running.<xid>); qubes-host.md (d) 3. */
   guidRunning: v.boolean(),
   /** A person is in its Xephyr session: a process `qubes-guivm-session <qube>` runs in dom0 (the Exec of its xsession file). */
@@ -193,11 +197,23 @@ export const TrialOutcome = v.object({
 });
 export type TrialOutcome = v.InferOutput<typeof TrialOutcome>;
 
+/** What is plugged into a USB qube. Every part but the port and the holder the device itself says. */
+export const UsbDevice = v.object({
+  port: v.string(), // 1-2
+  device: v.string(), // 0d8c:0014::u010100u010200
+  name: v.nullable(v.string()),
+  /** Who has it now. */
+  attachment: v.nullable(v.string()),
+});
+export type UsbDevice = v.InferOutput<typeof UsbDevice>;
+
 export const Snapshot = v.object({
   facts: Facts,
   qubes: mapOf(QubeSnapshot),
   globals: mapOf(PropertyValue),
   labels: v.array(v.string()),
+  /** By USB qube, of those that were asked for and those of the ledger; null where that does not run, or dom0 knows of no USB devices. */
+  usb: v.optional(mapOf(v.nullable(v.array(UsbDevice)))),
   /**
    * Every file of /etc/qubes/policy.d (with include/), /run/qubes/policy.d, /etc/qubes-rpc/policy, /usr/share/xsessions, /etc/lightdm/lightdm.conf.d and
    * /etc/systemd/system/qubes-vm@*.service.d, and /etc/qubes/input-proxy-target; text up to 256 KiB.
@@ -228,6 +244,8 @@ export type LedgerEntry = v.InferOutput<typeof LedgerEntry>;
 
 export interface SnapshotArgs {
   packages: string[];
+  /** USB qubes whose devices to look at. */
+  usb?: string[];
 }
 
 /** A check on the running result; its evidence is kept whether it passes or not. */

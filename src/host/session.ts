@@ -10,6 +10,7 @@ import {
   NO_CLAIMS,
   type Progress,
   Snapshot,
+  type SnapshotArgs,
   type Verification,
 } from "./protocol.ts";
 import { mapTexts } from "./scrub.ts";
@@ -17,6 +18,8 @@ import { mapTexts } from "./scrub.ts";
 export interface SessionOptions {
   /** The packages that every snapshot tells of. */
   packages: string[];
+  /** The USB qubes whose devices every snapshot tells of. */
+  usb?: string[];
   /** Milliseconds for one snapshot. */
   snapshotTimeout?: number;
   /** Takes secrets out of a text that leaves. */
@@ -47,7 +50,8 @@ export interface Door {
 export class HostSession {
   readonly host: string;
   readonly #door: Door;
-  readonly #packages: string[];
+  /** Its lists may grow meanwhile. */
+  readonly #asked: SnapshotArgs;
   readonly #snapshotTimeout: number;
   readonly #scrub: (text: string) => string;
   #agent: Promise<Agent> | null = null;
@@ -59,11 +63,11 @@ export class HostSession {
   constructor(
     host: string,
     door: Door,
-    { packages, snapshotTimeout = 60_000, scrub = (text) => text }: SessionOptions,
+    { packages, usb = [], snapshotTimeout = 60_000, scrub = (text) => text }: SessionOptions,
   ) {
     this.host = host;
     this.#door = door;
-    this.#packages = packages;
+    this.#asked = { packages, usb };
     this.#snapshotTimeout = snapshotTimeout;
     this.#scrub = scrub;
   }
@@ -108,7 +112,7 @@ export class HostSession {
       if (signal?.aborted) throw waiting();
       const talk = {
         host: this.host,
-        snapshot: { packages: this.#packages },
+        snapshot: this.#asked,
         connected: () => this.#connected(),
         fresh: () => {
           this.#agent = this.#door.open(true);
@@ -176,7 +180,7 @@ export class HostSession {
             agent.close(); // whatever it still says, nobody waits for it
           }, this.#snapshotTimeout);
         });
-        return await Promise.race([agent.request("snapshot", { packages: this.#packages }, Snapshot), late]);
+        return await Promise.race([agent.request("snapshot", this.#asked, Snapshot), late]);
       } catch (error) {
         // Reading twice harms nobody.
         if (again || !(error instanceof HostError) || error.kind !== "lost") throw error;

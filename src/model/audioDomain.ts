@@ -6,6 +6,7 @@ import { DEFAULT_TEMPLATE, type Fault, faultsOf } from "./guiDomain.ts";
 import type { Key } from "./keys.ts";
 import { hostNameFault, qubeNameFault } from "./names.ts";
 import { AUDIO_MODEL } from "./settings.ts";
+import { UsbSelector } from "./usb.ts";
 
 /** MiB; qubes-host.md (b), column audio. */
 const MEMORY = 400;
@@ -23,12 +24,17 @@ const Devices = v.lazy((value) => (Array.isArray(value) ? listOf(Selector) : Sel
   Selector | Selector[]
 >;
 
+const UsbDevices = v.lazy((value) =>
+  Array.isArray(value) ? listOf(UsbSelector) : UsbSelector,
+) as v.GenericSchema<unknown, UsbSelector | UsbSelector[]>;
+
 const fields = {
   host: named(hostNameFault),
   /** The qube; the resource's own name unless given. */
   qube: v.optional(qubeName),
   shared: v.optional(flag),
   devices: v.optional(Devices),
+  usb: v.optional(UsbDevices),
   clients: v.optional(
     v.union(
       [v.literal("default"), v.array(qubeName)],
@@ -75,6 +81,8 @@ export interface AudioDomain {
   shared: boolean;
   /** What it is given, by what it is; none: it has its devices already, such as a USB controller. */
   devices: Selector[];
+  /** Single USB devices of USB qubes, beside these. */
+  usb: UsbSelector[];
   clients: "default" | string[];
   restartClients: "never" | "allowed";
   /** Whether its desktop may give its clients the microphone. */
@@ -135,6 +143,7 @@ export function parseAudioDomain(name: string, value: unknown): { audio: AudioDo
     qube: args.qube ?? name,
     shared,
     devices: Array.isArray(devices) ? devices : [devices],
+    usb: args.usb === undefined ? [] : Array.isArray(args.usb) ? args.usb : [args.usb],
     clients: args.clients === "default" ? "default" : unique(args.clients ?? []),
     restartClients: args.restartClients ?? "never",
     microphone: args.microphone ?? "denied",
@@ -179,6 +188,20 @@ function rules(audio: AudioDomain, name: string, args: AudioDomainArgs): Fault[]
           `${shown(args[property])} is not allowed: qube "${audio.qube}" is shared, and whoever it belongs to says what it is; leave it out`,
         );
   if (audio.template === audio.qube) add("template", `"${audio.template}" cannot be its own template`);
+  audio.usb.forEach((one, i) => {
+    if (one.qube === audio.qube)
+      add(
+        `usb[${i}].qube`,
+        `"${one.qube}" is the audio domain itself, which has what is plugged into it already; leave it out`,
+      );
+    const isSame = (other: UsbSelector) =>
+      other.qube === one.qube &&
+      other.vendor === one.vendor &&
+      other.device === one.device &&
+      (other.port === one.port || !other.port || !one.port);
+    if (audio.usb.findIndex(isSame) < i)
+      add(`usb[${i}]`, `it is there twice; name each once, two that are alike each with its "port"`);
+  });
   const { clients } = audio;
   if (clients !== "default" && clients.includes(audio.qube))
     add("clients", `"${audio.qube}" cannot be its own client: it plays its own sound by itself`);

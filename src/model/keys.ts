@@ -10,6 +10,7 @@
  *     file:/etc/qubes/policy.d/x.policy  a file of dom0            value: FileValue | null
  *     package:dummy-psu-sender           a package of dom0         value: version | null (not installed)
  *     device:sys-gui:*:0x8086:0x9b41::p030000   a PCI assignment: qube, port or "*", identity or "*"   value: DeviceValue | null
+ *     usb:sys-audio:sys-usb:*:0d8c:0014::u010100   a USB assignment: qube, USB qube, port or "*", identity   value: DeviceValue | null
  *     line:/etc/qubes/policy.d/include/x:a b allow   a line of a file that others write to as well   value: true | null
  *     bootarg:guidomain.gpu=sys-gui      a word of GRUB_CMDLINE_LINUX (one part of the list rd.qubes.hide_pci)   value: true | null
  */
@@ -22,6 +23,7 @@ export type Key =
   | `file:${string}`
   | `package:${string}`
   | `device:${string}:${string}:${string}`
+  | `usb:${string}:${string}:${string}:${string}`
   | `line:${string}:${string}`
   | `bootarg:${string}`;
 
@@ -44,7 +46,7 @@ export interface FileValue {
   mode: string;
 }
 
-/** A PCI assignment; options that are off are left out, the others are "True". */
+/** A PCI or USB assignment; options that are off are left out, the others are "True". */
 export interface DeviceValue {
   mode: string;
   options: Record<string, string>;

@@ -46,6 +46,8 @@ export interface Settings {
   packages: Record<string, "installed">;
   /** PCI devices by what they are ("0x8086:0x9a49::p030000"), so that a device that moves shows its old and its new place. */
   devices: Record<string, DeviceSetting>;
+  /** Single USB devices, "BACKEND:PORT:ID" → how they are assigned; an audio domain's settings alone have it. */
+  usb?: Record<string, string>;
   /** Words of the kernel's arguments that every boot is to have. */
   bootArguments: Record<string, "set">;
 }
@@ -106,6 +108,9 @@ export function wishes(qube: string, settings: Settings): Wish[] {
       },
       ...othersOf(name, device).map((other): Wish => ({ key: `device:${qube}:${other}`, value: null })),
     ]),
+    ...entries(settings.usb ?? {}).map(
+      ([name, mode]): Wish => ({ key: `usb:${qube}:${name}` as Key, value: { mode, options: {} } }),
+    ),
     ...entries(settings.features).map(([f, value]): Wish => ({ key: `feature:${qube}:${f}`, value })),
     ...entries(settings.services).map(
       ([s, value]): Wish => ({ key: `feature:${qube}:service.${s}`, value: value === "on" ? "1" : "" }),

@@ -26,6 +26,7 @@ import { hardwareKey } from "./fingerprint.ts";
 import { devicesOf } from "./gpu.ts";
 import { holds, type RungKey } from "./ladder.ts";
 import { type Notice, preflightRemoval, requireQubes } from "./preflight.ts";
+import { chooseUsb } from "./usbSound.ts";
 import { partsOf, valueOf } from "./values.ts";
 import { policyCheck } from "./verify.ts";
 
@@ -48,6 +49,10 @@ export interface AudioDecision {
   /** The qube is shut down first, since it runs without what makes it an audio domain, and nobody uses it. */
   startsAnew: boolean;
   functions: readonly PciFunction[];
+  /** Its USB devices that are plugged in and nobody else's, "0d8c:0014". */
+  headsets: readonly string[];
+  /** Where its USB devices are plugged in, "sys-usb:1-2": each is one qube's. */
+  places: readonly string[];
   notices: Notice[];
 }
 
@@ -68,15 +73,24 @@ export function decideAudio(
     ...qubeNotices(audio, snapshot, owner, coming, refuse),
     ...clientNotices(audio, snapshot, refuse),
   ];
-  const { functions, settings, against, more } = devicesFor(audio, snapshot, refuse);
-  const decided = { functions, notices: [...notices, ...more], startsAnew: false, remembered: null };
+  const { functions, settings, more, ...pci } = devicesFor(audio, snapshot, refuse);
+  const usb = chooseUsb(audio.qube, audio.usb, snapshot, refuse);
+  const against = pci.against ?? usb.against[0];
+  const decided = {
+    functions,
+    headsets: usb.present,
+    places: usb.places,
+    notices: [...notices, ...more],
+    startsAnew: false,
+    remembered: null,
+  };
   const before = { ...decided, target: "before" as const, wanted: NO_SETTINGS };
   const isUp = inForce(audio, snapshot, owner);
   if (against && isUp) throw refuse(against.what, against.next);
   if (against) return { ...before, reason: against.what };
   if (known && !isUp && holds({ ...known, reset: false }, soundKey(audio, snapshot)))
     return { ...before, reason: `${known.reason} (${UNTIL})`, remembered: known };
-  const wanted = audioSettingsOf(audio, settings);
+  const wanted = audioSettingsOf(audio, settings, usb.settings);
   const waits = needsStart(audio, wanted, snapshot, owner);
   const startsAnew = waits && !audio.shared && soundUsers(audio.qube, snapshot).length === 0;
   if (!waits || startsAnew || isUp) return { ...decided, target: "audio", wanted, reason: null, startsAnew };
@@ -376,6 +390,8 @@ const PACKAGES = "qubes-core-admin-client qubes-audio-daemon";
 
 /** With which it knows headsets. Fedora's pipewire speaks to them by itself. */
 const BLUETOOTH = { fedora: "bluez blueman", debian: "bluez blueman libspa-0.2-bluetooth" };
+/** With which USB devices of other qubes reach it. */
+const USB_PROXY = "qubes-usb-proxy";
 const RADIOS = "/sys/class/bluetooth";
 
 /** In a qube's check: as `command`, again each second until the check's own time is over. */
@@ -383,6 +399,8 @@ const until = (command: string) => `until ${command}; do sleep 1; done`;
 
 const STARTS = "audio domain starts";
 const CARD = "a sound card is in the qube";
+const usbCard = (ids: string) => `sound card ${ids} is in the qube`;
+const CARDS = /^(a sound card|sound card [0-9a-f]{4}:[0-9a-f]{4}) is in the qube$/;
 /** Evidence, not conditions: a radio may be plugged in later, and what stays in a shared qube is its owner's. */
 const RADIO = "a Bluetooth radio is in the qube";
 const STAY = "its pairings stay";
@@ -390,7 +408,7 @@ const STAY = "its pairings stay";
 /** What failed rests on this hardware: the qube does not start with it, or all is well inside but that there is no card. */
 export function isOfHardware(evidence: readonly Evidence[]): boolean {
   const failed = evidence.filter(({ ok }) => !ok).map(({ id }) => id);
-  return failed.includes(STARTS) || (failed.length > 0 && failed.every((id) => id === CARD));
+  return failed.includes(STARTS) || (failed.length > 0 && failed.every((id) => CARDS.test(id)));
 }
 
 const DAEMON = "its sound daemon runs";
@@ -406,6 +424,7 @@ export function audioChecks(
   snapshot: Snapshot,
   files: string[],
   given: readonly PciFunction[] | null,
+  headsets: readonly string[] = [],
 ): Verification[] {
   const { qube, limits } = audio;
   const host = (id: string, argv: string[]): Verification => ({
@@ -433,9 +452,11 @@ export function audioChecks(
   const live = snapshot.qubes[qube];
   const template = audio.template ?? live?.properties["template"]?.value ?? "";
   const debian = snapshot.qubes[template]?.features["os-distribution"] === "debian";
-  const packages = [PACKAGES, ...(audio.bluetooth ? [BLUETOOTH[debian ? "debian" : "fedora"]] : [])].join(
-    " ",
-  );
+  const packages = [
+    PACKAGES,
+    ...(audio.bluetooth ? [BLUETOOTH[debian ? "debian" : "fedora"]] : []),
+    ...(audio.usb.length ? [USB_PROXY] : []),
+  ].join(" ");
   return [
     lint,
     may("dom0", "admin.Events"),
@@ -447,6 +468,8 @@ export function audioChecks(
     guest(`packages of template ${template}`, `${debian ? "dpkg-query -W" : "rpm -q"} ${packages}`),
     // On a USB controller there is one when a headset is plugged in.
     ...(given.some(isAudio) ? [guest(CARD, until("grep -Eq '^ *[0-9]+ ' /proc/asound/cards"))] : []),
+    // snd-usb-audio tells of each card what it is (Linux, sound/usb/proc.c).
+    ...headsets.map((ids) => guest(usbCard(ids), until(`grep -qsx ${ids} /proc/asound/card*/usbid`))),
     ...(audio.bluetooth
       ? [
           guest(RADIO, `ls ${RADIOS} 2>/dev/null | grep . || echo none`),
@@ -557,4 +580,13 @@ export function preflightSilence(
       next: "Shut them down, then run again. Nothing is ever stopped for you",
     });
   preflightRemoval(resource, host, qube, plan, snapshot);
+}
+
+/** What of its USB devices is not there now, and why. */
+export function usbWaits(audio: AudioDomain, snapshot: Snapshot): string[] {
+  try {
+    return chooseUsb(audio.qube, audio.usb, snapshot, (what) => new Error(what)).waits;
+  } catch {
+    return []; // whoever wants it is refused with that reason
+  }
 }

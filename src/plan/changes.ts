@@ -88,7 +88,7 @@ export function planDelete(snapshot: Snapshot, owner: string, onDelete: "restore
   return { changes: [], restores, touch, release, ...claims };
 }
 
-const OF_A_QUBE = ["property", "feature", "tag", "device"];
+const OF_A_QUBE = ["property", "feature", "tag", "device", "usb"];
 
 export function ownedBy(snapshot: Snapshot, owner: string): [string, LedgerEntry][] {
   return Object.entries(snapshot.ledger).filter(([, entry]) => owns(entry, owner));

@@ -21,6 +21,7 @@ import { deviceParts, partsOf, sameValue, satisfied, valueOf } from "./values.ts
 export function liveSettings(qube: string, wanted: Settings, snapshot: Snapshot): Settings {
   const live: Settings = structuredClone(NO_SETTINGS);
   if (wanted.audioClients) live.audioClients = {};
+  if (wanted.usb) live.usb = {};
   if (wanted.audioModels) live.audioModels = {};
   for (const wish of wishes(qube, wanted)) {
     const value = valueOf(snapshot, wish.key);
@@ -53,6 +54,9 @@ export function liveSettings(qube: string, wanted: Settings, snapshot: Snapshot)
         break;
       case "line":
         live.policyLines[`${of}:${name}`] = "set";
+        break;
+      case "usb":
+        live.usb = { ...live.usb, [name]: (value as DeviceValue).mode };
         break;
       case "package":
         live.packages[name] = "installed";

@@ -9,7 +9,7 @@ import { rulesOf } from "../policy/rules.ts";
 
 /**
  * A key taken apart: `property:sys-gui:maxmem` is { kind: "property", of: "sys-gui", name: "maxmem" }; the name of a device is its
- * place and its identity, "00_02.0:0x8086:0x9b41::p030000".
+ * place and its identity, "00_02.0:0x8086:0x9b41::p030000"; that of a USB device has its USB qube before them.
  */
 export interface KeyParts {
   kind:
@@ -21,9 +21,11 @@ export interface KeyParts {
     | "file"
     | "package"
     | "device"
+    | "usb"
     | "bootarg"
     | "line"
     | "given"
+    | "given-usb"
     | "input";
   /** The qube of a property, feature, tag or device, the file of a line; otherwise the same as `name`. */
   of: string;
@@ -36,6 +38,7 @@ export function partsOf(key: string): KeyParts {
     case "property":
     case "feature":
     case "device":
+    case "usb":
     case "line":
     case "tag": {
       const [of, name] = split(rest);
@@ -47,6 +50,7 @@ export function partsOf(key: string): KeyParts {
     case "package":
     case "bootarg":
     case "given":
+    case "given-usb":
     case "input":
       return { kind, of: rest, name: rest };
     default:
@@ -94,7 +98,12 @@ export function valueOf(snapshot: Snapshot, key: string): KeyValue {
       const is = qube?.pci.find((one) => one.port === port && one.device === device);
       return is ? { mode: is.mode, options: is.options } : null;
     }
+    case "usb": {
+      const is = qube?.usb?.find((one) => `${one.backend}:${one.port}:${one.device}` === name);
+      return is ? { mode: is.mode, options: {} } : null;
+    }
     case "given": // a place that somebody gives away, the input of a USB qube: only ever claimed
+    case "given-usb":
     case "input":
       return null;
     case "bootarg":

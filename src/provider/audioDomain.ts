@@ -27,6 +27,7 @@ import {
   soundOf,
   streamsNow,
   streamsOf,
+  usbWaits,
   waitingForSound,
 } from "../plan/audio.ts";
 import { isNoted, ownedBy, type Plan, planApply, planDelete, type Restore } from "../plan/changes.ts";
@@ -67,6 +68,7 @@ const MIRRORED = new Set([
   "memory",
   "microphone",
   "template",
+  "usb",
   "vcpus",
   // Not an argument: what a read has learnt, on its way to the check of the same run.
   "remembered",
@@ -155,7 +157,8 @@ export function audioDomainHandler(hosts: HostAccess): Handler {
     async read({ id, outputs, inputs }, context) {
       const [host = "", qube = ""] = id.split("/");
       const imported = Object.keys(inputs).length === 0;
-      const seen = await lookOrSkip(hosts, host, { inputs, outputs }, context);
+      const backends = imported ? [] : usbQubes(audioOf(inputs));
+      const seen = await lookOrSkip(hosts, host, { inputs, outputs }, context, [], backends);
       if (!seen) return { id, outputs: { ...outputs, looked: false }, inputs };
       const snapshot = hosts.claims.seenBy(context.urn, host, qube, seen);
       const isThere = snapshot.qubes[qube] !== undefined;
@@ -265,9 +268,10 @@ export function audioDomainHandler(hosts: HostAccess): Handler {
     hosts.claims.wants(urn, { host, qube, keys: anyClients ? null : soundContestedBy(audio) });
   }
 
-  async function look({ host, qube }: AudioDomain, context: Context, stored?: Value): Promise<Snapshot> {
-    const now = await hosts.snapshot(host, [], context, stored);
-    return hosts.claims.seenBy(context.urn, host, qube, now);
+  /** With what is plugged into the USB qubes that it names. */
+  async function look(audio: AudioDomain, context: Context, stored?: Value): Promise<Snapshot> {
+    const now = await hosts.snapshotWithUsb(audio.host, usbQubes(audio), context, stored);
+    return hosts.claims.seenBy(context.urn, audio.host, audio.qube, now);
   }
 
   /** The description among the others that want what it wants. */
@@ -296,7 +300,10 @@ export function audioDomainHandler(hosts: HostAccess): Handler {
       decision.target === "before"
         ? planDelete(snapshot, context.urn, "restore")
         : planApply(audio.qube, wanted, snapshot, context.urn);
-    const given = Object.values(wanted.devices).map((device) => `given:${device.port}`);
+    const given = [
+      ...Object.values(wanted.devices).map((device) => `given:${device.port}`),
+      ...decision.places.map((place) => `given-usb:${place}`),
+    ];
     // Also what waits for a start, or stayed where it was: two that want one client differ all the same.
     const contested = soundContestedBy(audio);
     const keys = [...new Set([...wantedBy(plan), ...given, ...contested])];
@@ -446,7 +453,7 @@ export function audioDomainHandler(hosts: HostAccess): Handler {
       const broken = wasUp || target === "staged" ? null : ofThisHardware(error);
       if (!broken) throw failed(applyFailure(error, resource, host));
       const now = await look(audio, context, connection);
-      const names = functions.map(describe).join("; ");
+      const names = [...functions.map(describe), ...decision.headsets.map((ids) => `USB ${ids}`)].join("; ");
       const why = names ? `${broken.why} (it had been given ${names})` : broken.why;
       return stays(
         now,
@@ -458,6 +465,9 @@ export function audioDomainHandler(hosts: HostAccess): Handler {
   }
 }
 
+/** Those of which a look has to say what is plugged in. */
+const usbQubes = ({ usb }: AudioDomain): string[] => usb.map(({ qube }) => qube);
+
 const WARNING = { severity: "warning" } as const;
 
 /** Seconds that a change may wait for its confirmation. */
@@ -465,7 +475,7 @@ const LIVE = 180;
 
 function applyRequest(
   audio: AudioDomain,
-  { target, wanted, startsAnew, functions, plan }: AudioDecision & { plan: Plan },
+  { target, wanted, startsAnew, functions, headsets, plan }: AudioDecision & { plan: Plan },
   snapshot: Snapshot,
   waiting: string[],
 ): Omit<ApplyRequest, "owner"> {
@@ -486,7 +496,13 @@ function applyRequest(
     shutdown: startsAnew ? [qube] : [],
     formula: formula.files,
     sls: formula.sls,
-    verify: audioChecks(audio, snapshot, Object.keys(settings.files), target === "audio" ? functions : null),
+    verify: audioChecks(
+      audio,
+      snapshot,
+      Object.keys(settings.files),
+      target === "audio" ? functions : null,
+      headsets,
+    ),
     trial: { seconds: LIVE, boot: null, watch: null },
   };
 }
@@ -596,7 +612,7 @@ function wantedNow(
   if (state === "staged" && decision.target === "audio") return withoutClients(wanted);
   // It has come up, whatever would be decided for a new one.
   if (decision.target === "before" && snapshot.qubes[audio.qube])
-    return audioSettingsOf(audio, wanted.devices);
+    return audioSettingsOf(audio, wanted.devices, wanted.usb);
   return wanted;
 }
 
@@ -667,6 +683,7 @@ function outputsOf(
               },
             ]
           : []),
+      ...(works ? usbWaits(audio, snapshot).map((why) => ({ kind: "usb", qubes: [qube], why })) : []),
       ...(works && isRunning ? seen.waits.map((why) => ({ kind: "bluetooth", qubes: [qube], why })) : []),
       ...pendingClaims(snapshot, urn),
     ]),

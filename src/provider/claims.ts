@@ -258,7 +258,7 @@ export const pendingClaims = (snapshot: Snapshot, urn: string): { kind: "claim";
 /** What to do where two want a key. */
 export function adviceFor(key: string): string {
   const { kind, name } = partsOf(key);
-  if (kind === "given") return "Give it to one qube only";
+  if (kind === "given" || kind === "given-usb") return "Give it to one qube only";
   if (kind === "input")
     return 'One of the two must let go of it in "input": the devices of a USB qube go one way';
   if (kind === "property" && name === "audiovm")
@@ -294,6 +294,10 @@ export function wordsFor(key: string): string {
       if (id === "*") return `whatever sits at PCI ${port} for "${of}"`;
       return `PCI device ${id}${port === "*" ? "" : ` at ${port}`} for "${of}"`;
     }
+    case "usb":
+      return `USB device ${name} for "${of}"`;
+    case "given-usb":
+      return `the USB device at ${name}`;
     case "given":
       return `the PCI device at ${name}`;
     case "input":

@@ -62,7 +62,14 @@ export type ApplyRequest = Pick<
 /** What handlers need of the hosts. */
 export type HostAccess = Pick<
   Hosts,
-  "claims" | "inTurn" | "unknownName" | "snapshot" | "apply" | "connection" | "notLookedAt"
+  | "claims"
+  | "inTurn"
+  | "unknownName"
+  | "snapshot"
+  | "snapshotWithUsb"
+  | "apply"
+  | "connection"
+  | "notLookedAt"
 >;
 
 export class Hosts {
@@ -74,6 +81,8 @@ export class Hosts {
   readonly #scrubber: Scrubber;
   /** Grows with what descriptions name; the pool asks for these at each look. */
   readonly #packages = [...USUAL_PACKAGES];
+  /** USB qubes that descriptions name. */
+  readonly #usb: string[] = [];
   readonly #stored = new Map<string, HostConnection>();
   #source = "guidomain:hosts";
   #pool: HostPool;
@@ -100,7 +109,7 @@ export class Hosts {
   }
 
   #poolOf(hosts: Inventory): HostPool {
-    return new HostPool({ hosts, packages: this.#packages, scrubber: this.#scrubber });
+    return new HostPool({ hosts, packages: this.#packages, usb: this.#usb, scrubber: this.#scrubber });
   }
 
   /** Why a host of this name cannot be reached, or null. */
@@ -119,6 +128,15 @@ export class Hosts {
     for (const one of packages) if (!this.#packages.includes(one)) this.#packages.push(one);
     if (this.#packages.length > asked) session.forget();
     return session.snapshot(context.signal);
+  }
+
+  /** The same, with what is plugged into these USB qubes; those of the ledger are in every look already. */
+  async snapshotWithUsb(name: string, usb: string[], context: Context, stored?: Value): Promise<Snapshot> {
+    const snapshot = await this.snapshot(name, [], context, stored);
+    if (usb.every((qube) => snapshot.usb && qube in snapshot.usb)) return snapshot;
+    for (const qube of usb) if (!this.#usb.includes(qube)) this.#usb.push(qube);
+    this.#session(name, stored).forget();
+    return this.snapshot(name, [], context, stored);
   }
 
   async apply(name: string, request: ApplyRequest, context: Context, stored?: Value): Promise<ApplyResult> {
@@ -219,9 +237,12 @@ export async function lookOrSkip(
   { inputs, outputs }: Pick<ReadRequest, "inputs" | "outputs">,
   context: Context,
   packages: string[] = [],
+  usb: string[] = [],
 ): Promise<Snapshot | null> {
   try {
-    return await hosts.snapshot(host, packages, context, outputs["connection"]);
+    return usb.length
+      ? await hosts.snapshotWithUsb(host, usb, context, outputs["connection"])
+      : await hosts.snapshot(host, packages, context, outputs["connection"]);
   } catch (error) {
     const skip = inputs["unreachable"] === "skip";
     if (!skip || !(error instanceof HostError) || error.kind !== "unreachable") throw error;

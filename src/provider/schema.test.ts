@@ -52,6 +52,7 @@ const audioArgs: Record<keyof resources.AudioDomainArgs, true> = {
   qube: true,
   shared: true,
   devices: true,
+  usb: true,
   clients: true,
   restartClients: true,
   microphone: true,

@@ -187,6 +187,11 @@ const audioInputs: Record<string, Property> = {
     description:
       "Its sound devices, one selector or a list. Default: class audio, all but those of a display; none where it is shared.",
   },
+  usb: {
+    ...any,
+    description:
+      "Single USB devices of USB qubes, one or a list: qube (sys-usb), vendor, device; port, or wherever it is plugged in there.",
+  },
   clients: {
     oneOf: [text, list],
     ...any,
@@ -269,7 +274,8 @@ const audioOutputs: Record<string, Property> = {
   pending: {
     type: "array",
     items: any,
-    description: "What is needed before all takes effect: kind (restart, session), qubes, why.",
+    description:
+      "What is needed before all takes effect: kind (restart, session, bluetooth, usb), qubes, why.",
   },
   evidence: { type: "array", items: any, description: "What each check saw: id, ok, seconds, output." },
   origin: {

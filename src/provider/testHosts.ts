@@ -34,6 +34,10 @@ export class TestHosts implements HostAccess {
     return this.#model(name).snapshot();
   }
 
+  async snapshotWithUsb(name: string): Promise<Snapshot> {
+    return this.#model(name).snapshot();
+  }
+
   async apply(name: string, request: ApplyRequest): Promise<ApplyResult> {
     const model = this.#model(name);
     this.applied.push(request);

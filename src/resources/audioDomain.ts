@@ -16,6 +16,8 @@ export interface AudioDomainArgs {
   shared?: pulumi.Input<boolean>;
   /** Its sound devices, each by what it is. Default: { class: "audio" }, all but those of a display; none where it is shared. */
   devices?: pulumi.Input<Selector | pulumi.Input<Selector>[]>;
+  /** Single USB sound devices of USB qubes, as `qvm-usb assign` gives them. Default: none. */
+  usb?: pulumi.Input<UsbDevice | pulumi.Input<UsbDevice>[]>;
   /** Qubes whose sound it plays; "default": every qube without an audio domain of its own. Default: none. */
   clients?: pulumi.Input<"default" | pulumi.Input<string>[]>;
   /** Whether running clients that cannot be told of their new audio domain are restarted. Default: "never"; they are then listed in `pending`. */
@@ -46,6 +48,17 @@ export interface AudioDomainArgs {
   autostart?: pulumi.Input<boolean>;
 }
 
+/** A USB device by what it is; qvm-usb lists what is plugged in. */
+export interface UsbDevice {
+  /** The qube that has the controller. Default: "sys-usb". */
+  qube?: pulumi.Input<string>;
+  /** 4 hex digits: "0d8c". */
+  vendor: pulumi.Input<string>;
+  device: pulumi.Input<string>;
+  /** Only there, such as "1-2"; else wherever it is plugged in. */
+  port?: pulumi.Input<string>;
+}
+
 export interface AttachedSound {
   name: string;
   sbdf: string;
@@ -70,6 +83,7 @@ export class AudioDomain extends pulumi.CustomResource {
   declare readonly qube: pulumi.Output<string>;
   declare readonly shared: pulumi.Output<boolean>;
   declare readonly devices: pulumi.Output<Selector[]>;
+  declare readonly usb: pulumi.Output<UsbDevice[]>;
   declare readonly clients: pulumi.Output<"default" | string[]>;
   declare readonly restartClients: pulumi.Output<"never" | "allowed">;
   declare readonly microphone: pulumi.Output<"denied" | "allowed">;
@@ -120,6 +134,7 @@ const AUDIO_OUTPUTS = {
   qube: undefined,
   shared: undefined,
   devices: undefined,
+  usb: undefined,
   clients: undefined,
   restartClients: undefined,
   microphone: undefined,

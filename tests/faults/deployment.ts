@@ -187,6 +187,10 @@ class Hosts implements HostAccess {
     return this.#session.snapshot(context.signal);
   }
 
+  snapshotWithUsb(name: string, _usb: string[], context: Context): Promise<Snapshot> {
+    return this.snapshot(name, [], context);
+  }
+
   async apply(_name: string, request: ApplyRequest, context: Context): Promise<ApplyResult> {
     modules ??= saltModules();
     return this.#session.apply(

@@ -51,13 +51,20 @@ def is_sound(device):
     return device["class"][:4] in ("0401", "0403")
 
 
-def cards(devices):
-    """/proc/asound/cards: a card for each sound function that has a driver."""
+def cards(devices, headsets):
+    """/proc/asound: a card for each sound function that has a driver, and for each USB device with an audio interface; of the latter
+    a file has the ids (Linux, sound/usb/proc.c).
+    """
     rows = [
         " %d [PCH            ]: HDA-Intel - HDA Intel PCH\n                      %s\n" % (number, each["name"])
         for number, each in enumerate(devices)
     ]
-    return "".join(rows) or "--- no soundcards ---\n"
+    files = {}
+    for number, each in enumerate(headsets, len(rows)):
+        rows.append(" %d [Device         ]: USB-Audio - USB Audio Device\n                      at usb-vhci_hcd.0-1\n" % number)
+        files["/proc/asound/card%d/usbid" % number] = "%s:%s\n" % (each["vendor"], each["product"])
+    files["/proc/asound/cards"] = "".join(rows) or "--- no soundcards ---\n"
+    return files
 
 
 # What qvm-start-daemon must learn before it serves anybody, and of each client (qubes-host.md (f) "Audio domain"; (e) "no sound": a
@@ -175,7 +182,12 @@ def content(qube, template, fault=None, faults=None, may=lambda source, target, 
     daemons, pids, playing = sound(qube, packages, desktop, may)
     processes.update(daemons)
     files.update(pids)
-    files["/proc/asound/cards"] = cards([each for each in pci if is_sound(each) and each["driver"]])
+    headsets = [
+        each
+        for each in qube.get("usb", [])
+        if any(code.startswith("01") for code in each["interfaces"]) and not (faults or {}).get("guestNoSound")
+    ]
+    files.update(cards([each for each in pci if is_sound(each) and each["driver"]], headsets))
     if login:
         files["/var/run/lightdm/root/:0"] = files["/run/lightdm/root/:0"] = ""
     inside = {

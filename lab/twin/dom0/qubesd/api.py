@@ -5,7 +5,7 @@ gives the reply's text.
 import json
 import re
 
-from . import pci
+from . import pci, usb
 from .errors import (
     QubesFeatureNotFoundError,
     QubesTagNotFoundError,
@@ -466,6 +466,81 @@ def pci_unassign(call):
 @method("admin.vm.device.pci.Detach", arg=True, writes=True)
 def pci_detach(call):
     call.qube.detach(device_of(call)[0])
+
+
+# --- USB devices of other qubes
+
+
+@method("admin.vm.device.usb.Available", arg=True)
+def usb_available(call):
+    held, rows = usb.holders(call.system), {}
+    for port, (identity, each) in usb.available(call.system, call.qube).items():
+        if call.arg in ("", port):
+            pairs = [("device_id", identity), ("port_id", port), ("devclass", "usb"), ("backend_domain", call.dest)]
+            pairs += [(key, each.get(key, "unknown")) for key in ("vendorName", "productName")]
+            if (call.dest, port) in held:
+                pairs.append(("attachment", held[call.dest, port]))
+            pairs.append(("interfaces", "".join("u" + code for code in each["interfaces"])))
+            names = {"vendorName": "vendor", "productName": "product"}
+            rows["%s:%s" % (port, identity)] = fields([(names.get(key, key), value) for key, value in pairs])
+    return lines("%s %s" % row for row in sorted(rows.items()))
+
+
+def usb_row(call, backend, port, identity, mode):
+    pairs = [("device_id", identity), ("port_id", port), ("devclass", "usb"), ("backend_domain", backend)]
+    pairs += [("mode", mode), ("frontend_domain", call.dest)]
+    return "%s+%s:%s %s" % (backend, port, identity, fields(pairs))
+
+
+def usb_of_arg(call):
+    """(backend, port, device id) of `BACKEND+PORT:ID`."""
+    port, device = device_of(call)
+    return call.arg.partition("+")[0], port, device
+
+
+@method("admin.vm.device.usb.Assigned", arg=True)
+def usb_assigned(call):
+    rows = [usb_row(call, e["backend"], e["port"], e["device"], e["mode"]) for e in call.qube.usb]
+    return lines(sorted(row for row in rows if not call.arg or row.startswith(call.arg + ":")))
+
+
+@method("admin.vm.device.usb.Attached", arg=True)
+def usb_attached(call):
+    rows = []
+    for (backend, port), holder in usb.holders(call.system).items():
+        if holder == call.dest:
+            identity = usb.available(call.system, call.system.qube(backend))[port][0]
+            each = usb.find(call.qube, backend, port, identity)
+            rows.append(usb_row(call, backend, port, identity, each["mode"] if each else "manual"))
+    return lines(sorted(row for row in rows if not call.arg or row.startswith(call.arg + ":")))
+
+
+@method("admin.vm.device.usb.Assign", arg=True, payload=True, writes=True)
+def usb_assign(call):
+    backend, port, device = usb_of_arg(call)
+    values = unpack(call.text)
+    expected = {"backend_domain": backend, "port_id": port, "devclass": "usb"}
+    if any(values.get(key, value) != value for key, value in expected.items()):
+        raise Refused("the payload speaks of another device")
+    options = {key: value for key, value in values.items() if key.startswith("_")}
+    usb.assign(call.qube, backend, port, values.get("device_id") or device, values.get("mode", "manual"), options)
+
+
+@method("admin.vm.device.usb.Unassign", arg=True, writes=True)
+def usb_unassign(call):
+    usb.unassign(call.qube, *usb_of_arg(call))
+
+
+@method("admin.vm.device.usb.Attach", arg=True, payload=True, writes=True)
+def usb_attach(call):
+    backend, port, _ = usb_of_arg(call)
+    usb.attach(call.qube, backend, port, any(key.startswith("_") for key in unpack(call.text)))
+
+
+@method("admin.vm.device.usb.Detach", arg=True, writes=True)
+def usb_detach(call):
+    backend, port, _ = usb_of_arg(call)
+    usb.detach(call.qube, backend, port)
 
 
 # --- the microphone

@@ -38,6 +38,7 @@ def dump():
                 "features": qube.features,
                 "tags": sorted(qube.tags),
                 "pci": qube.pci,
+                **({"usb": qube.usb} if qube.usb else {}),
                 "attached": (qube.run or {}).get("attached", []),
             }
             for name, qube in system.qubes.items()

@@ -21,7 +21,7 @@ import uuid
 
 from machine import hardware
 
-from . import STUBDOM_MEMORY, pci
+from . import STUBDOM_MEMORY, pci, usb
 from .errors import (
     DeviceAlreadyAssigned,
     DeviceAlreadyAttached,
@@ -154,6 +154,7 @@ class Qube(Holder):
         self.features = dict(raw.get("features", {}))
         self.tags = set(raw.get("tags", []))
         self.pci = [dict(each, options=dict(each["options"])) for each in raw.get("pci", [])]
+        self.usb = [dict(each) for each in raw.get("usb", [])]
         # The template whose content a root volume of its own was copied from.
         self.root = raw.get("root")
         self.definitions = PROPERTIES[self.klass]
@@ -172,6 +173,8 @@ class Qube(Holder):
             "tags": sorted(self.tags),
             "pci": self.pci,
         }
+        if self.usb:
+            raw["usb"] = self.usb
         return dict(raw, root=self.root) if self.root else raw
 
     # --- relations
@@ -674,6 +677,9 @@ class System(Holder):
                 "Domain is in use: %r;  see 'journalctl -u qubesd -e' in dom0 for details"
                 % qube.name
             )
+        shown = [e["port"] for other in self.qubes.values() for e in other.usb if e["backend"] == qube.name]
+        if shown:  # app.py, domain-pre-delete
+            raise QubesVMInUseError("VM has devices assigned to other VMs: " + ", ".join(shown))
         if qube.has("autostart") and qube.value("autostart"):
             self.autostart(qube.name, False)
         del self.qubes[qube.name]
@@ -694,6 +700,7 @@ class System(Holder):
             self.boot["running"].pop(qube.name, None)
             self.emit(qube.name, "domain-start-failed", {"reason": str(error)})
             raise
+        usb.started(self, qube)
         self.emit(qube.name, "domain-start", {"start_guid": True})
 
     def _start(self, qube):
@@ -954,6 +961,7 @@ class System(Holder):
             "ownInputs": own,
             "persists": run.get("persists", []),
             "radios": len(radios),
+            "usb": usb.inside(self, qube),
         }
 
     def _cannot_reset(self, device, given):
@@ -1035,6 +1043,7 @@ class System(Holder):
     def _gone(self, name):
         del self.boot["running"][name]
         self.boot.get("microphone", {}).pop(name, None)
+        usb.gone(self, name)
         self.emit(name, "domain-stopped", {})
         self.emit(name, "domain-shutdown", {})
 
