@@ -26,7 +26,28 @@ test("a qube of its own takes all sound; a shared one is left as it is", () => {
   assert.equal(parsed({ devices: [] }).devices, []);
 });
 
+test("USB devices: of sys-usb, one or several, hex digits in any case", () => {
+  assert.equal(parsed({}).usb, []);
+  assert.equal(parsed({ usb: { vendor: "0D8C", device: "0014" } }).usb, [
+    { qube: "sys-usb", vendor: "0d8c", device: "0014" },
+  ]);
+  const two = ["1-2", "1-4.1"].map((port) => ({ qube: "usb", vendor: "0d8c", device: "0014", port }));
+  assert.equal(parsed({ usb: two }).usb, two);
+});
+
+const HEADSET = { vendor: "0d8c", device: "0014" };
 const BAD: [object, ...string[]][] = [
+  [{ usb: { vendor: "8c", device: "0014" } }, 'usb.vendor: "8c" is not allowed', "4 hex digits"],
+  [{ usb: [{ vendor: "0d8c" }] }, "usb[0].device: missing", "4 hex digits"],
+  [
+    { usb: { ...HEADSET, product: "0014" } },
+    "usb.product: not a part of a USB device",
+    "qube, vendor, device",
+  ],
+  [{ usb: { ...HEADSET, port: "usb1" } }, 'usb.port: "usb1" is not allowed', '"1-2"'],
+  [{ usb: { ...HEADSET, qube: "dom0" } }, 'usb.qube: "dom0" gives its own USB devices to nobody'],
+  [{ usb: { ...HEADSET, qube: "sys-audio" } }, "the audio domain itself"],
+  [{ usb: [HEADSET, { ...HEADSET, port: "1-2" }] }, "usb[1]: it is there twice"],
   [{ devices: { class: "toaster" } }, 'devices.class: "toaster" is not allowed', '"audio"'],
   [{ devices: [{ class: "audio" }, {}] }, "devices[1]: {} is not allowed"],
   [{ devices: 7 }, "devices: 7 is not allowed", "give a device by what it is"],

@@ -707,6 +707,17 @@ export class HostModel {
         }
         break;
       }
+      case "qube.usb": {
+        const its = existing();
+        const without = (names: string[]) =>
+          (its.usb ?? []).filter((d) => !names.includes(`${d.backend}:${d.port}:${d.device}`));
+        its.usb = without(items("unassign"));
+        for (const [device, mode] of map("assign")) {
+          const [backend = "", port = "", ...rest] = device.split(":");
+          its.usb = [...without([device]), { backend, port, device: rest.join(":"), mode }];
+        }
+        break;
+      }
       case "boot.args": {
         const { boot } = this.#now.facts;
         boot.args = boot.args.filter((word) => !items("remove").includes(word));
