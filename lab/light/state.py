@@ -25,6 +25,7 @@ def dump(machine, commands):
         keys.update({"feature:%s:%s" % (name, feature): value for feature, value in qube.features.items()})
         keys.update({"tag:%s:%s" % (name, tag): True for tag in qube.tags})
         keys.update({"device:%s:%s:%s" % (name, e["port"], e["device"]): [e["mode"], e["options"]] for e in qube.pci})
+        keys.update({"usb:%s:%s:%s:%s" % (name, e["backend"], e["port"], e["device"]): e["mode"] for e in qube.usb})
     keys.update({"global:" + name: value for name, value in machine.system.set_values.items()})
     for folder in FOLDERS:
         for path, (mode, text) in mounts.read(root + folder, skip=()).items():

@@ -505,4 +505,83 @@ test("the microphone: one, of dom0, attached through the audio domain that a run
   assert.is(await attached(), "");
 });
 
+test("USB devices: assigned unseen, attached when a qube starts or by hand, with the proxy in both templates", async () => {
+  const ID = "0d8c:0014::u010100u030000";
+  const HEADSET = {
+    at: "0000:00:14.0",
+    port: "1-2",
+    vendor: "0d8c",
+    product: "0014",
+    interfaces: ["010100", "030000"],
+  };
+  await twin.world({ usb: [HEADSET, { ...HEADSET, at: "0000:00:1f.9", port: "1-3" }] });
+  const usb = (method: string, arg = "", dest = "personal", payload = "") =>
+    ask(`admin.vm.device.usb.${method}`, arg, dest, payload);
+  const place = `sys-usb+*:${ID}`;
+  const fields = (port: string, more: string) =>
+    `device_id='${ID}' port_id='${port}' devclass='usb' backend_domain='sys-usb' ${more} frontend_domain='personal'`;
+  const assign = (mode: string, more = "") =>
+    usb("Assign", place, "personal", fields("*", `mode='${mode}'`) + more);
+  await steps([
+    ["qvm-create --label red sys-usb", 0],
+    ["qvm-prefs sys-usb virt_mode hvm", 0],
+    ["qvm-pci assign --required --option no-strict-reset=True sys-usb dom0:00_14.0", 0],
+  ]);
+  // Nobody looks whether it is there; a mode that is none is an error of qubesd's own, options are refused.
+  assert.is(await assign("manual"), "");
+  assert.match(
+    await assign("auto-attach", " _x='1'"),
+    /^2\0QubesException\0\0USB device assignment does not/,
+  );
+  assert.is(await assign("auto-attach"), "0\0");
+  assert.match(await assign("auto-attach"), /^2\0DeviceAlreadyAssigned\0/);
+  assert.is(await usb("Assigned"), `0\0sys-usb+*:${ID} ${fields("*", "mode='auto-attach'")}\n`);
+  assert.is(await usb("Available", "", "sys-usb"), "0\0");
+  const attach = () => usb("Attach", `sys-usb+1-2:${ID}`, "personal", fields("1-2", "mode='manual'"));
+  assert.match(await attach(), /^2\0QubesVMNotRunningError\0/);
+  await steps([["qvm-start personal", 0]]);
+  assert.is(await attach(), ""); // an unknown device is a protocol error: no byte
+  await steps([["qvm-start sys-usb", 0]]);
+  assert.match(
+    await usb("Available", "", "sys-usb"),
+    new RegExp(
+      `^0\\x001-2:${ID} device_id='${ID}' port_id='1-2' devclass='usb' backend_domain='sys-usb' .*attachment='personal' interfaces='u010100u030000'\n$`,
+    ),
+  );
+  assert.match(await usb("Attached"), /^0\0sys-usb\+1-2:.*frontend_domain='personal'/);
+  assert.is(
+    (await twin.exec("qvm-run -p --no-gui personal 'cat /proc/asound/card0/usbid'")).stdout,
+    "0d8c:0014\n",
+  );
+  assert.match(await attach(), /^2\0DeviceAlreadyAttached\0/);
+  await steps([
+    ["qvm-start vault", 0],
+    ["qvm-remove -f sys-usb", 1, "qvm-remove: error: Domain is not powered off: 'sys-usb'"],
+  ]);
+  const other = await usb("Attach", `sys-usb+1-2:${ID}`, "vault", fields("1-2", "mode='manual'"));
+  assert.match(other, /^2\0DeviceAlreadyAttached\0/);
+  // Taken away for good it stays until it is detached, or one of the two is off.
+  assert.is(await usb("Unassign", place), "0\0");
+  assert.match(await usb("Unassign", place), /^2\0DeviceNotAssigned\0/);
+  assert.match(await usb("Attached"), /1-2/);
+  assert.is(await usb("Detach", `sys-usb+1-2:${ID}`), "0\0");
+  assert.is(await usb("Attached"), "0\0");
+  await twin.world({ templates: { "debian-13-xfce": { packages: { "qubes-usb-proxy": undefined } } } });
+  await steps([
+    ["qvm-shutdown --wait vault", 0],
+    ["qvm-prefs vault template debian-13-xfce", 0],
+    ["qvm-start vault", 0],
+  ]);
+  assert.match(
+    await usb("Attach", `sys-usb+1-2:${ID}`, "vault", fields("1-2", "mode='manual'")),
+    /^2\0QubesException\0\0qubes-usb-proxy not installed in the VM/,
+  );
+  // A USB qube cannot go while others have its devices assigned.
+  assert.is(await assign("required"), "0\0");
+  await steps([
+    ["qvm-shutdown --wait sys-usb", 0],
+    ["qvm-remove -f sys-usb", 1, "qvm-remove: error: VM has devices assigned to other VMs: *"],
+  ]);
+});
+
 test.run();

@@ -17,6 +17,7 @@ import {
 import { audioDomainHandler } from "./audioDomain.ts";
 import { guiDomainHandler } from "./guiDomain.ts";
 import { PartialFailure, type Properties, type ReadResult } from "./handler.ts";
+import { urnOf } from "./testHosts.ts";
 import { failing, Program } from "./testProgram.ts";
 
 const POLICY = "/etc/qubes/policy.d/40-audio-sys-audio.policy";
@@ -343,6 +344,92 @@ const usbQube = (state: string) =>
       }),
     },
   });
+/** A headset that is plugged into a USB qube which runs. */
+const HEADSET = "0d8c:0014::u010100u030000";
+function withHeadset(more: Partial<Snapshot> = {}): HostModel {
+  return machine([display()], {
+    qubes: { ...install().qubes, "sys-usb": qube({ state: "Running" }), ...more.qubes },
+    usb: { "sys-usb": [{ port: "1-2", device: HEADSET, name: "Headset", attachment: null }] },
+  });
+}
+const WITH_HEADSET = { devices: [], usb: { vendor: "0d8c", device: "0014" }, clients: ["work"] };
+
+test("a headset of a USB qube: up, nothing to do, drift, not plugged in, destroy", async () => {
+  const made = program(withHeadset());
+  const { host } = made;
+  const before = everything(host.snapshot());
+  await made.up(WITH_HEADSET);
+  const assigned = () => of(host, "sys-audio")?.usb;
+  const given = [{ backend: "sys-usb", port: "*", device: HEADSET, mode: "auto-attach" }];
+  assert.equal([made.outputs["state"], assigned()], ["ready", given]);
+  assert.equal(values(host, "sys-audio", "virt_mode"), ["pvh"]);
+  const [request] = made.hosts.applied;
+  const guest = request?.verify.flatMap((v) => (v.kind === "guest" ? [v.command] : [])) ?? [];
+  assert.ok(guest.some((command) => command.includes("grep -qsx 0d8c:0014 /proc/asound/card*/usbid")));
+  assert.ok(guest.some((command) => /rpm -q .*qubes-usb-proxy/.test(command)));
+  assert.equal(await made.preview(WITH_HEADSET), {});
+  for (const [change, kind] of [
+    [[], "add"],
+    [[{ ...given[0], mode: "ask-to-attach" }], "update"],
+  ] as const) {
+    host.byHand((now) => Object.assign(now.qubes["sys-audio"] ?? {}, { usb: structuredClone(change) }));
+    assert.equal(await made.preview(WITH_HEADSET), { [`settings.usb["sys-usb:*:${HEADSET}"]`]: kind });
+    await made.up(WITH_HEADSET);
+    assert.equal(assigned(), given);
+  }
+  host.byHand((now) => Object.assign(now, { usb: { "sys-usb": [] } }));
+  assert.equal(await made.preview(WITH_HEADSET), {});
+  assert.match(JSON.stringify(made.outputs["pending"]), /"usb".*is not plugged in there/);
+  await made.destroy();
+  assert.equal([differing(before, everything(host.snapshot())), host.snapshot().ledger], [[], {}]);
+});
+
+test("a shared qube that had it another way has it so again", async () => {
+  const usb = [{ backend: "sys-usb", port: "*", device: HEADSET, mode: "ask-to-attach" }];
+  const host = withHeadset({ qubes: { media: { ...qube(), usb } } });
+  const before = everything(host.snapshot());
+  const made = program(host);
+  await made.up({ ...WITH_HEADSET, qube: "media", shared: true });
+  assert.is(of(host, "media")?.usb?.[0]?.mode, "auto-attach");
+  // No longer asked for: back, while the rest stays.
+  await made.up({ qube: "media", shared: true, clients: ["work"] });
+  assert.equal(of(host, "media")?.usb, usb);
+  await made.up({ ...WITH_HEADSET, qube: "media", shared: true });
+  await made.destroy();
+  assert.equal(differing(before, everything(host.snapshot())), []);
+});
+
+test("not plugged in: the sound stays where it was; one that has it already is not given up for that", async () => {
+  const host = withHeadset();
+  host.byHand((now) => Object.assign(now, { usb: { "sys-usb": [] } }));
+  const made = program(host);
+  await made.up(WITH_HEADSET);
+  assert.equal([made.outputs["state"], made.outputs["sound"]], ["fallback", "dom0"]);
+  assert.match(JSON.stringify(made.outputs["attempts"]), /is not plugged in there/);
+  assert.is(of(host, "sys-audio"), undefined);
+  const other = program(withHeadset());
+  await other.up(WITH_HEADSET);
+  const two = { ...WITH_HEADSET, usb: [WITH_HEADSET.usb, { vendor: "1234", device: "5678" }] };
+  await other.refresh();
+  const error = await failing(Refusal, other.up(two));
+  assert.match(error.message, /1234:5678 .* is not plugged in there/);
+});
+
+test("a device that two want is refused before anything is touched", async () => {
+  const host = withHeadset();
+  const one = program(host);
+  const two = new Program(host, "media", audioDomainHandler);
+  two.hosts.claims = one.hosts.claims;
+  const preview = async (made: Program) =>
+    made.handler.create(
+      await made.check({ ...WITH_HEADSET, clients: made === one ? ["work"] : ["vault"] }),
+      made.hosts.context(made.name, { preview: true, urn: urnOf(made.name, "AudioDomain") }),
+    );
+  await preview(one);
+  const error = await failing(Refusal, preview(two));
+  assert.match(error.message, /the USB device at sys-usb:1-2 is claimed by .*Give it to one qube only/);
+});
+
 const SHARED = { qube: "sys-usb", shared: true, clients: "default" };
 
 test("sys-usb as audio domain: service and policy, nothing else of it", async () => {

@@ -189,6 +189,7 @@ export function everything(snapshot: Snapshot): Record<string, KeyValue | string
     for (const [f, value] of Object.entries(is.features)) all[`feature:${name}:${f}`] = value;
     for (const tag of is.tags) if (!AUTOMATIC.test(tag)) all[`tag:${name}:${tag}`] = true;
     all[`pci of ${name}`] = JSON.stringify(is.pci);
+    if (is.usb?.length) all[`usb of ${name}`] = JSON.stringify(is.usb);
   }
   if (snapshot.facts.boot.args.length) all["boot arguments"] = snapshot.facts.boot.args.join(" ");
   for (const [g, value] of Object.entries(snapshot.globals)) all[`global:${g}`] = property(value);

@@ -58,8 +58,7 @@ def find(qube, backend, port, identity):
 
 
 def assign(qube, backend, port, identity, mode, options):
-    """Whether the device is there, and whether the backend runs, nobody asks; `required` is taken too. One with options is refused after
-    it has been noted, so that it stays until qubesd starts anew (devices.py, assign)."""
+    """Whether the device is there, and whether the backend runs, nobody asks; `required` is taken too."""
     if find(qube, backend, port, identity):
         raise DeviceAlreadyAssigned(
             "usb device %s:%s:%s already assigned to %s" % (backend, port, identity, qube.name)
