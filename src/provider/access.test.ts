@@ -7,7 +7,7 @@ import { FILE_MODE } from "../model/settings.ts";
 import { differing, everything, HostModel, install } from "../plan/testing/hostModel.ts";
 import { STOCK } from "../policy/services.ts";
 import { accessHandler } from "./access.ts";
-import type { Properties } from "./handler.ts";
+import type { Properties, ReadResult } from "./handler.ts";
 import { urnOf } from "./testHosts.ts";
 import { failing, Program } from "./testProgram.ts";
 
@@ -160,6 +160,45 @@ test("a host that does not answer is skipped where that is asked for; the state 
   assert.match(access.hosts.log.at(-1)?.message ?? "", /was not looked at/);
 });
 
+test("another name in the program, by an alias or in the state: the file of the former one goes with its rules", async () => {
+  const { model, access } = await levelled("user");
+  const before = everything(model.snapshot());
+  for (const has of [true, false]) {
+    const saving = new Program(model, "saving", accessHandler);
+    for (const program of [access, saving]) program.hosts.type = "Access";
+    await access.up(ARGS);
+    saving.state = access.state as ReadResult;
+    const { id, inputs: oldInputs, outputs: oldOutputs } = saving.state;
+    if (has) {
+      const news = await saving.check(ARGS);
+      const context = saving.hosts.context("saving");
+      const { changes } = await saving.handler.diff({ id, oldInputs, oldOutputs, news }, context);
+      assert.is(changes["settings"], "update-replace");
+    }
+    await saving.destroy(); // the first half of a replacement
+    assert.equal(differing(before, everything(model.snapshot())), []);
+    assert.equal(
+      Object.keys(model.snapshot().ledger).filter((key) => key.includes("44-access")),
+      [],
+    );
+    access.state = null;
+  }
+});
+
+test("two whose names come to the same file are refused, with what to do", async () => {
+  const { model, access } = await levelled("user");
+  const other = new Program(model, "Backup", accessHandler);
+  other.hosts.claims = access.hosts.claims;
+  for (const program of [access, other]) program.hosts.type = "Access";
+  const both = await Promise.all([access.check(ARGS), other.check(ARGS)]);
+  await access.handler.create(both[0], access.hosts.context("backup"));
+  const { message } = await failing(Refusal, other.handler.create(both[1], other.hosts.context("Backup")));
+  assert.match(
+    message,
+    /44-access-sys-gui-backup.* is claimed by Access "backup".*Give one of the two another name/,
+  );
+});
+
 test("import: what its file says; a file that is not there is not found", async () => {
   const { access } = await levelled("user");
   await access.up(ARGS);
@@ -168,6 +207,8 @@ test("import: what its file says; a file that is not there is not found", async 
   const found = await access.handler.read({ id, inputs: {}, outputs: {} }, context);
   assert.equal([found?.inputs["rules"], found?.outputs["state"]], [RULES, "unverified"]);
   assert.is(await access.handler.read({ id: "lab/sys-gui/other", inputs: {}, outputs: {} }, context), null);
+  const other = access.handler.read({ id, inputs: {}, outputs: {} }, access.hosts.context("saving"));
+  assert.match((await failing(Refusal, other)).message, /Import it under the name "backup"/);
 });
 
 test.run();

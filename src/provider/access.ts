@@ -25,6 +25,7 @@ import {
   PartialFailure,
   type Properties,
   UNKNOWN,
+  type Value,
 } from "./handler.ts";
 import { type ApplyRequest, type HostAccess, inTurn, lookOrSkip } from "./hosts.ts";
 
@@ -44,17 +45,21 @@ export function accessHandler(hosts: HostAccess): Handler {
       const parsed = parseAccess(name, args);
       if ("faults" in parsed) return { inputs: news, failures: parsed.faults };
       const { access } = parsed;
+      hosts.claims.wants(urn, { host: access.host, qube: accessFile(access), keys: [] });
       const gui = guisOf(access.host, urn).find(({ qube }) => qube === access.guiDomain);
       const level = gui?.level ?? null;
       const failures = level === null ? [] : ownRuleFaults(access.rules, { qube: access.guiDomain, level });
       return { inputs: described(access), failures };
     },
 
-    async diff({ oldInputs, news }) {
+    async diff({ id, oldInputs, news }, { name }) {
       // A rule that is spelled otherwise says the same, and shows no difference on the host.
       const changes = replacing(diffByPath(oldInputs, news), REPLACING);
       const shown = Object.entries(changes).filter(([path]) => topLevel(path) !== "rules");
-      return { changes: Object.fromEntries(shown), deleteBeforeReplace: true };
+      // Of another name by now (an alias): the file of the former one goes.
+      const all =
+        fileOf(id) === fileOf(id, name) ? shown : [...shown, ["settings", "update-replace"] as const];
+      return { changes: Object.fromEntries(all), deleteBeforeReplace: true };
     },
 
     async create(inputs, context) {
@@ -72,6 +77,13 @@ export function accessHandler(hosts: HostAccess): Handler {
       const imported = Object.keys(inputs).length === 0;
       const made = imported ? importedFrom(host, guiDomain, name, snapshot) : inputs;
       if (!made) return null;
+      if (imported && fileOf(id) !== fileOf(id, context.name))
+        throw new Refusal({
+          resource: words(context.name),
+          host,
+          what: `its file would have another name than that of "${name}", whose rules would stay in force beside it`,
+          next: `Import it under the name "${name}"`,
+        });
       const access = accessOf(made, name);
       const live = liveSettings(guiDomain, accessSettings(access), snapshot);
       const asWanted = sameValue(live, accessSettings(access));
@@ -104,7 +116,7 @@ export function accessHandler(hosts: HostAccess): Handler {
     async delete({ id, outputs }, context) {
       const [host = "", guiDomain = "", name = ""] = id.split("/");
       const { connection } = outputs;
-      const snapshot = await hosts.snapshot(host, [], context, connection);
+      const snapshot = await look(host, fileOf(id), context, connection);
       const plan = planDelete(snapshot, context.urn, outputs["onDelete"] === "keep" ? "keep" : "restore");
       if (plan.release.length === 0) return; // adopted and never changed: nothing of ours is there
       const guis = guisOf(host, context.urn);
@@ -113,7 +125,11 @@ export function accessHandler(hosts: HostAccess): Handler {
       judge(words(name), host, review, context, true);
       await apply(
         { hosts, host, resource: words(name), context, connection },
-        { ...requestOf({ guiDomain, name }, {}, plan), owner: context.urn },
+        {
+          ...requestOf({ guiDomain, name }, {}, plan),
+          claims: hosts.claims.argsOf(context.urn, plan),
+          owner: context.urn,
+        },
       );
     },
 
@@ -140,12 +156,18 @@ export function accessHandler(hosts: HostAccess): Handler {
     return hosts.claims.others(host, urn);
   }
 
+  /** The host as this access has to see it: what it had under another name is its own. */
+  async function look(host: string, file: string, context: Context, stored?: Value): Promise<Snapshot> {
+    const now = await hosts.snapshot(host, [], context, stored);
+    return hosts.claims.seenBy(context.urn, host, file, now, false);
+  }
+
   /** What the description means there now, and what that takes; refused where it cannot stand. */
   async function prepare(inputs: Properties, olds: Properties, context: Context) {
     const access = accessOf(inputs, context.name);
     const { host, guiDomain } = access;
     const resource = words(context.name);
-    const snapshot = await hosts.snapshot(host, [], context, olds["connection"]);
+    const snapshot = await look(host, accessFile(access), context, olds["connection"]);
     requireQubes(resource, host, snapshot);
     const guis = guisOf(host, context.urn);
     const principal = standingOf(guiDomain, snapshot, guis);
@@ -211,6 +233,7 @@ export function accessHandler(hosts: HostAccess): Handler {
     };
     const result = await apply(applying, {
       ...requestOf(access, settings.files, plan),
+      claims: hosts.claims.argsOf(context.urn, plan),
       owner: context.urn,
       verify: rulesChecks(access, settings, snapshot),
     });
@@ -258,6 +281,12 @@ function requestOf(
     verify: [],
     restart: [],
   };
+}
+
+/** The file of the access with that id, or of the same under another name. */
+function fileOf(id: string, as?: string): string {
+  const [, guiDomain = "", name = ""] = id.split("/");
+  return accessFile({ guiDomain, name: as ?? name });
 }
 
 const idOf = (inputs: Properties, { name }: Context) => `${inputs["host"]}/${inputs["guiDomain"]}/${name}`;

@@ -20,6 +20,7 @@ export function ownerName(urn: string): string {
 /** A resource of this program, as far as it concerns others. */
 interface Wanting {
   host: string;
+  /** What it is on the host, whatever its name in the program: its qube, or its file. */
   qube: string;
   /** What it wants that others may want as well; null: not known yet. */
   keys: ReadonlySet<string> | null;
@@ -104,7 +105,7 @@ export class Claims {
 
   /** Whose the qube is in the ledger, where that resource is in the program under this name by now. */
   #formerName(urn: string, qube: string, { ledger }: Snapshot): string | undefined {
-    return [`qube:${qube}`, `feature:${qube}:service.audiovm`]
+    return [`qube:${qube}`, `feature:${qube}:service.audiovm`, `file:${qube}`]
       .map((key) => ledger[key]?.owner)
       .find((owner) => owner && owner !== urn && isSameKind(owner, urn) && !this.#wanting.has(owner));
   }
@@ -258,6 +259,7 @@ export const pendingClaims = (snapshot: Snapshot, urn: string): { kind: "claim";
 /** What to do where two want a key. */
 export function adviceFor(key: string): string {
   const { kind, name } = partsOf(key);
+  if (kind === "file") return "Give one of the two another name; the file is named after it, in small letters";
   if (kind === "given" || kind === "given-usb") return "Give it to one qube only";
   if (kind === "input")
     return 'One of the two must let go of it in "input": the devices of a USB qube go one way';
