@@ -259,7 +259,8 @@ export const pendingClaims = (snapshot: Snapshot, urn: string): { kind: "claim";
 /** What to do where two want a key. */
 export function adviceFor(key: string): string {
   const { kind, name } = partsOf(key);
-  if (kind === "file") return "Give one of the two another name; the file is named after it, in small letters";
+  if (kind === "file")
+    return "Give one of the two another name; the file is named after it, in small letters";
   if (kind === "given" || kind === "given-usb") return "Give it to one qube only";
   if (kind === "input")
     return 'One of the two must let go of it in "input": the devices of a USB qube go one way';
