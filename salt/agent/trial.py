@@ -432,6 +432,9 @@ def rescue(kept, emit, run):
     for key, entry in entries.items():  # given up by the mode, and put back
         if key not in book["entries"] and key not in outcome["left"]:
             book["entries"][key] = entry
+    # Nobody may leave a default to a GUI domain that shows nothing; its next run waits again.
+    waits = [k for k, e in book["entries"].items() if kept["owner"] in ledger.waiting(e)]
+    ledger.release(book, kept["owner"], waits)
     book["formulas"][kept["owner"]] = record["formulas"]
     journal.surely(save, common.LEDGER, book)
     reach("rescue.ledger")

@@ -552,6 +552,25 @@ class Rules(Trials):
         self.assertEqual((entry["owner"], ledger.waiting(entry)), ("urn:next", []))
         self.assertEqual(entry["first"]["value"], "dom0")
 
+    def test_a_rescued_mode_waits_for_nothing(self):
+        """It shows nothing: who lets go of the default must not leave it to that one."""
+        key, value = "global:default_guivm", {"default": False, "value": "sys-gui"}
+        change = [["admin", "set_property", None, "default_guivm", "personal"]]
+        self.apply(self.args(change, [key], owner="urn:first"))
+        gpu = self.gpu(claims=dict(ledger.NO_CLAIMS, waits={key: value}))
+        gpu["touch"].remove(key)
+        name = "guidomain/sys-gui.sls"
+        actions = json.loads(gpu["formula"][name])
+        gpu["formula"][name] = json.dumps([one for one in actions if "default_guivm" not in one])
+        self.whole(gpu)
+        self.assertEqual(ledger.waiting(ledger.load()["entries"][key]), [gpu["owner"]])
+        menu.set_environment({"guidomain_try": "1"})
+        self.power_cycle()
+        self.alone()
+        self.assertEqual(self.outcome()["what"], "rescued")
+        entry = ledger.load()["entries"][key]
+        self.assertEqual((entry["owner"], ledger.waiting(entry)), ("urn:first", []))
+
     def test_a_value_from_before_a_rescued_mode_names_no_qube_that_has_gone(self):
         key = "global:default_guivm"
         admin.create("former", "AppVM", "fedora", "black")

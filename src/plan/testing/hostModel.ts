@@ -404,6 +404,8 @@ export class HostModel {
       if (partsOf(key).kind === "device" || !isMade(key)) delete ledger[key];
     }
     for (const [key, entry] of Object.entries(record.entries)) if (!isMade(key)) ledger[key] = entry;
+    for (const key of Object.keys(ledger))
+      if (waiting(ledger[key] as LedgerEntry).includes(watch.owner)) this.#release(key, watch.owner);
     // The next mode is brought up over what there is now.
     this.#record = null;
     this.#now.watch = null;
