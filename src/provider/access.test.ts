@@ -8,7 +8,7 @@ import { differing, everything, HostModel, install } from "../plan/testing/hostM
 import { STOCK } from "../policy/services.ts";
 import { accessHandler } from "./access.ts";
 import type { Properties, ReadResult } from "./handler.ts";
-import { urnOf } from "./testHosts.ts";
+import { TestHosts } from "./testHosts.ts";
 import { failing, Program } from "./testProgram.ts";
 
 const FILE = accessFile({ guiDomain: "sys-gui", name: "backup" });
@@ -109,21 +109,29 @@ test("rules without a level to stand on are refused", async () => {
   assert.match(message, /GUI domain "sys-gui" has no level there.*Give that GuiDomain a "level"/);
 });
 
-test("the level of the same program counts before it is on the host", async () => {
-  const gui = new Program(new HostModel(install({ files: {} })));
-  const access = new Program(gui.host, "backup", accessHandler);
-  access.hosts.claims = gui.hosts.claims;
-  await gui.check({ clients: ["work"], level: "guest" });
-  const { failures } = await access.handler.check(
-    { host: "lab", guiDomain: "sys-gui", rules: ["admin.vm.Start * sys-gui work allow target=dom0"] },
-    {},
-    access.hosts.context("backup", { urn: urnOf("backup", "Access") }),
-  );
-  assert.equal(
-    failures.map(({ property }) => property),
-    ["rules[0]"],
-  );
-});
+for (const [what, level, property] of [
+  ["too low a level", { level: "guest" }, "rules[0]"],
+  ["no level any more", {}, "guiDomain"],
+] as const)
+  test(`the same program has ${what}: that counts before it is on the host, and where nothing else is changed`, async () => {
+    const { model, gui, access } = await levelled("admin");
+    access.hosts.type = "Access";
+    const args = { guiDomain: "sys-gui", rules: ["admin.vm.Start * sys-gui work allow target=dom0"] };
+    await access.up(args);
+    const before = everything(model.snapshot());
+    access.hosts.claims = gui.hosts.claims = new TestHosts({}).claims;
+    await gui.check({ clients: ["work"], ...level });
+    const { failures } = await access.handler.check(
+      { host: "lab", ...args },
+      access.state?.inputs ?? {},
+      access.hosts.context("backup"),
+    );
+    assert.equal(
+      failures.map((fault) => fault.property),
+      [property],
+    );
+    assert.equal(differing(before, everything(model.snapshot())), []);
+  });
 
 test("a GUI domain whose qube such a rule would open to another does not come up: the rule is named", async () => {
   const { model, access } = await levelled("user");

@@ -3,7 +3,7 @@ import { policyFormulaOf } from "../formula/formula.ts";
 import type { Snapshot } from "../host/protocol.ts";
 import { type Access, accessFaults, accessFile, parseAccess } from "../model/access.ts";
 import { Refusal, sentence } from "../model/failure.ts";
-import type { GuiDomain } from "../model/guiDomain.ts";
+import type { Fault, GuiDomain } from "../model/guiDomain.ts";
 import { standingOf } from "../plan/access.ts";
 import { owns, type Plan, planApply, planDelete } from "../plan/changes.ts";
 import { liveSettings } from "../plan/live.ts";
@@ -47,9 +47,7 @@ export function accessHandler(hosts: HostAccess): Handler {
       const { access } = parsed;
       hosts.claims.wants(urn, { host: access.host, qube: accessFile(access), keys: [] });
       const gui = guisOf(access.host, urn).find(({ qube }) => qube === access.guiDomain);
-      const level = gui?.level ?? null;
-      const failures = level === null ? [] : ownRuleFaults(access.rules, { qube: access.guiDomain, level });
-      return { inputs: described(access), failures };
+      return { inputs: described(access), failures: gui ? faultsUnder(gui, access) : [] };
     },
 
     async diff({ id, oldInputs, news }, { name }) {
@@ -282,6 +280,17 @@ function requestOf(
     restart: [],
   };
 }
+
+/** Also of one that is there already and that nothing else is changed of: its level may have gone, or become a lower one. */
+const faultsUnder = ({ qube, level }: GuiDomain, { rules }: Access): Fault[] =>
+  level === null
+    ? [
+        {
+          property: "guiDomain",
+          reason: `"${qube}" has no "level", which rules of one's own stand on top of`,
+        },
+      ]
+    : ownRuleFaults(rules, { qube, level });
 
 /** The file of the access with that id, or of the same under another name. */
 function fileOf(id: string, as?: string): string {
