@@ -22,7 +22,7 @@ import type { GuiDomain } from "../src/model/guiDomain.ts";
 import type { KeyValue } from "../src/model/keys.ts";
 import { type Plan, planApply, planDelete } from "../src/plan/changes.ts";
 import { appliedSettings, liveSettings } from "../src/plan/live.ts";
-import { preflight, startsAnew } from "../src/plan/preflight.ts";
+import { preflight, preflightRestore, startsAnew } from "../src/plan/preflight.ts";
 import { description, guiOf, hostFor, OTHER_OWNER, qubeName } from "../src/plan/testing/cases.ts";
 import { HostModel } from "../src/plan/testing/hostModel.ts";
 import { partsOf, sameValue, valueOf } from "../src/plan/values.ts";
@@ -30,6 +30,7 @@ import { verificationsOf } from "../src/plan/verify.ts";
 import { Claims } from "../src/provider/claims.ts";
 import { diffByPath, parsePath } from "../src/provider/diff.ts";
 import type { Properties } from "../src/provider/handler.ts";
+import { withoutGone } from "../src/provider/rungRequest.ts";
 import { hostOf, scratch } from "./harness.ts";
 
 const CASES = Number(process.env["GUIDOMAIN_CASES"] ?? 6);
@@ -354,6 +355,8 @@ function shownByPreview(gui: GuiDomain, before: Snapshot): string[] {
         return `property:${name}:guivm`;
       case "files":
         return `file:${name}`;
+      case "policyLines":
+        return `line:${name}`;
       case "packages":
         return `package:${name}`;
       default:
@@ -392,9 +395,13 @@ async function checkStep(
   const last = valuesOf(await twin.dump());
   const differs = differing(first, last);
   const isThere = after.qubes[qube] !== undefined;
-  if (wasThere === isThere) assert.equal(differs, keys, "the apply does what was announced, nothing else");
+  // A line shows in its file, which several may share.
+  const seen = [
+    ...new Set(keys.map((key) => (partsOf(key).kind === "line" ? `file:${partsOf(key).of}` : key))),
+  ].sort();
+  if (wasThere === isThere) assert.equal(differs, seen, "the apply does what was announced, nothing else");
   else {
-    assert.equal(withoutPartsOf(qube, differs), withoutPartsOf(qube, keys), "the same, beside the qube");
+    assert.equal(withoutPartsOf(qube, differs), withoutPartsOf(qube, seen), "the same, beside the qube");
     if (isThere) {
       // What a new qube has of its own, beyond what every new qube has, was announced.
       const own = differs.filter(
@@ -461,7 +468,7 @@ async function up(gui: GuiDomain): Promise<boolean> {
       shutdown: anew ? [gui.qube] : [],
       sls: formula.sls,
       modules,
-      verify: verificationsOf(gui, modeIn(gui), before, Object.keys(settings.files)),
+      verify: verificationsOf(gui, modeIn(gui), withoutGone(before, plan), Object.keys(settings.files)),
     });
     return snapshot;
   });
@@ -482,6 +489,16 @@ async function destroy(gui: GuiDomain): Promise<void> {
   const any = plan.restores.length > 0;
   const formula = formulaOf({ qube: gui.qube, mode: "x", settings: null, restores: plan.restores });
   const removes = plan.restores.some((r) => r.key === `qube:${gui.qube}` && r.to === null);
+  try {
+    preflightRestore("x", "lab", gui.qube, plan, before);
+  } catch (error) {
+    if (!(error instanceof Refusal)) throw error;
+    count("refused: another template under a running qube");
+    await twin.exec(`qvm-shutdown --wait --force ${gui.qube}`);
+    session.forget();
+    await destroy(gui);
+    return;
+  }
   await checkStep(gui.qube, plan, any ? formula : null, before, async () => {
     const { snapshot } = await session.apply({
       ...NOTHING,

@@ -11,6 +11,7 @@ import {
   preflight,
   preflightDelete,
   preflightRemoval,
+  preflightRestore,
   startsAnew,
   waitingForRestart,
 } from "./preflight.ts";
@@ -264,6 +265,23 @@ test("a qube that something else names does not go, and who that is is told; wha
   );
   assert.is(text(name("sys-gui", "guivm")), "nothing was refused", "its own");
   assert.is(text(name("vault", "default_user")), "nothing was refused", "no qube");
+});
+
+test("a running qube does not get its former template back", () => {
+  const text = (state: string, template: string | null) => {
+    const snapshot = shown({}, "dom0", state);
+    const to = template === null ? null : { class: "AppVM", template, label: "black" };
+    const restores = [{ key: "qube:sys-gui", to }];
+    return refusal(() => preflightRestore("GUI domain sys-gui", "lab", "sys-gui", { restores }, snapshot));
+  };
+  const now = shown({}).qubes["sys-gui"]?.properties["template"]?.value ?? "";
+  assert.match(
+    text("Running", "debian-13-xfce"),
+    /its template cannot go back from ".*" to "debian-13-xfce" while the qube is running\..*Shut "sys-gui" down/,
+  );
+  assert.is(text("Halted", "debian-13-xfce"), "nothing was refused");
+  assert.is(text("Running", now), "nothing was refused");
+  assert.is(text("Running", null), "nothing was refused", "it is removed");
 });
 
 test("services take effect at a new start, which takes nobody's windows away", () => {

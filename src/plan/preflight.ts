@@ -3,6 +3,7 @@ import type { PciFunction, QubeSnapshot, Snapshot } from "../host/protocol.ts";
 import { Refusal } from "../model/failure.ts";
 import { NOT_THIS_BOOT } from "../model/gpu.ts";
 import type { GuiDomain } from "../model/guiDomain.ts";
+import type { QubeValue } from "../model/keys.ts";
 import type { Mode, Rung } from "../model/modes.ts";
 import { PROHIBIT_START } from "../model/settings.ts";
 import { reached } from "../pci/identity.ts";
@@ -200,6 +201,26 @@ export function preflightRemoval(
       what: `qube "${qube}" cannot be removed while something else names it: ${left.sort().join(", ")}`,
       next: "Set these to something else (qvm-prefs, qubes-prefs), then run again",
     });
+}
+
+/** A qube that gets its former template back must be off: Qubes changes none under a running one (qubes-cli-formats.md §3). */
+export function preflightRestore(
+  resource: string,
+  host: string,
+  qube: string,
+  plan: Pick<Plan, "restores">,
+  snapshot: Snapshot,
+): void {
+  const live = snapshot.qubes[qube];
+  const to = plan.restores.find(({ key }) => key === `qube:${qube}`)?.to as QubeValue | null | undefined;
+  const template = live?.properties["template"]?.value;
+  if (!live || live.state === "Halted" || !to || !to.template || to.template === template) return;
+  throw new Refusal({
+    resource,
+    host,
+    what: `its template cannot go back from "${template}" to "${to.template}" while the qube is ${live.state.toLowerCase()}`,
+    next: `Shut "${qube}" down, then run again. Nothing is ever stopped for you`,
+  });
 }
 
 /**

@@ -9,7 +9,13 @@ import { preflightAccess, reviewOf } from "../plan/access.ts";
 import { isForGood, ownedBy, type Plan, planDelete } from "../plan/changes.ts";
 import { preflightInput } from "../plan/input.ts";
 import { liveSettings } from "../plan/live.ts";
-import { inForce, preflight, preflightDelete, preflightRemoval } from "../plan/preflight.ts";
+import {
+  inForce,
+  preflight,
+  preflightDelete,
+  preflightRemoval,
+  preflightRestore,
+} from "../plan/preflight.ts";
 import { decide } from "../plan/rungs.ts";
 import { partsOf, sameValue } from "../plan/values.ts";
 import { apply } from "./applying.ts";
@@ -312,6 +318,7 @@ export function guiDomainHandler(hosts: HostAccess): Handler {
         next: 'Set reboot to "allowed" and run "pulumi up", then destroy it; or set onDelete to "keep" to leave it as it is',
       });
     if (removes && !boots) preflightDelete(resource, host, qube, snapshot);
+    if (!boots) preflightRestore(resource, host, qube, plan, snapshot);
     if (removes) preflightRemoval(resource, host, qube, plan, snapshot);
     const review = reviewOf(qube, null, plan, snapshot, hosts.claims.others(host, context.urn));
     // A qube that goes has no rights to tell of.

@@ -85,7 +85,7 @@ export function rungRequest(
 }
 
 /** When it is checked, the files that it takes away are not there any more. */
-function withoutGone(snapshot: Snapshot, { restores }: Plan): Snapshot {
+export function withoutGone(snapshot: Snapshot, { restores }: Plan): Snapshot {
   const gone = restores.filter(({ to }) => to === null).map(({ key }) => key);
   const files = Object.entries(snapshot.files).filter(([path]) => !gone.includes(`file:${path}`));
   return { ...snapshot, files: Object.fromEntries(files) };
