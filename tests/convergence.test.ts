@@ -468,7 +468,12 @@ async function up(gui: GuiDomain): Promise<boolean> {
       shutdown: anew ? [gui.qube] : [],
       sls: formula.sls,
       modules,
-      verify: verificationsOf(gui, modeIn(gui), withoutGone(before, plan), Object.keys(settings.files)),
+      verify: verificationsOf(
+        gui,
+        modeIn(gui),
+        withoutGone(before, plan),
+        Object.keys(appliedSettings(gui.qube, settings, before).files),
+      ),
     });
     return snapshot;
   });

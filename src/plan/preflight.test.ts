@@ -269,7 +269,8 @@ test("a qube that something else names does not go, and who that is is told; wha
 
 test("a running qube does not get its former template back", () => {
   const text = (state: string, template: string | null) => {
-    const snapshot = shown({}, "dom0", state);
+    const snapshot = shown({});
+    Object.assign(snapshot.qubes["sys-gui"] ?? {}, { state });
     const to = template === null ? null : { class: "AppVM", template, label: "black" };
     const restores = [{ key: "qube:sys-gui", to }];
     return refusal(() => preflightRestore("GUI domain sys-gui", "lab", "sys-gui", { restores }, snapshot));
