@@ -19,9 +19,13 @@ import { partsOf, policyOf } from "./values.ts";
 /** `gui` with all others that there are on its host, or will be: `others` of the same program, and those that the host has. */
 export function inCompany(gui: GuiDomain, snapshot: Snapshot, others: readonly GuiDomain[]): GuiDomain {
   if (gui.level === null) return gui; // nobody is kept from anybody
-  const names = [...others.map(({ qube }) => qube), ...guiDomainsOf(snapshot)];
-  const apart = [...new Set(names)].filter((name) => name !== gui.qube).sort();
+  const apart = apartFrom(gui.qube, snapshot, others);
   return { ...gui, apart, barred: barredIn(factsOf(snapshot, [gui, ...others]), gui.qube, apart) };
+}
+
+function apartFrom(qube: string, snapshot: Snapshot, others: readonly GuiDomain[]): string[] {
+  const names = [...others.map((one) => one.qube), ...guiDomainsOf(snapshot)];
+  return [...new Set(names)].filter((name) => name !== qube).sort();
 }
 
 /** Of whose qubes one has a disposable as its default that belongs to the other side. */
@@ -55,9 +59,15 @@ export function standingOf(qube: string, snapshot: Snapshot, guis: readonly GuiD
   if (gui) return principalOf(inCompany(gui, snapshot, others));
   const level = levelIn(snapshot.files[levelFile(qube)]?.content ?? "");
   if (level === null) return null;
-  const names = [...others.map((one) => one.qube), ...guiDomainsOf(snapshot)];
-  const apart = [...new Set(names)].filter((name) => name !== qube).sort();
-  return { qube, level, tag: null, apps: [], rules: [], apart, barred: [] };
+  return {
+    qube,
+    level,
+    tag: null,
+    apps: [],
+    rules: [],
+    apart: apartFrom(qube, snapshot, others),
+    barred: [],
+  };
 }
 
 /** What policy knows of the qubes of a host, once the GUI domains `coming` are as they are described. */

@@ -20,7 +20,6 @@ import { hostRules } from "../pci/rules.ts";
 import { select } from "../pci/selector.ts";
 import { isAudio, isUsb, listed, pciTree } from "../pci/tree.ts";
 import { verdictAudio } from "../pci/verdict.ts";
-import { POLICY_FILE } from "../policy/load.ts";
 import { isAwaited, owns, type Plan, planApply } from "./changes.ts";
 import { hardwareKey } from "./fingerprint.ts";
 import { devicesOf } from "./gpu.ts";
@@ -28,7 +27,7 @@ import { holds, type RungKey } from "./ladder.ts";
 import { type Notice, preflightRemoval, requireQubes } from "./preflight.ts";
 import { chooseUsb } from "./usbSound.ts";
 import { partsOf, valueOf } from "./values.ts";
-import { policyCheck } from "./verify.ts";
+import { lintCheck, policyCheck } from "./verify.ts";
 
 /** That it did not come up, and under what circumstances: it is tried again when these change. */
 export interface RememberedSound {
@@ -427,12 +426,6 @@ export function audioChecks(
   headsets: readonly string[] = [],
 ): Verification[] {
   const { qube, limits } = audio;
-  const host = (id: string, argv: string[]): Verification => ({
-    kind: "host",
-    id,
-    argv,
-    timeout: limits.checks,
-  });
   const guest = (id: string, command: string): Verification => ({
     kind: "guest",
     id,
@@ -441,8 +434,7 @@ export function audioChecks(
     timeout: limits.checks,
   });
   const may = (target: string, service: string) => policyCheck([qube, target, service], true, limits.checks);
-  const policies = new Set([...Object.keys(snapshot.files), ...files].filter((f) => POLICY_FILE.test(f)));
-  const lint = host("policies lint", ["qubes-policy-lint", ...[...policies].sort()]);
+  const lint = lintCheck(snapshot, files, limits.checks);
   if (given === null) return [lint];
   const clients = soundClientsNow(audio);
   const [client] =

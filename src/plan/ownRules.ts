@@ -5,14 +5,14 @@ import type { GuiDomain } from "../model/guiDomain.ts";
 import { NO_SETTINGS, type Settings } from "../model/settings.ts";
 import { callOf, Evaluator, type Facts } from "../policy/evaluate.ts";
 import { grantOf, levelFile, withGrant } from "../policy/levels.ts";
-import { loadPolicy, POLICY_FILE } from "../policy/load.ts";
+import { loadPolicy } from "../policy/load.ts";
 import { renderFile } from "../policy/parse.ts";
 import { type Principal, ruleOf } from "../policy/principal.ts";
 import { type Review, review } from "../policy/review.ts";
 import { factsOf, policyAfter } from "./access.ts";
 import type { Plan } from "./changes.ts";
 import { policyOf } from "./values.ts";
-import { policyCheck } from "./verify.ts";
+import { lintCheck, policyCheck } from "./verify.ts";
 
 /** What the host is to have: one file. */
 export function accessSettings(access: Access): Settings {
@@ -94,17 +94,12 @@ const CHECK = 30;
 
 /** The host's own linter and answers, for the trial. */
 export function rulesChecks(access: Access, settings: Settings, snapshot: Snapshot): Verification[] {
-  const files = { ...policyOf(snapshot), ...settings.files };
-  const evaluator = new Evaluator(loadPolicy(files).rules, factsOf(snapshot));
-  const policies = Object.keys(files).filter((file) => POLICY_FILE.test(file));
+  const facts = factsOf(snapshot);
+  const { rules } = loadPolicy({ ...policyOf(snapshot), ...settings.files });
+  const evaluator = new Evaluator(rules, facts);
   return [
-    {
-      kind: "host",
-      id: "policies lint",
-      argv: ["qubes-policy-lint", ...policies.sort()],
-      timeout: CHECK,
-    },
-    ...questionsOf(access, factsOf(snapshot)).map((question) => {
+    lintCheck(snapshot, Object.keys(settings.files), CHECK),
+    ...questionsOf(access, facts).map((question) => {
       const [source, target, call] = question;
       const { decision } = evaluator.evaluate({ ...callOf(call), source, target });
       return policyCheck(question, decision === "allow", CHECK);

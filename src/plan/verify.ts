@@ -31,6 +31,15 @@ export const policyCheck = (
   timeout,
 });
 
+/**
+ * Every policy that there is and the apply writes: one bad line in any file stops every qrexec call, and only the linter says which. `timeout`
+ * in seconds.
+ */
+export function lintCheck(snapshot: Snapshot, files: readonly string[], timeout: number): Verification {
+  const policies = new Set([...Object.keys(snapshot.files), ...files].filter((f) => POLICY_FILE.test(f)));
+  return { kind: "host", id: "policies lint", argv: ["qubes-policy-lint", ...[...policies].sort()], timeout };
+}
+
 /** What the checks of mode "gpu" rest on beside the description. */
 export interface Given {
   /** Addresses of what was given away, in this boot. */
@@ -56,15 +65,13 @@ export function verificationsOf(
     // On Fedora qubes-vm-guivm brings it along (qubes-host.md (b) "Template packages").
     ...(mode === "gpu" && debian ? ["qubes-input-proxy-receiver"] : []),
   ].join(" ");
-  const policies = new Set([...Object.keys(snapshot.files), ...files].filter((f) => POLICY_FILE.test(f)));
   const clients = clientsNow(gui);
   const [client] = clients === "default" ? followersOf(qube, snapshot) : clients;
   const may = (target: string, service: string) => policyCheck([qube, target, service], true, limits.checks);
   const mayNot = (target: string, service: string) =>
     policyCheck([qube, target, service], false, limits.checks);
   return [
-    // All of them: one bad line in any file stops every qrexec call, and only the linter says which.
-    host("policies lint", ["qubes-policy-lint", ...[...policies].sort()]),
+    lintCheck(snapshot, files, limits.checks),
     ...(gui.level === "admin"
       ? [
           host("policies lint: what they include", [

@@ -5,18 +5,16 @@ import { type Access, accessFaults, accessFile, parseAccess } from "../model/acc
 import { Refusal, sentence } from "../model/failure.ts";
 import type { Fault, GuiDomain } from "../model/guiDomain.ts";
 import { standingOf } from "../plan/access.ts";
-import { owns, type Plan, planApply, planDelete } from "../plan/changes.ts";
+import { isNoted, type Plan, planApply, planDelete } from "../plan/changes.ts";
 import { liveSettings } from "../plan/live.ts";
 import { accessSettings, answersOf, reviewRules, rulesChecks } from "../plan/ownRules.ts";
 import { requireQubes } from "../plan/preflight.ts";
 import { sameValue } from "../plan/values.ts";
-import { differenceText } from "../policy/explain.ts";
 import { parseFile, renderRule } from "../policy/parse.ts";
 import { ownRuleFaults } from "../policy/principal.ts";
 import type { Review } from "../policy/review.ts";
 import { apply } from "./applying.ts";
 import { diffByPath, replacing, topLevel } from "./diff.ts";
-import { several, widerText } from "./guiDomainState.ts";
 import {
   type Context,
   type Handler,
@@ -28,10 +26,17 @@ import {
   type Value,
 } from "./handler.ts";
 import { type ApplyRequest, type HostAccess, inTurn, lookOrSkip } from "./hosts.ts";
+import { announceReview, type Reviewed } from "./reviewed.ts";
 
 const REPLACING = ["host", "guiDomain"];
 const plain = (value: object): Properties => JSON.parse(JSON.stringify(value)) as Properties;
 const words = (name: string) => `Access ${name}`;
+const reviewed = (name: string, host: string, qube: string | null): Reviewed => ({
+  resource: words(name),
+  host,
+  qube,
+  mend: '"rules"',
+});
 
 export function accessHandler(hosts: HostAccess): Handler {
   return inTurn(hosts, {
@@ -46,7 +51,7 @@ export function accessHandler(hosts: HostAccess): Handler {
       if ("faults" in parsed) return { inputs: news, failures: parsed.faults };
       const { access } = parsed;
       hosts.claims.wants(urn, { host: access.host, qube: accessFile(access), keys: [] });
-      const gui = guisOf(access.host, urn).find(({ qube }) => qube === access.guiDomain);
+      const gui = hosts.claims.others(access.host, urn).find(({ qube }) => qube === access.guiDomain);
       return { inputs: described(access), failures: gui ? faultsUnder(gui, access) : [] };
     },
 
@@ -117,10 +122,10 @@ export function accessHandler(hosts: HostAccess): Handler {
       const snapshot = await look(host, fileOf(id), context, connection);
       const plan = planDelete(snapshot, context.urn, outputs["onDelete"] === "keep" ? "keep" : "restore");
       if (plan.release.length === 0) return; // adopted and never changed: nothing of ours is there
-      const guis = guisOf(host, context.urn);
+      const guis = hosts.claims.others(host, context.urn);
       const principal = standingOf(guiDomain, snapshot, guis);
       const review = reviewRules({ guiDomain }, principal, plan, snapshot, guis);
-      judge(words(name), host, review, context, true);
+      announceReview(reviewed(name, host, null), review, context, true);
       await apply(
         { hosts, host, resource: words(name), context, connection },
         {
@@ -149,11 +154,6 @@ export function accessHandler(hosts: HostAccess): Handler {
     },
   });
 
-  /** The GUI domains that this program has on that host. */
-  function guisOf(host: string, urn: string): GuiDomain[] {
-    return hosts.claims.others(host, urn);
-  }
-
   /** The host as this access has to see it: what it had under another name is its own. */
   async function look(host: string, file: string, context: Context, stored?: Value): Promise<Snapshot> {
     const now = await hosts.snapshot(host, [], context, stored);
@@ -167,7 +167,7 @@ export function accessHandler(hosts: HostAccess): Handler {
     const resource = words(context.name);
     const snapshot = await look(host, accessFile(access), context, olds["connection"]);
     requireQubes(resource, host, snapshot);
-    const guis = guisOf(host, context.urn);
+    const guis = hosts.claims.others(host, context.urn);
     const principal = standingOf(guiDomain, snapshot, guis);
     const refuse = (what: string, next: string) => new Refusal({ resource, host, what, next });
     if (!principal)
@@ -184,12 +184,8 @@ export function accessHandler(hosts: HostAccess): Handler {
     return { access, snapshot, settings, plan, review };
   }
 
-  function announce(
-    { access, review }: { access: Access; review: Review | null },
-    context: Context,
-    tells = context.preview,
-  ): void {
-    judge(words(context.name), access.host, review, context, tells, access.guiDomain);
+  function announce({ access, review }: { access: Access; review: Review | null }, context: Context): void {
+    announceReview(reviewed(context.name, access.host, access.guiDomain), review, context);
   }
 
   async function bringUp(inputs: Properties, olds: Properties, context: Context): Promise<Properties> {
@@ -206,7 +202,7 @@ export function accessHandler(hosts: HostAccess): Handler {
       connection: hosts.connection(host),
       ...more,
     });
-    const claimed = plan.touch.every((key) => owns(snapshot.ledger[key], context.urn));
+    const claimed = isNoted(plan, snapshot, context.urn);
     const isDone = plan.changes.length + plan.release.length === 0;
     if (claimed && isDone && olds["state"] === "ready") return outputs(snapshot, {});
     const applying = {
@@ -237,29 +233,6 @@ export function accessHandler(hosts: HostAccess): Handler {
     });
     return outputs(result.snapshot, { evidence: result.evidence.map(plain) });
   }
-}
-
-function judge(
-  resource: string,
-  host: string,
-  review: Review | null,
-  context: Context,
-  tells: boolean,
-  guiDomain?: string,
-): void {
-  if (!review) return;
-  if (review.refusals.length)
-    throw new Refusal({
-      resource,
-      host,
-      what: `its policy is refused: ${several(review.refusals)}`,
-      next: 'Change what is named there, or "rules"',
-    });
-  if (!tells) return;
-  if (guiDomain && review.warnings.length)
-    context.log(widerText(guiDomain, review.warnings), { severity: "warning" });
-  const told = differenceText(review.differences);
-  if (told) context.log(`rights on host ${host}:\n${told.trimEnd()}`);
 }
 
 function requestOf(

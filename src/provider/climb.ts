@@ -19,7 +19,6 @@ import {
 } from "../plan/ladder.ts";
 import { preflight, startsAnew, waitingForRestart } from "../plan/preflight.ts";
 import { type Decision, decide } from "../plan/rungs.ts";
-import { differenceText } from "../policy/explain.ts";
 import type { Review } from "../policy/review.ts";
 import { applyFailure, stillThere, whatOf } from "./applyFailure.ts";
 import { apply, leftOf } from "./applying.ts";
@@ -35,13 +34,12 @@ import {
   rebootWhy,
   SETTLED,
   screensOf,
-  several,
   unfinished,
   verified,
-  widerText,
 } from "./guiDomainState.ts";
 import { type Context, PartialFailure, type Properties, type Value } from "./handler.ts";
 import type { ApplyRequest, HostAccess } from "./hosts.ts";
+import { announceReview } from "./reviewed.ts";
 import { rungRequest, stagedRequest, takeAwayRequest } from "./rungRequest.ts";
 
 /** What is done next, and what that takes; no plan where the host keeps what it has. */
@@ -123,26 +121,18 @@ export function placed({ hosts, gui, context, acts = false }: Task, snapshot: Sn
   return { ...among, behind };
 }
 
-/** Refuses a change of rights that must not be; tells of one that will be. */
-export function announceRights(
+export const announceRights = (
   { qube, host }: GuiDomain,
   review: Review | null,
   context: Context,
   tells = context.preview,
-): void {
-  if (!review) return;
-  if (review.refusals.length)
-    throw new Refusal({
-      resource: `GUI domain ${qube}`,
-      host,
-      what: `its policy is refused: ${several(review.refusals)}`,
-      next: 'Change what is named there, or "level", "apps", "rules" or "clients"',
-    });
-  if (!tells) return;
-  if (review.warnings.length) context.log(widerText(qube, review.warnings), { severity: "warning" });
-  const told = differenceText(review.differences);
-  if (told) context.log(`rights on host ${host}:\n${told.trimEnd()}`);
-}
+): void =>
+  announceReview(
+    { resource: `GUI domain ${qube}`, host, qube, mend: '"level", "apps", "rules" or "clients"' },
+    review,
+    context,
+    tells,
+  );
 
 /** Climbs until a rung is up. Returns the outputs. */
 export const bringUp = (task: Task, inputs: Properties, olds: Properties): Promise<Properties> =>

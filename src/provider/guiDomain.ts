@@ -41,7 +41,6 @@ import {
   stateOf,
   unfinished,
   wantedNow,
-  widerText,
   withoutQube,
 } from "./guiDomainState.ts";
 import {
@@ -57,6 +56,7 @@ import {
   type Value,
 } from "./handler.ts";
 import { type HostAccess, inTurn, lookOrSkip } from "./hosts.ts";
+import { widerText } from "./reviewed.ts";
 import { takeAwayRequest } from "./rungRequest.ts";
 
 /** Arguments that reach the host through `settings` alone: a difference shows there, once. */

@@ -176,14 +176,6 @@ export function outputsOf(
   };
 }
 
-/** The first of several sentences, and how many more there are. */
-export const several = (texts: readonly string[]): string =>
-  [...texts.slice(0, 5), ...(texts.length > 5 ? [`and ${texts.length - 5} more`] : [])].join("; ");
-
-/** A file of somebody else that comes before the level's. */
-export const widerText = (qube: string, found: readonly string[]): string =>
-  `the policy of the host is not as the level of ${qube} has it, and guidomain changes no file of somebody else: ${several(found)}`;
-
 /** Outputs of a GUI domain whose apply did not end well: never a claim that it works. */
 export const unfinished = (attempts: Value): Properties => ({
   mode: "none",

@@ -11,7 +11,7 @@ import { find, type Identity, identityText, parseIdentity, reached } from "../pc
 import type { Selector } from "../pci/selector.ts";
 import { pciTree } from "../pci/tree.ts";
 import { devicesShown, placeText, type Resolved, resolve } from "../plan/attachment.ts";
-import { owns, type Plan, planApply, planDelete } from "../plan/changes.ts";
+import { isNoted, type Plan, planApply, planDelete } from "../plan/changes.ts";
 import { liveSettings } from "../plan/live.ts";
 import { requireQubes } from "../plan/preflight.ts";
 import { partsOf, sameValue } from "../plan/values.ts";
@@ -240,7 +240,7 @@ export function pciAttachmentHandler(hosts: HostAccess): Handler {
       connection: hosts.connection(host),
       ...more,
     });
-    const claimed = plan.touch.every((key) => owns(snapshot.ledger[key], context.urn));
+    const claimed = isNoted(plan, snapshot, context.urn);
     const isDone = plan.changes.length + plan.release.length + resolved.stale.length === 0;
     if (claimed && isDone && olds["state"] !== "failed") return outputs(snapshot, {});
     const applying: Applying = {
