@@ -42,6 +42,11 @@ engine.registerHelper({
   argument: plain(/^(\*|\+[A-Za-z0-9_.+-]*)$/, "as the argument of a call in a policy"),
   ini: plain(/^[A-Za-z0-9_.-]+$/, "in an INI file"),
   comment: plain(/^[ -~]*$/, "in a comment"),
+  path: plain(/^\/[A-Za-z0-9_.@/-]+$/, "as a path in a script"),
+  /** One word of a shell. */
+  shell: (value: unknown) => `'${plain(/^[ -~]*$/, "as a word of a shell")(value).replaceAll("'", "'\\''")}'`,
+  /** The state of Salt for a unit. */
+  unitState: plain(/^(enabled|disabled)$/, "as the state of a unit"),
   /** The id of a state: its parts joined, after the qube it is about. */
   id(this: { scope?: string }, ...parts: unknown[]) {
     const options = parts.pop() as { data?: { root?: { scope?: string } } };
