@@ -3,7 +3,11 @@ import { readFile } from "node:fs/promises";
 import path from "node:path";
 import { runtime } from "@pulumi/pulumi";
 import { parse } from "yaml";
-import { type GuiDomain, parseGuiDomain } from "../src/model/guiDomain.ts";
+import { parseAccess } from "../src/model/access.ts";
+import { parseAudioDomain } from "../src/model/audioDomain.ts";
+import { parseGuiDomain } from "../src/model/guiDomain.ts";
+import { parsePciAttachment } from "../src/model/pciAttachment.ts";
+import type { Described } from "../src/report/described.ts";
 
 export const ROOT = path.resolve(import.meta.dirname, "..");
 const PROJECT = "gui-domains";
@@ -24,14 +28,42 @@ async function configuration(stack: string): Promise<Record<string, string>> {
   );
 }
 
-/** The GUI domains that a stack's program registers, and what is wrong with those that cannot be. Once a process: the SDK keeps what it was told. */
-export async function describe(stack: string): Promise<{ domains: GuiDomain[]; faults: string[] }> {
-  const found: { name: string; inputs: Record<string, unknown> }[] = [];
+const PARSERS = {
+  GuiDomain: (name: string, given: unknown) => parseGuiDomain(name, given),
+  AudioDomain: (name: string, given: unknown) => parseAudioDomain(name, given),
+  PciAttachment: (_: string, given: unknown) => parsePciAttachment(given),
+  Access: (name: string, given: unknown) => parseAccess(name, given),
+};
+type Kind = keyof typeof PARSERS;
+const WORDS: Record<Kind, string> = {
+  GuiDomain: "GUI domain",
+  AudioDomain: "audio domain",
+  PciAttachment: "PCI attachment",
+  Access: "access",
+};
+const isKind = (kind: string): kind is Kind => kind in PARSERS;
+
+/** What a stack's program registers, and what is wrong with what cannot be. Once a process: the SDK keeps what it was told. */
+export async function describe(stack: string): Promise<Described & { faults: string[] }> {
+  const found: { kind: Kind; name: string; inputs: Record<string, unknown> }[] = [];
+  const described: Described & { faults: string[] } = {
+    hosts: [],
+    domains: [],
+    audios: [],
+    attachments: [],
+    accesses: [],
+    faults: [],
+  };
   await runtime.setMocks(
     {
       newResource({ type, name, inputs }) {
-        if (type === "guidomain:index:GuiDomain") found.push({ name, inputs });
-        return { id: name, state: { ...inputs, name: inputs["name"] ?? name } };
+        const kind = type.replace("guidomain:index:", "");
+        if (kind === "Host") described.hosts.push(inputs["name"] ?? name);
+        if (isKind(kind)) found.push({ kind, name, inputs });
+        return {
+          id: name,
+          state: { ...inputs, name: inputs["name"] ?? name, ...(KNOWN[kind]?.(name, inputs) ?? {}) },
+        };
       },
       call: ({ inputs }) => inputs,
     },
@@ -43,16 +75,27 @@ export async function describe(stack: string): Promise<{ domains: GuiDomain[]; f
   // Registrations settle asynchronously after the program's last line.
   await runtime.disconnect();
 
-  const domains: GuiDomain[] = [];
-  const faults: string[] = [];
-  for (const { name, inputs } of found) {
+  for (const { kind, name, inputs } of found) {
     const given = Object.fromEntries(Object.entries(inputs).filter(([, value]) => value !== undefined));
-    const parsed = parseGuiDomain(name, given);
-    if ("gui" in parsed) domains.push(parsed.gui);
-    else
-      faults.push(
-        ...parsed.faults.map(({ property, reason }) => `GUI domain ${name}: ${property}: ${reason}`),
+    const parsed = PARSERS[kind](name, given);
+    if ("faults" in parsed)
+      described.faults.push(
+        ...parsed.faults.map(({ property, reason }) => `${WORDS[kind]} ${name}: ${property}: ${reason}`),
       );
+    else if ("gui" in parsed) described.domains.push(parsed.gui);
+    else if ("audio" in parsed) described.audios.push(parsed.audio);
+    else if ("attachment" in parsed) described.attachments.push(parsed.attachment);
+    else described.accesses.push(parsed.access);
   }
-  return { domains, faults };
+  const all = [...described.domains, ...described.audios, ...described.attachments, ...described.accesses];
+  described.hosts = [...new Set([...described.hosts, ...all.map(({ host }) => host)])].sort();
+  return described;
 }
+
+/** Outputs that do not need a host: whoever is given them in the program would be unknown otherwise. */
+const KNOWN: Partial<
+  Record<string, (name: string, inputs: Record<string, unknown>) => Record<string, unknown>>
+> = {
+  GuiDomain: (name, { qube }) => ({ qube: qube ?? name }),
+  AudioDomain: (name, { qube }) => ({ qube: qube ?? name, sound: qube ?? name }),
+};

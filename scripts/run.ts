@@ -2,15 +2,13 @@
  * `npm run up|preview|refresh|destroy [-- --stack NAME] [--json] [--config KEY=VALUE]…`: the engine's own command through the Automation API, and a
  * closing summary. The stack `lab` gets its embedded host started. Exit status 0 only when all is well.
  */
-import { mkdir } from "node:fs/promises";
 import path from "node:path";
 import { parseArgs } from "node:util";
-import automation, { type EngineEvent, type Stack } from "@pulumi/pulumi/automation/index.js";
+import type { EngineEvent, Stack } from "@pulumi/pulumi/automation/index.js";
 import { execa } from "execa";
 import { changesOf, hostsOf, type RunReport, soundsOf, summaryText } from "../src/report/summary.ts";
-import { pulumiRoot } from "./pulumi.ts";
+import { openStack, ROOT } from "./stack.ts";
 
-const ROOT = path.resolve(import.meta.dirname, "..");
 const COMMANDS = ["up", "preview", "refresh", "destroy"] as const;
 type Command = (typeof COMMANDS)[number];
 
@@ -57,17 +55,7 @@ const plain = (text: string) => text.replace(/<\{%[^%]*%\}>/g, "").trim();
 const write = (text: string) => process.stderr.write(text);
 
 async function open(): Promise<Stack> {
-  await mkdir(path.join(ROOT, ".state"), { recursive: true }); // the file backend wants its folder
-  const passphrase =
-    process.env["PULUMI_CONFIG_PASSPHRASE"] ??
-    (process.env["PULUMI_CONFIG_PASSPHRASE_FILE"] ? undefined : "");
-  const stack = await automation.LocalWorkspace.createOrSelectStack(
-    { stackName, workDir: ROOT },
-    {
-      pulumiCommand: await automation.PulumiCommand.get({ root: pulumiRoot() }),
-      envVars: passphrase === undefined ? {} : { PULUMI_CONFIG_PASSPHRASE: passphrase },
-    },
-  );
+  const stack = await openStack(stackName);
   for (const pair of config) {
     const at = pair.indexOf("=");
     if (at < 1) usage(`--config ${pair} is not KEY=VALUE`);

@@ -8,6 +8,7 @@
  * | `node`   | the npm packages of package-lock.json, Node ≥ 22.18 (the `node` package)  | `node_modules/`  |
  * | `pulumi` | Pulumi's CLI and its language host for Node                              | Pulumi's own versions folder, linked from `.setup/pulumi/bin/` |
  * | `lab`    | Salt in a Python virtual environment; OpenSSH's server, unshare, nsenter  | `.venv/`         |
+ * | `extras` | programs that some tests look with; where they cannot be had, a sentence says so and these tests are skipped | the machine |
  *
  * A run that finds everything says nothing. All progress goes to standard error, since commands with `--json` own
  * standard output. What cannot be had ends in one sentence that says what to install, and status 1.
@@ -456,7 +457,13 @@ const machinePrograms = [
   { name: "unshare", debian: ["util-linux"], fedora: ["util-linux"], title: "unshare of util-linux" },
   { name: "nsenter", debian: ["util-linux"], fedora: ["util-linux"], title: "nsenter of util-linux" },
 ];
-const missingPrograms = () => machinePrograms.filter(({ name }) => !find(name));
+/** Programs that single tests need. */
+const extraPrograms = [
+  { name: "chromium", debian: ["chromium"], fedora: ["chromium"], title: "Chromium" }, // looks at `npm run picture`
+];
+const missingOf = (programs) => programs.filter(({ name }) => !find(name));
+const missingPrograms = () => missingOf(machinePrograms);
+const extrasReady = () => missingOf(extraPrograms).length === 0;
 
 /** Installs packages of the machine as root, or throws `otherwise`. */
 async function installOnMachine(packages, otherwise) {
@@ -482,15 +489,24 @@ async function installOnMachine(packages, otherwise) {
   });
 }
 
-async function installPrograms() {
-  const missing = missingPrograms();
+async function installPrograms(who, programs) {
+  const missing = missingOf(programs);
   if (missing.length === 0) return;
   const debian = [...new Set(missing.flatMap((program) => program.debian))];
   const fedora = [...new Set(missing.flatMap((program) => program.fedora))];
-  const otherwise = `The lab needs ${missing.map(({ title }) => title).join(", ")}: install the package ${debian.join(", ")} (as root), then run this again.`;
+  const otherwise = `${who} ${missing.map(({ title }) => title).join(", ")}: install the package ${debian.join(", ")} (as root), then run this again.`;
   await installOnMachine({ debian, fedora }, otherwise);
-  const still = missingPrograms();
-  if (still.length > 0) throw new SetupError(otherwise);
+  if (missingOf(programs).length > 0) throw new SetupError(otherwise);
+}
+
+/** Without them everything else works. */
+async function installExtras() {
+  try {
+    await installPrograms("Tests that are skipped here need", extraPrograms);
+  } catch (error) {
+    if (!(error instanceof SetupError)) throw error;
+    say(error.message);
+  }
 }
 
 const venv = (...parts) => inRoot(".venv", ...parts);
@@ -615,12 +631,13 @@ export function isReady(parts) {
     packagesReady() &&
     findNode() !== undefined &&
     (!parts.includes("pulumi") || pulumiReady()) &&
-    (!parts.includes("lab") || labReady())
+    (!parts.includes("lab") || labReady()) &&
+    (!parts.includes("extras") || extrasReady())
   );
 }
 
 /**
- * Provides the parts (`node` always; `pulumi`, `lab`).
+ * Provides the parts (`node` always; `pulumi`, `lab`, `extras`).
  * @throws {SetupError} when a part cannot be had
  */
 export async function setUp(parts) {
@@ -637,7 +654,8 @@ export async function setUp(parts) {
   await locked(inRoot(".setup", "lock"), python, async () => {
     const started = Date.now();
     // What the machine lacks is said before anything long starts.
-    if (parts.includes("lab")) await installPrograms();
+    if (parts.includes("lab")) await installPrograms("The lab needs", machinePrograms);
+    if (parts.includes("extras")) await installExtras();
     if (!packagesReady()) await installPackages();
     if (!findNode()?.startsWith(bins)) await installNode();
     // Both to their end: a failing one must not leave the other at work behind our back.
