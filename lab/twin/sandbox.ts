@@ -227,6 +227,11 @@ export function ask(dir: string, request: { do: string; why?: string }): Promise
 
 const DAEMONS = [
   { argv: ["/usr/lib/twin/bin/qubesd"], log: "/var/log/qubes/qubesd.log", socket: "/run/qubesd.sock" },
+  {
+    argv: ["/usr/lib/twin/bin/qrexecd"],
+    log: "/var/log/qubes/qrexec.log",
+    socket: "/run/qubes/qrexec.control",
+  },
 ];
 
 /** The virtual environment with Salt, and the folders of its interpreter that lie outside what the sandbox lends of /usr. */

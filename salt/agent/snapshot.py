@@ -20,6 +20,7 @@ FOLDERS = [
     "/usr/share/xsessions",
     "/etc/lightdm/lightdm.conf.d",
 ]
+SERVICES = "/etc/qubes-rpc"  # of it only ours
 INPUT_TARGET = "/etc/qubes/input-proxy-target"
 UNITS = "/etc/systemd/system"  # of it only what orders the start of single qubes
 TEXT_LIMIT = 256 * 1024  # bytes of one file
@@ -166,6 +167,11 @@ def _files():
         names = []
     folders += ["%s/%s" % (UNITS, n) for n in names if re.fullmatch(r"qubes-vm@.+\.service\.d", n)]
     places = [INPUT_TARGET]
+    try:
+        services = os.listdir(common.path(SERVICES))
+    except OSError:
+        services = []
+    places += ["%s/%s" % (SERVICES, name) for name in services if name.startswith("guidomain.")]
     for folder in folders:
         for parent, _, found in os.walk(common.path(folder)):
             places += [os.path.join(parent, name)[len(common.ROOT) :] for name in found]

@@ -2,7 +2,7 @@
 import { createHash } from "node:crypto";
 import { NOT_THIS_BOOT } from "../model/gpu.ts";
 import type { DeviceValue, FileValue, PropertyValue, QubeValue } from "../model/keys.ts";
-import { assignmentOf, othersOf, PROHIBIT_START, type Settings } from "../model/settings.ts";
+import { assignmentOf, modeOf, othersOf, PROHIBIT_START, type Settings } from "../model/settings.ts";
 import type { Restore } from "../plan/changes.ts";
 import { partsOf } from "../plan/values.ts";
 import { isLevelFile } from "../policy/levels.ts";
@@ -66,6 +66,7 @@ export function formulaOf({ qube, part = "gui", mode, settings, restores, quiet 
         files: Object.entries(settings.files).map(([path, text]) => ({
           path,
           source: beside(path, text),
+          mode: modeOf(path),
           policy: path.endsWith(".policy"),
         })),
         bootArguments: Object.keys(settings.bootArguments),
@@ -127,7 +128,11 @@ export function policyFormulaOf(request: {
   files[`guidomain/${at}/init.sls`] = render("qubes/policy.sls", {
     title,
     sls,
-    files: Object.entries(texts).map(([path, text]) => ({ path, source: beside(path, text) })),
+    files: Object.entries(texts).map(([path, text]) => ({
+      path,
+      source: beside(path, text),
+      mode: modeOf(path),
+    })),
     restore: back.rest,
   });
   return { sls: `guidomain.${sls}`, files, digest: digestOf(files) };

@@ -77,6 +77,10 @@ export const AUDIO_MODEL = "audio-model";
 
 /** Every file of ours can be read by all and written by root alone. */
 export const FILE_MODE = "0644";
+const PROGRAM_MODE = "0755";
+/** Services of dom0, which qrexec executes (core-qrexec, libqrexec/exec.c: find_qrexec_service), and programs of ours. */
+const PROGRAM = /^\/(etc\/qubes-rpc|usr\/local\/(s?bin|libexec))\/[^/]+$/;
+export const modeOf = (path: string): string => (PROGRAM.test(path) ? PROGRAM_MODE : FILE_MODE);
 
 /** One thing a description asks for: its key, and the value it is to have. */
 export interface Wish {
@@ -120,7 +124,7 @@ export function wishes(qube: string, settings: Settings): Wish[] {
       (line): Wish => ({ key: `line:${line}` as Key, value: true }),
     ),
     ...entries(settings.files).map(
-      ([path, content]): Wish => ({ key: `file:${path}`, value: { content, mode: FILE_MODE } }),
+      ([path, content]): Wish => ({ key: `file:${path}`, value: { content, mode: modeOf(path) } }),
     ),
     ...entries(settings.clients).map(
       ([c, value]): Wish => ({ key: `property:${c}:guivm`, value: explicit(value) }),

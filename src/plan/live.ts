@@ -5,7 +5,7 @@ import {
   assignmentOf,
   type DeviceSetting,
   deviceId,
-  FILE_MODE,
+  modeOf,
   NO_SETTINGS,
   PROHIBIT_START,
   type Settings,
@@ -50,7 +50,7 @@ export function liveSettings(qube: string, wanted: Settings, snapshot: Snapshot)
         else live.features[name] = same ? (wish.value as string) : (value as string);
         break;
       case "file":
-        live.files[name] = same ? (wish.value as FileValue).content : file(value as FileValue);
+        live.files[name] = same ? (wish.value as FileValue).content : file(name, value as FileValue);
         break;
       case "line":
         live.policyLines[`${of}:${name}`] = "set";
@@ -149,4 +149,5 @@ function property(wanted: KeyValue, value: KeyValue, same: boolean): string {
   return is.default ? `${is.value} (default)` : is.value;
 }
 
-const file = (is: FileValue) => (is.mode === FILE_MODE ? is.content : `(mode ${is.mode})\n${is.content}`);
+const file = (path: string, is: FileValue) =>
+  is.mode === modeOf(path) ? is.content : `(mode ${is.mode})\n${is.content}`;

@@ -4,7 +4,7 @@ import { settingsOf } from "../../formula/settings.ts";
 import type { QubeSnapshot, Snapshot } from "../../host/protocol.ts";
 import { type GuiDomain, parseGuiDomain } from "../../model/guiDomain.ts";
 import type { PropertyValue } from "../../model/keys.ts";
-import { FILE_MODE, type Settings } from "../../model/settings.ts";
+import { FILE_MODE, modeOf, type Settings } from "../../model/settings.ts";
 import { GLOBAL_RWX, LOCAL_RWX, withLines } from "../../policy/levels.ts";
 import { partsOf } from "../values.ts";
 import { byDefault, explicit, install, qube } from "./hostModel.ts";
@@ -169,11 +169,11 @@ export function hostFor(gui: GuiDomain): fc.Arbitrary<Snapshot> {
         file.map((how) => {
           if (how === "missing") return undefined;
           if (how === "comments" && !path.endsWith(".conf"))
-            return { content: `# mine\n\n${content.replaceAll("  ", "\t")}`, mode: FILE_MODE };
+            return { content: `# mine\n\n${content.replaceAll("  ", "\t")}`, mode: modeOf(path) };
           if (how === "mode") return { content, mode: "0600" };
           return {
             content: how === "edited" ? `${content}# x\nfoo.Bar * ${gui.qube} @anyvm deny\n` : content,
-            mode: FILE_MODE,
+            mode: modeOf(path),
           };
         }),
       ]),
@@ -267,7 +267,7 @@ export function setUp(snapshot: Snapshot, name: string, wanted: Settings): void 
   for (const [client, guivm] of Object.entries(wanted.clients))
     Object.assign(snapshot.qubes[client]?.properties ?? {}, { guivm: explicit(guivm) });
   for (const [path, content] of Object.entries(wanted.files))
-    snapshot.files[path] = { content, mode: FILE_MODE };
+    snapshot.files[path] = { content, mode: modeOf(path) };
   for (const key of Object.keys(wanted.policyLines)) {
     const { of, name } = partsOf(`line:${key}`);
     const file = snapshot.files[of];

@@ -8,6 +8,8 @@ import ctypes
 import json
 import os
 
+import qrexec
+
 CLONE_NEWNS, CLONE_NEWUTS = 0x00020000, 0x04000000
 MS_RDONLY, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 32, 4096, 16384, 1 << 18
 
@@ -85,6 +87,8 @@ def build(root, inside):
         write(root, "/.guest/guest-tool", source.read(), 0o755)
     for name in PLAYED:
         os.symlink("/.guest/guest-tool", "%s/usr/bin/%s" % (root, name))
+    with open(HERE + "/qrexec-client-vm") as source:
+        write(root, "/usr/bin/qrexec-client-vm", source.read(), 0o755)
     for path, text in inside["files"].items():
         write(root, path, text)
     write(root, "/.guest/inside.json", json.dumps(inside))
@@ -106,6 +110,7 @@ def run(inside, user, argv):
     mount(None, "/", None, MS_REC | MS_PRIVATE)
     mount("tmpfs", root, "tmpfs", 0, "mode=755")
     build(root, inside)
+    qrexec.offer(root, inside["name"])
     mount("tmpfs", root + "/tmp", "tmpfs", 0, "mode=1777")
     mount(None, root, None, MS_REMOUNT | MS_BIND | MS_RDONLY)
     check(libc.sethostname(inside["name"].encode(), len(inside["name"])), "sethostname")

@@ -161,6 +161,7 @@ class Init:
     def start_daemons(self):
         for daemon in self.daemons:
             self.keep(daemon)
+        for daemon in self.daemons:
             end = time.monotonic() + 10
             while not serves(daemon["socket"]):
                 if os.waitpid(-1, os.WNOHANG)[0] or time.monotonic() > end:
