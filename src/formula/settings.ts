@@ -2,7 +2,7 @@
 import { bootWords, type GpuGrant, NOT_THIS_BOOT } from "../model/gpu.ts";
 import { type GuiDomain, inMode, principalOf } from "../model/guiDomain.ts";
 import { type InputRule, inputRules, withFound } from "../model/input.ts";
-import type { Mode, Rung } from "../model/modes.ts";
+import { isRemote, type Mode, PORTS, RDP_SERVICE, type Rung } from "../model/modes.ts";
 import { policyFile } from "../model/names.ts";
 import { NO_SETTINGS, PROHIBIT_START, type Settings, standBehind } from "../model/settings.ts";
 import { grantOf } from "../policy/levels.ts";
@@ -17,12 +17,15 @@ const FEATURES: Record<Mode, Record<string, string>> = {
     "gui-secure-paste-sequence": "none",
   },
   vnc: {},
+  rdp: {},
 };
 
 const SERVICES: Record<Mode, string[]> = {
   gpu: ["guivm", "lightdm"],
   xephyr: ["guivm", "guivm-gui-agent"],
   vnc: ["guivm", "guivm-vnc", "lightdm"],
+  // guivm-vnc: the greeter's X server gets a screen that is in memory alone, which xrdp shows.
+  rdp: ["guivm", "guivm-vnc", RDP_SERVICE, "lightdm"],
 };
 
 /** What the GUI domain's program says of input devices. */
@@ -127,7 +130,8 @@ function filesOf(
       qube,
       battery: hostPackages.includes("dummy-psu-sender"),
       brightness: hostPackages.includes("dummy-backlight-dom0"),
-      viewers: mode === "vnc" ? gui.viewers : [],
+      viewers: isRemote(mode) ? gui.viewers : [],
+      port: isRemote(mode) ? PORTS[mode] : "",
     }),
   };
   files[policyFile(51, "gui", qube)] = render("qubes/gui-tools.policy", {

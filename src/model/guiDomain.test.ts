@@ -3,7 +3,7 @@ import fc from "fast-check";
 import { test } from "uvu";
 import * as assert from "uvu/assert";
 import { description, qubeName } from "../plan/testing/cases.ts";
-import { allPackages, inMode, modesOf, parseGuiDomain } from "./guiDomain.ts";
+import { allPackages, inMode, modesOf, parseGuiDomain, programFaults } from "./guiDomain.ts";
 
 type Args = Record<string, unknown>;
 
@@ -27,7 +27,6 @@ const malformed: [Args, ...string[]][] = [
   [{ display: [] }, "display: [] is not allowed", '"xephyr", "vnc"'],
   [{ display: ["x11"] }, 'display[0]: "x11" is not a display mode', '"xephyr", "vnc"'],
   [{ display: [3] }, "display[0]: 3 is not allowed", '"xephyr", "vnc"'],
-  [{ display: ["rdp"] }, 'display[0]: mode "rdp" is not in this release', '"gpu", "xephyr", "vnc"'],
   [{ display: ["xephyr", "vnc", "xephyr"] }, 'display[2]: "xephyr" is there twice', "tried once"],
   [{ display: ["dom0", "xephyr"] }, 'display[0]: "dom0" (the host\'s own screen', "can only be the last"],
   [{ display: ["dom0"] }, 'display: ["dom0"] asks for no GUI domain at all', '"gpu", "xephyr", "vnc"'],
@@ -120,7 +119,14 @@ const malformed: [Args, ...string[]][] = [
   [{ hostPackages: "x" }, 'hostPackages: "x" is not allowed', "a list"],
   [{ hostPackages: ["-x"] }, 'hostPackages[0]: "-x" is not the name of a package'],
   [{ viewers: "work" }, 'viewers: "work" is not allowed', "a list"],
-  [{ viewers: ["work"] }, 'viewers: ["work"]', 'only mode "vnc"'],
+  [{ viewers: ["work"] }, 'viewers: ["work"]', 'only modes "vnc" and "rdp" have viewers'],
+  [{ remote: { password: "geheim12" } }, 'remote: only mode "vnc" has a password of its own'],
+  [{ display: ["vnc"], remote: { password: "123456789" } }, "remote.password: ", "the value is not shown"],
+  [{ display: ["vnc"], remote: { password: "short" } }, "remote.password: ", "6 to 8"],
+  [{ display: ["vnc"], remote: { password: "ünicode" } }, "remote.password: ", "the value is not shown"],
+  [{ display: ["vnc"], remote: { password: 12345678 } }, "remote.password: ", "the value is not shown"],
+  [{ display: ["vnc"], remote: "geheim12" }, "remote: give { password }", "the value is not shown"],
+  [{ display: ["vnc"], remote: { password: "geheim12", pin: 1 } }, "remote.pin: there is no such part"],
   [{ display: ["vnc"], viewers: ["sys-gui"] }, 'viewers: "sys-gui" cannot view itself'],
   [{ level: "boss" }, 'level: "boss" is not allowed', '"admin", "operator", "user", "guest", "kiosk"'],
   [{ level: ["user"] }, 'level: ["user"] is not allowed', '"admin", "operator", "user", "guest", "kiosk"'],
@@ -170,6 +176,29 @@ for (const [args, ...texts] of malformed)
     assert.is(faults.length, 1, faults.join("\n"));
     for (const text of texts) assert.ok(faults[0]?.includes(text), `${faults[0]} — lacks: ${text}`);
   });
+
+test("a password that is refused is not shown", () => {
+  for (const password of ["123456789", "short", "with blank"]) {
+    const said = faultsOf({ host: "lab", display: ["vnc"], remote: { password } }).join();
+    assert.ok(said && !said.includes(password), said);
+  }
+});
+
+test("who lets viewers in by VNC asks them for a password; a state of before that may lack it", () => {
+  const { remote: _, ...args } = { host: "lab", display: ["vnc"], viewers: ["work"], remote: null };
+  const parsed = parseGuiDomain("sys-gui", args);
+  assert.ok("gui" in parsed);
+  if (!("gui" in parsed)) return;
+  assert.match(
+    programFaults(parsed.gui)
+      .map((f) => `${f.property}: ${f.reason}`)
+      .join(),
+    /^remote: missing: .*\(work\)/,
+  );
+  assert.equal(programFaults({ ...parsed.gui, remote: { password: "geheim12" } }), []);
+  assert.equal(programFaults({ ...parsed.gui, viewers: [] }), []);
+  assert.equal(programFaults({ ...parsed.gui, display: ["rdp"] }), []);
+});
 
 test("no object, and a resource's name that cannot be a qube's", () => {
   assert.match(faultsOf("x").join(), /"x" is not allowed; give the properties of a GUI domain/);

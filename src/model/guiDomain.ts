@@ -14,13 +14,10 @@ import {
 import { integer, listOf, named, oneOf, only, pathOf, shown, text, wrong } from "./fields.ts";
 import { INPUT, type Input, inputFaults, inputOf, inputRules } from "./input.ts";
 import type { Key } from "./keys.ts";
-import { MODES, type Mode, type Rung } from "./modes.ts";
+import { isRemote, MODES, type Mode, type Rung } from "./modes.ts";
 import { guiDomainNameFault, hostNameFault, qubeNameFault } from "./names.ts";
 
 const allowedModes = MODES.map((m) => `"${m}"`).join(", ");
-
-/** Modes of the design that a later release brings; named so that the refusal can say so. */
-const LATER_MODES = ["rdp"];
 
 /** The newest template that the supported release offers (qubes-host.md (b)). */
 export const DEFAULT_TEMPLATE = "fedora-43-xfce";
@@ -34,6 +31,7 @@ const HOST_PACKAGES: Record<Mode, string[]> = {
   gpu: ["dummy-psu-sender", SENDER],
   xephyr: ["dummy-backlight-dom0", "dummy-psu-sender"],
   vnc: ["dummy-psu-sender"],
+  rdp: ["dummy-psu-sender"],
 };
 
 /** Seconds: for the GUI domain to start, for one check, and from the start of a trial (or of a boot) until all is proved. */
@@ -45,12 +43,17 @@ const MIB = "a whole number of MiB";
 const qubeName = named(qubeNameFault);
 const templateOrQube = qubeName;
 
-const mode = named((value) => {
-  if ((MODES as readonly string[]).includes(value) || value === "dom0") return null;
-  return LATER_MODES.includes(value)
-    ? `mode "${value}" is not in this release; allowed are ${allowedModes}`
-    : `${shown(value)} is not a display mode; allowed are ${allowedModes}`;
-}, `a mode: ${allowedModes}`);
+const mode = named(
+  (value) =>
+    (MODES as readonly string[]).includes(value) || value === "dom0"
+      ? null
+      : `${shown(value)} is not a display mode; allowed are ${allowedModes}`,
+  `a mode: ${allowedModes}`,
+);
+
+/** RFB 3.8 §7.2.2: the password is the key of a DES, 8 bytes; of a longer one the rest would count for nothing. The value is never shown. */
+const REMOTE_PASSWORD =
+  "the password must be a text of 6 to 8 letters, digits or signs of ASCII: VNC uses no more (the value is not shown)";
 
 const packageName = named((name) =>
   /^[A-Za-z0-9][A-Za-z0-9+._-]{0,99}$/.test(name) ? null : `${shown(name)} is not the name of a package`,
@@ -107,6 +110,13 @@ const fields = {
   ),
   hostPackages: v.optional(listOf(packageName)),
   viewers: v.optional(listOf(qubeName)),
+  remote: v.optional(
+    only(
+      { password: v.pipe(v.string(REMOTE_PASSWORD), v.regex(/^[!-~]{6,8}$/, REMOTE_PASSWORD)) },
+      () => "give { password } (the value is not shown)",
+      "there is no such part; allowed is password",
+    ),
+  ),
   input: v.optional(INPUT),
   level: v.optional(oneOf(...LEVELS)),
   apps: v.optional(APPS),
@@ -152,8 +162,10 @@ export interface GuiDomain {
   autostart: boolean;
   audiovm: string | null;
   hostPackages: string[] | null;
-  /** Qubes that may reach the remote display through qubes.ConnectTCP; VNC only. */
+  /** Qubes that may reach the remote screen through qubes.ConnectTCP; modes "vnc" and "rdp". */
   viewers: string[];
+  /** What mode "vnc" asks of who connects; null: nothing. Secret. */
+  remote: { password: string } | null;
   /** Which keyboards and mice reach its screen; null: those that reach dom0 without it. */
   input: Input | null;
   /** What this GUI domain, and so the person at it, may ask of the host; null: what the host's policy says without us. */
@@ -276,6 +288,7 @@ export function parseGuiDomain(name: string, value: unknown): { gui: GuiDomain }
     audiovm: args.audiovm ?? null,
     hostPackages: args.hostPackages ? [...new Set(args.hostPackages)].sort() : null,
     viewers: [...new Set(args.viewers ?? [])].sort(),
+    remote: args.remote ?? null,
     input: args.input ? inputOf(args.input) : null,
     level: args.level ?? null,
     apps: (args.apps as App[] | undefined) ?? null,
@@ -311,8 +324,13 @@ function rules(gui: GuiDomain, name: string, args: GuiDomainArgs): Fault[] {
       "session",
       `"${gui.session}" is for mode "xephyr": only there is the session one of dom0's greeter; leave it out`,
     );
-  if (gui.viewers.length && !gui.display.includes("vnc"))
-    add("viewers", `${shown(gui.viewers)} is not allowed: only mode "vnc" has viewers; leave it out`);
+  if (gui.viewers.length && !gui.display.some(isRemote))
+    add(
+      "viewers",
+      `${shown(gui.viewers)} is not allowed: only modes "vnc" and "rdp" have viewers; leave it out`,
+    );
+  if (gui.remote && !gui.display.includes("vnc"))
+    add("remote", `only mode "vnc" has a password of its own; leave it out, or add "vnc" to display`);
   if (gui.viewers.includes(gui.qube)) add("viewers", `"${gui.qube}" cannot view itself`);
   if (gui.input) inputFaults(gui.input, gui.qube, gui.display.includes("gpu"), add);
   accessFaults(gui, add);
@@ -323,6 +341,21 @@ function rules(gui: GuiDomain, name: string, args: GuiDomainArgs): Fault[] {
     break;
   }
   return faults;
+}
+
+/**
+ * What a program must keep beyond `parseGuiDomain`. A state may lack it, for an earlier release did not ask for it, and can still be read,
+ * changed and destroyed.
+ */
+export function programFaults(gui: GuiDomain): Fault[] {
+  return gui.display.includes("vnc") && gui.viewers.length && !gui.remote
+    ? [
+        {
+          property: "remote",
+          reason: `missing: whoever gets as far as a viewer (${gui.viewers.join(", ")}) would have the session that is open; give remote: { password }, as a secret`,
+        },
+      ]
+    : [];
 }
 
 /** Design §7. */

@@ -4,7 +4,7 @@ import { Refusal } from "../model/failure.ts";
 import { NOT_THIS_BOOT } from "../model/gpu.ts";
 import type { GuiDomain } from "../model/guiDomain.ts";
 import type { QubeValue } from "../model/keys.ts";
-import type { Mode, Rung } from "../model/modes.ts";
+import { isRemote, type Mode, RDP_SERVICE, type RemoteMode, type Rung } from "../model/modes.ts";
 import { PROHIBIT_START } from "../model/settings.ts";
 import { reached } from "../pci/identity.ts";
 import { isDisplay, pciTree } from "../pci/tree.ts";
@@ -91,6 +91,13 @@ export function preflight(
   for (const viewer of gui.viewers)
     if (!snapshot.qubes[viewer])
       throw refuse(`viewer "${viewer}" does not exist there`, `Take it out of "viewers", or create it`);
+
+  const netvm = existing?.properties["netvm"]?.value;
+  if (netvm && isRemote(inForce(gui.qube, snapshot)))
+    notices.push({
+      severity: "warning",
+      text: `${gui.qube} has a network (netvm ${netvm}), so its remote screen may be open to others; "pulumi up" takes the network away. Until then: qvm-prefs ${gui.qube} netvm ''`,
+    });
 
   const clients = gui.clients === "default" ? followersOf(gui.qube, snapshot) : gui.clients;
   for (const client of clients) clientAllowed(gui, client, snapshot, refuse);
@@ -303,7 +310,7 @@ const changedByUs = (first: unknown, qube: string) =>
 /** The mode that a qube on the host is set up for, by its devices and services (qubes-host.md (b)). */
 export function modeOf(qube: string, snapshot: Snapshot): Mode {
   if (displaysOf(qube, snapshot).length) return "gpu";
-  return isOn(qube, "guivm-vnc", snapshot) ? "vnc" : "xephyr";
+  return remoteOf(qube, snapshot) ?? "xephyr";
 }
 
 /** What drives the screen now, as far as this qube is concerned. */
@@ -317,9 +324,13 @@ export function inForce(qube: string, snapshot: Snapshot): Rung {
     return live.state === "Running" && displays.every((fn) => fn.driver === "pciback") ? "gpu" : "dom0";
   const isStaged = live.features[PROHIBIT_START] === NOT_THIS_BOOT;
   if (isStaged || !isOn(qube, "guivm", snapshot)) return "dom0";
-  const ready = isOn(qube, "guivm-vnc", snapshot) ? "vnc" : "xephyr";
   // After a rescue a qube may be left that was made for mode "gpu": it shows nothing.
-  return ready === "vnc" || isOn(qube, "guivm-gui-agent", snapshot) ? ready : "dom0";
+  return remoteOf(qube, snapshot) ?? (isOn(qube, "guivm-gui-agent", snapshot) ? "xephyr" : "dom0");
+}
+
+function remoteOf(qube: string, snapshot: Snapshot): RemoteMode | null {
+  if (!isOn(qube, "guivm-vnc", snapshot)) return null;
+  return isOn(qube, RDP_SERVICE, snapshot) ? "rdp" : "vnc";
 }
 
 function displaysOf(qube: string, snapshot: Snapshot): PciFunction[] {

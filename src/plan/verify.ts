@@ -2,7 +2,7 @@
 import type { Snapshot, Verification } from "../host/protocol.ts";
 import { clientsNow, type GuiDomain } from "../model/guiDomain.ts";
 import { inputRules } from "../model/input.ts";
-import type { Mode, Rung } from "../model/modes.ts";
+import { type Mode, PORTS, type Rung, SCREEN_PORT } from "../model/modes.ts";
 import { GLOBAL_RWX, LOCAL_RWX } from "../policy/levels.ts";
 import { POLICY_FILE } from "../policy/load.ts";
 import { levelQuestions } from "./access.ts";
@@ -12,7 +12,8 @@ import { followersOf } from "./preflight.ts";
 const TEMPLATE_PACKAGES: Record<Mode, string[]> = {
   gpu: ["qubes-vm-guivm", "lightdm"],
   xephyr: ["qubes-vm-guivm"],
-  vnc: ["qubes-vm-guivm", "lightdm"],
+  vnc: ["qubes-vm-guivm", "lightdm", "x11vnc"],
+  rdp: ["qubes-vm-guivm", "lightdm", "x11vnc", "xrdp"],
 };
 
 /** What asks dom0's policy; it exits 0 where a call is allowed, 1 where it is denied or a person would be asked. */
@@ -128,7 +129,29 @@ const MODE_CHECKS: Record<Mode, (gui: GuiDomain, snapshot: Snapshot, given: Give
     checksOf(gui).guest("greeter runs", "systemctl is-active lightdm"),
     checksOf(gui).guest("VNC listens", "ss -ltn | grep -q ':5900 '"),
   ],
+  rdp: (gui) => [
+    checksOf(gui).guest("greeter runs", "systemctl is-active lightdm"),
+    checksOf(gui).guest("RDP listens, for the qube alone", listensAlone(PORTS.rdp, gui.limits.checks)),
+    checksOf(gui).guest("nothing but RDP leads to the screen", `! ${openTo([PORTS.vnc, SCREEN_PORT])}`),
+  ],
 };
+
+/**
+ * A command that passes where something listens on `port` of the loopback interface, and nothing on that port of another address; it waits
+ * for the first up to a bit less than `seconds`. What it sees of the second it says.
+ */
+export function listensAlone(port: number, seconds: number): string {
+  const seen = `ss -Hltn | awk '{print $4}' | grep -Eq '^(127[.][0-9.]+|\\[::1\\]):${port}$'`;
+  return [
+    `for i in $(seq ${Math.max(1, seconds - 5)}); do ${seen} && break; sleep 1; done`,
+    `if ${openTo([port])}; then exit 1; fi`,
+    `${seen} || { echo 'nothing listens on port ${port}: is the server installed in the template?'; exit 1; }`,
+  ].join("\n");
+}
+
+/** A command that passes where something listens on one of `ports` of an address that a network could reach, and says where. */
+const openTo = (ports: readonly number[]) =>
+  `ss -Hltn | awk '{print $4}' | grep -E ':(${ports.join("|")})$' | grep -vE '^(127[.]|\\[::1\\]:)' | sed 's/.*/it listens on &, which a network could reach/' | grep .`;
 
 /**
  * What shows that a person sees and steers the GUI domain. Each boot asks these again (the boot watch), so they name nothing that may

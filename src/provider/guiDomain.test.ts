@@ -138,7 +138,8 @@ for (const args of [
   {},
   { clients: ["work"] },
   { clients: "default" },
-  { display: ["vnc"], viewers: ["work"] },
+  { display: ["vnc"] },
+  { display: ["rdp"], viewers: ["work"] },
   { session: "preselect" },
   { hostPackages: [] },
 ])
@@ -157,6 +158,31 @@ for (const args of [
     assert.is(program.hosts.applied.length, 0);
     assert.equal(everything(program.host.snapshot()), before);
   });
+
+test("viewers of a release before passwords: imported and destroyed as they are; a program that names them needs one", async () => {
+  const args = { display: ["vnc"], viewers: ["work"] };
+  const program = new Program(handMade(args));
+  program.state = await program.handler.read(
+    { id: "lab/sys-gui", inputs: {}, outputs: {} },
+    program.hosts.context("sys-gui"),
+  );
+  assert.equal(program.outputs["endpoint"], {
+    protocol: "vnc",
+    qube: "sys-gui",
+    address: "127.0.0.1",
+    port: 5900,
+    viewers: ["work"],
+  });
+  const checked = await program.handler.check({ host: "lab", ...args }, {}, program.hosts.context("sys-gui"));
+  assert.equal(
+    checked.failures.map((f) => f.property),
+    ["remote"],
+  );
+  const remote = { password: "geheim12" };
+  assert.equal(await program.preview({ ...args, remote }), { remote: "add" });
+  await program.destroy();
+  assert.is(program.hosts.applied.length, 0);
+});
 
 test("an imported one is changed where the program differs, and stays when it is destroyed", async () => {
   const program = new Program(handMade());
@@ -514,7 +540,7 @@ test("check: the stored inputs describe the same again", async () => {
   assert.equal(first["clients"], ["vault", "work"]);
   assert.equal((await handler.check(first, {}, hosts.context(program.name))).inputs, first);
   const { failures } = await handler.check(
-    { host: "lab", display: ["rdp"] },
+    { host: "lab", display: ["x11"] },
     {},
     hosts.context(program.name),
   );

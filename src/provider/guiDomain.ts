@@ -3,7 +3,13 @@ import { settingsOf } from "../formula/settings.ts";
 import { HostError } from "../host/errors.ts";
 import type { Snapshot } from "../host/protocol.ts";
 import { Refusal, sentence } from "../model/failure.ts";
-import { allPackages, contestedBy, type GuiDomain, parseGuiDomain } from "../model/guiDomain.ts";
+import {
+  allPackages,
+  contestedBy,
+  type GuiDomain,
+  parseGuiDomain,
+  programFaults,
+} from "../model/guiDomain.ts";
 import { NO_SETTINGS, type Settings } from "../model/settings.ts";
 import { preflightAccess, reviewOf } from "../plan/access.ts";
 import { isForGood, ownedBy, type Plan, planDelete } from "../plan/changes.ts";
@@ -99,6 +105,8 @@ export function guiDomainHandler(hosts: HostAccess): Handler {
       const parsed = parseGuiDomain(context.name, args);
       if ("faults" in parsed) return { inputs: news, failures: parsed.faults };
       const { gui } = parsed;
+      const failures = programFaults(gui);
+      if (failures.length) return { inputs: news, failures };
       note(gui, false, context);
       const settings = await settingsFor(gui, olds, context);
       return {

@@ -5,7 +5,7 @@ import { settingsOf } from "../formula/settings.ts";
 import type { Snapshot } from "../host/protocol.ts";
 import { Refusal } from "../model/failure.ts";
 import { allPackages, argumentFaults, type GuiDomain, inMode, parseGuiDomain } from "../model/guiDomain.ts";
-import type { Rung } from "../model/modes.ts";
+import { isRemote, PORTS, type RemoteMode, type Rung } from "../model/modes.ts";
 import { policyFile } from "../model/names.ts";
 import type { Settings } from "../model/settings.ts";
 import { reached } from "../pci/identity.ts";
@@ -93,7 +93,7 @@ export function adopted(host: string, qube: string, snapshot: Snapshot): GuiDoma
     ...(memory === undefined || (mode === "gpu" && memory < GPU_MEMORY) ? {} : { memory }),
     ...(explicit("vcpus") === undefined ? {} : { vcpus: explicit("vcpus") }),
     audiovm: of("audiovm")?.value ?? "",
-    viewers: mode === "vnc" ? viewersOf(qube, snapshot) : [],
+    viewers: isRemote(mode) ? viewersOf(qube, mode, snapshot) : [],
   });
   if ("faults" in parsed)
     throw new Refusal({
@@ -116,13 +116,13 @@ export function displayOf(qube: string, snapshot: Snapshot): Selector | undefine
   return display && { class: "display", vendor: display.vendor, device: display.device };
 }
 
-/** Qubes that the policy lets reach the remote display. */
-export function viewersOf(qube: string, snapshot: Snapshot): string[] {
+/** Qubes that the policy lets reach the remote screen. */
+export function viewersOf(qube: string, mode: RemoteMode, snapshot: Snapshot): string[] {
   const rules = rulesOf(snapshot.files[policyFile(50, "gui", qube)]?.content ?? "");
   return rules.flatMap((rule) => {
     const [service, port, viewer = "", destination, action, ...options] = rule.split(" ");
     const is = [service, port, destination, action, ...options].join(" ");
-    return is === `qubes.ConnectTCP +5900 @default allow target=${qube}` ? [viewer] : [];
+    return is === `qubes.ConnectTCP +${PORTS[mode]} @default allow target=${qube}` ? [viewer] : [];
   });
 }
 
@@ -168,6 +168,7 @@ export function outputsOf(
         : []),
       ...pendingClaims(snapshot, urn),
     ],
+    ...(state !== "failed" && isRemote(mode) && { endpoint: endpointOf(gui, mode) }),
     ...(rights && { rights: asValue(rights) }),
     // What the mode has decided for what the program leaves to it.
     ...(mode !== "dom0" && asProperties(inMode(gui, mode))),
@@ -175,6 +176,15 @@ export function outputsOf(
     looked: true,
   };
 }
+
+/** Where a remote screen is found: on the loopback interface of the qube, which `npm run view` or a viewer leads to. */
+const endpointOf = ({ qube, viewers }: GuiDomain, mode: RemoteMode): Properties => ({
+  protocol: mode,
+  qube,
+  address: "127.0.0.1",
+  port: PORTS[mode],
+  viewers,
+});
 
 /** Outputs of a GUI domain whose apply did not end well: never a claim that it works. */
 export const unfinished = (attempts: Value): Properties => ({
@@ -233,7 +243,7 @@ export function wantedNow(
   if (waitsFor) return { wanted, waitsFor };
   if (target === mode || mode === undefined || mode === "none") return { wanted, waitsFor };
   // Another rung would be tried now; until then the one in force counts.
-  const isHosts = mode === "xephyr" || mode === "vnc" || mode === "dom0";
+  const isHosts = mode === "xephyr" || mode === "dom0" || (typeof mode === "string" && isRemote(mode));
   return { wanted: isHosts ? settingsOf(gui, mode) : null, waitsFor };
 }
 

@@ -44,6 +44,7 @@ test("facts: those that stay, not those that differ at each look", async () => {
     gpu: { verdict: "no", reasons: ["which display a person looks at is not known; select one"] },
     xephyr: { verdict: "go", reasons: [] },
     vnc: { verdict: "go", reasons: [] },
+    rdp: { verdict: "go", reasons: [] },
   });
   model.byHand((now) => {
     now.facts.xen.freeMemory = 1;
@@ -74,7 +75,7 @@ test("inventory, verdicts, boot facts, fingerprint, and what the guard did", asy
   );
   const verdicts = (o: Properties) =>
     Object.entries(o["modes"] as Properties).map(([mode, is]) => `${mode} ${(is as Properties)["verdict"]}`);
-  assert.equal(verdicts(outputs), ["gpu go", "xephyr go", "vnc go"]);
+  assert.equal(verdicts(outputs), ["gpu go", "xephyr go", "vnc go", "rdp go"]);
   assert.equal(
     [outputs["oneShotBoot"], outputs["oneShotBootWhy"], outputs["unattendedBoot"]],
     [true, "/boot is ext4 on a partition", true],
@@ -94,7 +95,7 @@ test("inventory, verdicts, boot facts, fingerprint, and what the guard did", asy
   });
   const later = await handler.read({ id: "lab", inputs: { name: "lab" }, outputs }, context);
   const now = later?.outputs ?? {};
-  assert.equal(verdicts(now), ["gpu no", "xephyr go", "vnc go"]);
+  assert.equal(verdicts(now), ["gpu no", "xephyr go", "vnc go", "rdp go"]);
   assert.match(JSON.stringify(now["modes"]), /no IOMMU in use/);
   assert.equal(now["guard"], {
     watches: "sys-gui",

@@ -119,6 +119,7 @@ function modesOn(snapshot: Snapshot, templates: string[]): Properties {
       },
       xephyr: simple,
       vnc: simple,
+      rdp: simple,
     };
   const { verdict, reasons } = verdictGpu(snapshot.facts, display);
   return {
@@ -128,6 +129,7 @@ function modesOn(snapshot: Snapshot, templates: string[]): Properties {
     },
     xephyr: simple,
     vnc: simple,
+    rdp: simple,
   };
 }
 

@@ -42,6 +42,7 @@ const guiArgs: Record<keyof resources.GuiDomainArgs, true> = {
   audiovm: true,
   hostPackages: true,
   viewers: true,
+  remote: true,
   input: true,
   level: true,
   apps: true,

@@ -8,6 +8,7 @@ interface Property {
   additionalProperties?: object;
   oneOf?: object[];
   $ref?: string;
+  secret?: boolean;
 }
 
 const text = { type: "string" as const };
@@ -96,7 +97,13 @@ const guiInputs: Record<string, Property> = {
   },
   viewers: {
     ...list,
-    description: "Mode vnc: qubes that may reach the display through qubes.ConnectTCP +5900.",
+    description:
+      "Modes vnc and rdp: qubes that may reach the remote screen through qubes.ConnectTCP (+5900 or +3389).",
+  },
+  remote: {
+    ...any,
+    secret: true,
+    description: "Mode vnc: password, 6 to 8 characters, that is asked of who connects. Needed with viewers.",
   },
   input: {
     ...any,
@@ -146,6 +153,10 @@ const guiOutputs: Record<string, Property> = {
     type: "array",
     items: any,
     description: "Modes that failed, and under what circumstances; they are tried again when these change.",
+  },
+  endpoint: {
+    ...any,
+    description: "Modes vnc and rdp: protocol, qube, address and port of the remote screen, and its viewers.",
   },
   screens: {
     ...list,

@@ -73,7 +73,11 @@ test("each state with what to do next", () => {
     '  next: log out of dom0 and choose the session "GUI Domain (sys-gui)" at its greeter',
     "No changes.",
   ]);
-  assert.match(text({ mode: "vnc" })[1] ?? "", /next: from one of its viewers: qvm-connect-tcp 5900/);
+  assert.match(
+    text({ mode: "vnc" })[1] ?? "",
+    /next: npm run view -- lab --qube sys-gui; or, in one of its viewers, qvm-connect-tcp 5900:@default:5900 and a viewer \(VNC\)/,
+  );
+  assert.match(text({ mode: "rdp" })[1] ?? "", /qvm-connect-tcp 3389:@default:3389 and a viewer \(RDP\)/);
   assert.equal(text({ state: "inUse" }), ["lab: sys-gui — mode xephyr, in use", "No changes."]);
   assert.match(
     text({ state: "drifted" }).join(" "),

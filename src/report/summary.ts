@@ -1,5 +1,7 @@
 /** What a run did, as one document for programs and as a few lines for people. Pure. Issue 3 item 8. */
 
+import { isRemote, PORTS } from "../model/modes.ts";
+
 export interface Changes {
   create: number;
   update: number;
@@ -148,10 +150,12 @@ function nextFor(host: HostReport): string[] {
   if (host.state === "drifted") next.push('"npm run up" puts it right');
   if (host.mode === "xephyr" && host.state === "ready")
     next.push(`log out of dom0 and choose the session "GUI Domain (${host.qube})" at its greeter`);
-  if (host.mode === "vnc" && host.state === "ready")
+  if (isRemote(host.mode) && host.state === "ready") {
+    const port = PORTS[host.mode];
     next.push(
-      "from one of its viewers: qvm-connect-tcp 5900:@default:5900, then a VNC viewer on localhost:5900",
+      `npm run view -- ${host.name} --qube ${host.qube}; or, in one of its viewers, qvm-connect-tcp ${port}:@default:${port} and a viewer (${host.mode.toUpperCase()}) on localhost:${port}`,
     );
+  }
   if (restart.length) next.push(`restart ${restart.join(", ")} when it suits you`);
   return next;
 }

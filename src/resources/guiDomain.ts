@@ -10,10 +10,10 @@ export interface GuiDomainArgs {
   qube?: pulumi.Input<string>;
   /**
    * The ladder, best first: each mode is tried in turn until one comes up. "gpu": it drives the screen itself. "xephyr" (default):
-   * inside one full-screen window of dom0. "vnc": a remote display, reached through qrexec. Below the last lies the host's own screen, as
+   * inside one full-screen window of dom0. "vnc", "rdp": a remote screen, reached through qrexec (docs/remote.md). Below the last lies the host's own screen, as
    * before; "dom0" as the last says that this will do, and is no error.
    */
-  display?: pulumi.Input<pulumi.Input<"gpu" | "xephyr" | "vnc" | "dom0">[]>;
+  display?: pulumi.Input<pulumi.Input<"gpu" | "xephyr" | "vnc" | "rdp" | "dom0">[]>;
   /** The display that mode "gpu" gives away, by what it is. Default: the one that the firmware lit. */
   gpu?: pulumi.Input<Selector>;
   /** "never" (default): what needs a boot is staged and listed in `pending`. "allowed": the machine may restart to prove a mode. */
@@ -53,8 +53,10 @@ export interface GuiDomainArgs {
   audiovm?: pulumi.Input<string>;
   /** Packages of dom0. Default: dummy-psu-sender, with "xephyr" also dummy-backlight-dom0, with "gpu" qubes-input-proxy-sender. */
   hostPackages?: pulumi.Input<pulumi.Input<string>[]>;
-  /** "vnc" only: qubes that may reach the display through qubes.ConnectTCP +5900. */
+  /** "vnc" and "rdp": qubes that may reach the remote screen through qubes.ConnectTCP (+5900 or +3389). */
   viewers?: pulumi.Input<pulumi.Input<string>[]>;
+  /** "vnc": what is asked of who connects, 6 to 8 characters. A secret, whether it is given as one or not. Needed with `viewers`. */
+  remote?: pulumi.Input<{ password: pulumi.Input<string> }>;
   /** Which keyboards and mice reach its screen (docs/input.md). Default: those that reach dom0 without it. */
   input?: pulumi.Input<GuiDomainInput>;
   /**
@@ -103,6 +105,15 @@ export interface Rights {
   denied: string[];
   /** What it may beyond its level, by a rule of somebody else that comes earlier. */
   wider: string[];
+}
+
+/** A remote screen, on the loopback interface of its qube. */
+export interface Endpoint {
+  protocol: "vnc" | "rdp";
+  qube: string;
+  address: "127.0.0.1";
+  port: number;
+  viewers: string[];
 }
 
 export interface Evidence {
@@ -167,6 +178,7 @@ export class GuiDomain extends pulumi.CustomResource {
   declare readonly audiovm: pulumi.Output<string>;
   declare readonly hostPackages: pulumi.Output<string[]>;
   declare readonly viewers: pulumi.Output<string[]>;
+  declare readonly remote: pulumi.Output<{ password: string } | undefined>;
   declare readonly input: pulumi.Output<GuiDomainInput | undefined>;
   declare readonly level: pulumi.Output<"admin" | "operator" | "user" | "guest" | "kiosk" | undefined>;
   declare readonly apps: pulumi.Output<KioskApp[] | undefined>;
@@ -185,6 +197,8 @@ export class GuiDomain extends pulumi.CustomResource {
   declare readonly pending: pulumi.Output<Pending[]>;
   declare readonly evidence: pulumi.Output<Evidence[]>;
   declare readonly remembered: pulumi.Output<Remembered[] | undefined>;
+  /** "vnc" and "rdp": where the remote screen is found inside the host; `npm run view` or a viewer leads there. */
+  declare readonly endpoint: pulumi.Output<Endpoint | undefined>;
   /** Connectors of the display that mode "gpu" gave away which were lit before, and are lit after. */
   declare readonly screens: pulumi.Output<string[] | undefined>;
   declare readonly origin: pulumi.Output<"created" | "adopted">;
@@ -194,8 +208,9 @@ export class GuiDomain extends pulumi.CustomResource {
   declare readonly connection: pulumi.Output<Record<string, unknown>>;
 
   constructor(name: string, args: GuiDomainArgs, options?: pulumi.CustomResourceOptions) {
-    const { host, ...rest } = args;
-    const inputs = { ...GUI_OUTPUTS, ...rest, host: host instanceof Host ? host.name : host };
+    const { host, remote, ...rest } = args;
+    const secrets = remote === undefined ? {} : { remote: pulumi.secret(remote) };
+    const inputs = { ...GUI_OUTPUTS, ...rest, ...secrets, host: host instanceof Host ? host.name : host };
     super("guidomain:index:GuiDomain", name, inputs, options);
     failAtTheEnd(`GUI domain ${name}`, this.looked);
   }
@@ -225,6 +240,7 @@ const GUI_OUTPUTS = {
   audiovm: undefined,
   hostPackages: undefined,
   viewers: undefined,
+  remote: undefined,
   input: undefined,
   level: undefined,
   apps: undefined,
@@ -237,6 +253,7 @@ const GUI_OUTPUTS = {
   pending: undefined,
   evidence: undefined,
   remembered: undefined,
+  endpoint: undefined,
   screens: undefined,
   origin: undefined,
   looked: undefined,

@@ -3,13 +3,15 @@ import type { GuiDomain } from "../../model/guiDomain.ts";
 import type { Rung } from "../../model/modes.ts";
 import { desktopInside, greeterInside } from "./desktop.ts";
 import { type QubeInside, qubeTogether } from "./inside.ts";
+import { rdpInside, vncInside } from "./remote.ts";
 
 type Parts = (gui: GuiDomain) => Partial<QubeInside>;
 
 const MODE_PARTS: Record<Exclude<Rung, "dom0">, Parts[]> = {
   gpu: [desktopInside, greeterInside],
   xephyr: [desktopInside],
-  vnc: [desktopInside, greeterInside],
+  vnc: [desktopInside, greeterInside, vncInside],
+  rdp: [desktopInside, greeterInside, rdpInside],
 };
 
 /** null: in this rung there is no GUI domain. */

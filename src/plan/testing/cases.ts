@@ -4,6 +4,7 @@ import { settingsOf } from "../../formula/settings.ts";
 import type { QubeSnapshot, Snapshot } from "../../host/protocol.ts";
 import { type GuiDomain, parseGuiDomain } from "../../model/guiDomain.ts";
 import type { PropertyValue } from "../../model/keys.ts";
+import { isRemote, type Mode } from "../../model/modes.ts";
 import { FILE_MODE, modeOf, type Settings } from "../../model/settings.ts";
 import { GLOBAL_RWX, LOCAL_RWX, withLines } from "../../policy/levels.ts";
 import { partsOf } from "../values.ts";
@@ -17,7 +18,8 @@ const maybe = <T>(value: fc.Arbitrary<T>) => fc.option(value, { nil: undefined }
 /** A program's arguments that keep every rule, with the qube left out. */
 export const description: fc.Arbitrary<Record<string, unknown>> = fc
   .record({
-    vnc: fc.boolean(),
+    mode: fc.constantFrom<Mode>("xephyr", "xephyr", "vnc", "rdp"),
+    password: maybe(fc.constant("geheim12")),
     clients: fc.oneof(
       { weight: 1, arbitrary: fc.constant("default") },
       { weight: 1, arbitrary: fc.subarray(CLIENTS) },
@@ -36,13 +38,14 @@ export const description: fc.Arbitrary<Record<string, unknown>> = fc
     restartClients: fc.constantFrom(undefined, "never", "allowed"),
     onDelete: fc.constantFrom("restore", "restore", "restore", "keep"),
   })
-  .map(({ vnc, session, viewers, ...rest }) => ({
+  .map(({ mode, password, session, viewers, ...rest }) => ({
     ...rest,
     host: "lab",
-    display: [vnc ? "vnc" : "xephyr"],
-    session: vnc ? undefined : session,
-    sessionUser: !vnc && session === "autologin" ? "user" : undefined,
-    viewers: vnc ? viewers : undefined,
+    display: [mode],
+    session: mode === "xephyr" ? session : undefined,
+    sessionUser: mode === "xephyr" && session === "autologin" ? "user" : undefined,
+    viewers: isRemote(mode) ? viewers : undefined,
+    remote: mode === "vnc" && password ? { password } : undefined,
   }))
   .map((args) => Object.fromEntries(Object.entries(args).filter(([, value]) => value !== undefined)));
 
