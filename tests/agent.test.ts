@@ -196,6 +196,7 @@ function args(formula: string, more: Partial<ApplyArgs> = {}): ApplyArgs {
     formula: { "guidomain/sys-gui.sls": formula },
     sls: "guidomain.sys-gui",
     modules,
+    inside: [],
     verify: [],
     restart: [],
     trial: { seconds: 60, boot: null, watch: null },

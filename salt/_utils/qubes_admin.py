@@ -436,3 +436,41 @@ def shutdown(qube, force=False):
 
 def kill(qube):
     _or_none(("QubesVMNotStartedError",), call, "admin.vm.Kill", qube)
+
+
+# -- volumes
+
+
+def volume_info(qube, volume):
+    """{"pool", "revisions_to_keep", "save_on_stop" …} as text; None where qube or volume does not
+    exist."""
+    try:
+        text = call("admin.vm.volume.Info", qube, volume)
+    except EmptyReply:  # no such volume
+        return None
+    except AdminError as error:
+        if error.type == "QubesVMNotFoundError":
+            return None
+        raise
+    return dict(line.partition("=")[::2] for line in _lines(text))
+
+
+def pool_driver(pool):
+    """"lvm_thin", "file-reflink", "zfs", "file" …; "" where it is not known."""
+    try:
+        text = call("admin.pool.Info", "dom0", pool)
+    except AdminError:
+        return ""
+    return dict(line.partition("=")[::2] for line in _lines(text)).get("driver", "")
+
+
+def volume_revisions(qube, volume):
+    """Ids of what the volume was before, the oldest first. Qubes makes one each time that the qube has
+    stopped: of the volume as it was when that had started (core-admin, storage/lvm.py _commit,
+    storage/reflink.py _commit)."""
+    return _lines(call("admin.vm.volume.ListSnapshots", qube, volume))
+
+
+def revert_volume(qube, volume, revision):
+    """Refused while the qube runs. Afterwards the revision is still there, or (reflink) is not."""
+    call("admin.vm.volume.Revert", qube, volume, revision, 600)

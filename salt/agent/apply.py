@@ -18,6 +18,7 @@ import uuid
 
 import common
 import grub
+import inside
 import journal
 import keys
 import ledger
@@ -61,6 +62,7 @@ def check_args(args):
             raise Failure("bad-request", "apply: %s is missing or of the wrong type" % name)
     trial, keep, after = args["trial"], args.setdefault("keep", None), args.setdefault("after", None)
     claims = args.setdefault("claims", ledger.NO_CLAIMS)
+    inside.check(args.setdefault("inside", []))
     boot, watch = trial.get("boot"), trial.get("watch")
     try:
         good = trial["seconds"] > 0 and (
@@ -237,8 +239,9 @@ def _forward(args, emit, stop, run, bundle):
     for key in after["keys"]:
         if not ledger.is_disposable(book, key, owner):
             raise Failure("conflict", "%s is not for %s alone to remove" % (key, owner))
-    if args["sls"] and not shutil.which("qubesctl"):
+    if (args["sls"] or args["inside"]) and not shutil.which("qubesctl"):
         raise _no_salt("qubesctl is not in dom0")
+    inside.preflight(args["inside"])
     files = _staged(args["formula"], keep["formula"], after["formula"], modules=args["modules"])
     _check_space(files)
     trial_id, seconds = uuid.uuid4().hex, args["trial"]["seconds"]
@@ -290,6 +293,7 @@ def _forward(args, emit, stop, run, bundle):
         # Without a state only the ledger changes: things are given up as they are.
         states = _salt(args["sls"], args["wait"], beat, stop, run) if args["sls"] else []
         reach("apply.salt")
+        written = inside.apply(args["inside"], beat, stop, run)
         # What starts from now on, such as clients that are restarted below, starts with the change.
         at = machine.here.now()
         beat("read-back", "%d keys" % len(args["touch"]))
@@ -297,7 +301,7 @@ def _forward(args, emit, stop, run, bundle):
         reach("apply.read-back")
         longest = WORK + seconds + sum(check["timeout"] for check in args["verify"])
         trials.extend(trial_id, "applying", longest, longest)
-        evidence = verify.verify(args["verify"], run, emit, stop)
+        evidence = written + verify.verify(args["verify"], run, emit, stop)
         reach("apply.checked")
         restarted = [] if boot else _restart(args["restart"], beat, stop)
         reach("apply.restarted")
@@ -405,6 +409,7 @@ def resume(args, emit, stop):
     """In the trial's boot: starts and checks what it is for. A failure undoes it, and restarts the
     machine (`rebooting`)."""
     _check_root()
+    inside.check(args.setdefault("inside", []))
     trial = trials.load()
     if trial and trial["id"] == args["id"] and trial["phase"] == "rebooting":
         # The old boot, or the guard has not looked yet.
@@ -422,7 +427,13 @@ def resume(args, emit, stop):
             if not ok:
                 raise Failure("verify-failed", text, evidence=[started])
         reach("resume.started")
-        evidence = verify.verify(args["verify"], run, emit, stop)
+
+        def beat(stage, text):
+            trials.extend(trial["id"], "trial", WORK / 2, max(trial["seconds"], WORK))
+            emit(stage, text)
+
+        written = inside.apply(args["inside"], beat, stop, run)
+        evidence = written + verify.verify(args["verify"], run, emit, stop)
         if args["start"]:
             evidence.insert(0, started)
         reach("resume.checked")

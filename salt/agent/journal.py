@@ -15,6 +15,7 @@ import ledger
 import machine
 import menu
 import qubes_admin as admin
+import volumes
 from common import Failure
 from steps import reach
 
@@ -34,12 +35,16 @@ def plan(args, staged, apply_id, own=(), kept=None):
     if args["claims"]["formerly"]:
         ledger.rename(book, args["claims"]["formerly"], args["owner"])
     touch = list(dict.fromkeys(args["touch"] + keep["touch"]))
-    touched = keys.read_all(touch)
+    inside = args["inside"]
+    volumes.forget()  # of a change that is over
+    written = ["volume:%s:%s" % (one["qube"], one["volume"]) for one in inside if one.get("volume")]
+    touched = keys.read_all(touch + written)
     files = [key[5:] for key in touched if key.startswith("file:")]
     shared = {keys.split(key)[1] for key in touched if key.startswith("line:")}
     states = {name: qube["state"] for name, qube in admin.qubes().items()}
     candidates = set(args["shutdown"]) | set(args["restart"])
     started = {check["qube"] for check in args["verify"] if check["kind"] == "start"}
+    started |= {one["qube"] for one in inside if not one.get("volume")}
     if args["trial"]["watch"]:
         started.add(args["trial"]["watch"]["qube"])
     return {
@@ -77,6 +82,11 @@ def plan(args, staged, apply_id, own=(), kept=None):
         "after": {"sls": after["sls"], "keys": after["keys"]},
         "watch": args["trial"]["watch"],
         "watchBefore": kept,
+        # Qubes that Salt may write inside, each from a disposable; in a boot of its own that of the mode.
+        "inside": sorted(
+            {one["qube"] for one in inside}
+            | ({args["trial"]["watch"]["qube"]} if args["trial"]["watch"] else set())
+        ),
         "entries": {key: book["entries"].get(key) for key in touch + args["release"]},
     }
 
@@ -151,6 +161,7 @@ def load():
 
 def end():
     common.remove_file(common.JOURNAL)
+    volumes.forget()
     free()
 
 
@@ -200,6 +211,8 @@ def put_back(record, emit, run):
         _attempt({}, key, keys.restore, key, before[key], None, run)
         reach("undo.key")
     made = {key[5:] for key, value in before.items() if key.startswith("qube:") and value is None}
+    for qube in record.get("inside", []):
+        _attempt({}, "", volumes.tidy, qube)
     started = [qube for qube in record["halted"] if qube not in made]
     mode = record.get("watchBefore")
     if mode and record.get("bootId") != machine.here.boot_id() and mode["qube"] not in made:
@@ -306,7 +319,9 @@ def _rank(key, before, removed):
     # What a level denies counts until all that is wider has gone, and is back before it
     # (src/policy/levels.ts): lines of admins come before it and go after it, but where it goes itself.
     file = 8 if before[key] is None and re.search("/policy.d/46-level-", key) else 6
-    return dict(ranks, file=file, line=7 if before[key] is None else 5, package=9)[kind]
+    return dict(ranks, file=file, line=7 if before[key] is None else 5, package=9, volume=10)[
+        kind
+    ]
 
 
 def _differing(before, candidates, reasons):

@@ -12,6 +12,7 @@ import grub
 import menu
 import policy_lines
 import qubes_admin as admin
+import volumes
 from common import Failure
 
 NAME = r"[A-Za-z][A-Za-z0-9_.-]*"
@@ -31,6 +32,8 @@ FORMS = {
     # The qube, and BACKEND:PORT:IDENTITY; port "*": wherever it is plugged in there. What would need
     # quoting, or is something else in a call's argument ("+"), a key cannot name.
     "usb": re.compile(r"(%s):(%s:(?:\*|[0-9]+-[0-9.]+):[!#-&(),-\[\]-~]+)" % (NAME, NAME)),
+    # Never in the ledger: for the way back of what is written inside a qube, and for that alone.
+    "volume": re.compile("(%s):(root|private)" % NAME),
     "bootarg": re.compile(grub.TOKEN.pattern),
     # Of an include file, and nowhere else: it is shared with whoever writes to it.
     "line": re.compile(r"(/etc/qubes/policy\.d/include/[a-z][a-z0-9_-]*):([\x21-\x7e][\x20-\x7e]*)"),
@@ -68,6 +71,8 @@ def read(key):
         return _read_usb(qube, name.split(":", 2))
     if kind == "bootarg":
         return menu.read_token(name)
+    if kind == "volume":
+        return volumes.read(qube, name)
     if kind == "line":
         found = common.read_file(qube)
         return True if found and policy_lines.has(found["content"], name) else None
@@ -184,6 +189,8 @@ def restore(key, before, owner, run, was=None):
         _restore_usb(qube, name.split(":", 2), before)
     elif kind == "bootarg":
         menu.write_token(name, before is True)
+    elif kind == "volume":
+        volumes.put_back(qube, name)
     elif kind == "line":
         _restore_line(qube, name, before is True, was)
     else:

@@ -12,6 +12,7 @@ import keys
 import ledger
 import lock
 import qubes_admin as admin
+import volumes
 
 FOLDERS = [
     "/etc/qubes/policy.d",
@@ -120,7 +121,9 @@ def _qubes():
 def _qube(name, listed):
     properties = admin.properties(name)
     xid = properties.get("xid", {}).get("value", "-1")
+    template = listed["class"] == "TemplateVM"
     return {
+        **({"noRevert": volumes.fault(name, "root")} if template else {}),
         "class": listed["class"],
         "state": listed["state"],
         "properties": properties,

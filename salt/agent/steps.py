@@ -74,6 +74,21 @@ STEPS = {
         "undo.journal",
         "undo.done",
     ),
+    # After apply.salt, or after resume.started: once for each qube that is written inside.
+    "inside": (
+        "inside.begins",
+        "inside.marked",  # the revisions of its volume are noted (a template)
+        "inside.started",
+        "inside.noted",  # the packages that we bring are
+        "inside.salt",  # Salt has ended in it
+        "inside.off",  # a template alone: it is off
+        "inside.done",
+    ),
+    # Between undo.choice and undo.values, once a volume.
+    "inside-undo": (
+        "undo.volume",  # its qube is off, and which revision it was before is noted
+        "undo.reverted",
+    ),
     # A boot of a confirmed mode.
     "watch": ("guard.begins", "guard.watchdog", "guard.prohibit", "watch.checked", "watch.done"),
     "rescue": (

@@ -30,6 +30,7 @@ SOURCES = (
     "trial",
     "units",
     "verify",
+    "volumes",
 )
 UNITS = {
     # A GUI domain that takes a card is ordered after it (its own drop-in): whether it may start in

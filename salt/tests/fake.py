@@ -59,6 +59,7 @@ def qube(class_="AppVM", template="fedora", **properties):
         "tags": ["created-by-dom0"],
         "pci": [],
         "usb": {},
+        "root": {"packages": {}, "files": {}},  # what is inside, on its root volume
     }
 
 
@@ -79,6 +80,10 @@ class Qubes:
         self.available = [("00_02.0", "0x8086:0x9b41::p030000", "0000:00:02.0")]
         self.plugged = {("net", "1-2"): "0d8c:0014::u010100"}
         self.holders = {}
+        self.driver, self.keeps = "lvm_thin", 1
+        self.revisions = {}  # qube → [(id, what it was before)], the oldest first
+        self.dirty = {}  # qube that runs → what it was when it started
+        self.numbers = 0
 
     def dump(self):
         return copy.deepcopy([self.globals, self.qubes])
@@ -319,7 +324,67 @@ class Qubes:
         del self.qubes[dest]
         return ""
 
+    # Volumes as core-admin keeps them: a revision at each stop, of what was there at the start; one that
+    # is gone back to stays (lvm_thin), or goes and leaves one of what was there instead (reflink).
+
+    def begin(self, name):
+        if self.at(name)["class"] == "TemplateVM":
+            self.dirty.setdefault(name, copy.deepcopy(self.at(name)["root"]))
+
+    def stopped(self, name):
+        self.at(name)["state"] = "Halted"
+        if name in self.dirty:
+            self.keep(name, self.dirty.pop(name))
+
+    def keep(self, name, content):
+        self.numbers += 1
+        self.revisions.setdefault(name, []).append(("%d-back" % self.numbers, content))
+        self.revisions[name] = self.revisions[name][-self.keeps :] if self.keeps > 0 else []
+
+    def vm_volume_Info(self, arg, dest, _):
+        self.at(dest)
+        if arg != "root":
+            raise RecursionError
+        return "pool=main\nvid=x\nrevisions_to_keep=%d\n" % self.keeps
+
+    def pool_Info(self, *_):
+        return "driver=%s\n" % self.driver
+
+    def vm_volume_ListSnapshots(self, _, dest, __):
+        return "".join(one + "\n" for one, _ in self.revisions.get(dest, []))
+
+    def vm_volume_Revert(self, _, dest, payload):
+        if dest in self.dirty:
+            raise Refusal("StoragePoolException", "Cannot revert dirty volume, stop the qube first")
+        found = dict(self.revisions.get(dest, []))
+        if payload not in found:
+            raise Refusal("QubesVolumeRevisionNotFoundError", "no revision %s", payload)
+        present, self.at(dest)["root"] = self.at(dest)["root"], copy.deepcopy(found[payload])
+        if self.driver == "file-reflink":
+            self.revisions[dest] = [one for one in self.revisions[dest] if one[0] != payload]
+            self.keep(dest, present)
+        return ""
+
+    def inside(self, _, dest, payload):
+        """Not of Qubes: what a command of the tests does inside a qube that runs."""
+        if self.at(dest)["state"] != "Running":
+            raise Refusal("QubesVMNotStartedError", "Domain is powered off: %r", dest)
+        kind, *rest = json.loads(payload)
+        root = self.at(dest)["root"]
+        if kind == "packages":
+            return json.dumps(root["packages"])
+        (root["packages"] if kind == "install" else root["files"])[rest[0]] = rest[1]
+        return ""
+
+    def vm_Create_DispVM(self, arg, _, payload):
+        name = payload.split()[0].partition("=")[2]
+        self.qubes[name] = qube("DispVM", arg)
+        return ""
+
     def vm_Start(self, _, dest, __):
+        if self.at(dest)["state"] == "Running":
+            return ""
+        self.begin(dest)
         self.at(dest)["state"] = "Transient"
         time.sleep(self.start_seconds)
         if self.at(dest)["state"] == "Transient":
@@ -343,11 +408,13 @@ class Qubes:
                 ", ".join(clients),
             )
         if dest not in self.stubborn:
-            self.at(dest)["state"] = "Halted"
+            self.stopped(dest)
         return ""
 
     def vm_Kill(self, _, dest, __):
-        self.at(dest)["state"] = "Halted"
+        if self.at(dest)["state"] == "Halted":
+            raise Refusal("QubesVMNotStartedError", "Domain is powered off: %r", dest)
+        self.stopped(dest)
         return ""
 
 
@@ -383,6 +450,9 @@ sys.path.insert(0, os.environ["FAKE_UTILS"])
 sys.dont_write_bytecode = True
 import qubes_admin as admin
 admin.SOCKET = root + "/run/qubesd.sock"
+if sys.argv[1] == "--skip-dom0":
+    exec(open(root + "/bin/qubesctl-targets").read())
+    sys.exit()
 assert sys.argv[1:3] == ["--dom0-only", "state.sls"], sys.argv
 assert sys.argv[4:] == ["saltenv=user", "--out=json", "--no-color"], sys.argv
 open(root + "/log", "a").write("salt\\n")
@@ -433,6 +503,53 @@ for number, action in enumerate(json.loads(formula)):
 print(json.dumps({"local": states}))
 sys.exit(2 if any(state["result"] is False for state in states.values()) else 0)
 """
+# As qubesctl and salt-ssh end it: Salt's text for a person, two blanks in.
+TARGETS = """
+assert sys.argv[2] == "--targets" and sys.argv[4:6] == ["--show-output", "state.sls"], sys.argv
+assert sys.argv[7:] == ["saltenv=user"], sys.argv
+target, sls = sys.argv[3], sys.argv[6]
+open(root + "/log", "a").write("inside\\n")
+policy = root + "/etc/qubes/policy.d/30-qubesctl-salt.policy"
+disposable = ("disp-mgmt-" + target)[:31]
+def here(action):
+    return admin.call("admin.inside", target, payload=json.dumps(action))
+if disposable not in admin.qubes():
+    admin.call("admin.vm.Create.DispVM", "dom0", "fedora", "name=%s label=red" % disposable)
+admin.start(disposable)
+open(policy, "w").write("# managed\\nqubes.Filecopy * %s %s allow user=root\\n" % (disposable, target))
+text, code, number = [], 0, 0
+for action in json.loads(open(root + "/srv/user_salt/" + sls.replace(".", "/") + ".sls").read()):
+    kind, good, comment = action[0], True, "done"
+    if kind == "say":
+        print(action[1])
+        text = None
+        code = action[2]
+        break
+    if kind == "sleep":
+        time.sleep(action[1])
+        continue
+    if kind == "fail":
+        good, comment = False, action[1]
+    else:
+        here(action)
+    function = "pkg.installed" if kind in ("install", "fail") else "file.managed"
+    text += ["-" * 10, "          ID: s%d" % number, "    Function: " + function,
+             "      Result: %s" % good, "     Comment: " + comment.replace("\\n", "\\n" + " " * 14),
+             "     Started: 12:00:00", "    Duration: 1 ms", "     Changes:   "]
+    if good:
+        text += [" " * 14 + "-" * 10, " " * 14 + "x:", " " * 18 + "new"]
+    number += 1
+    if not good:
+        code = 2
+        break
+if text is not None:
+    lines = (chr(10).join(text + ["", "Summary for " + target])).splitlines()
+    print(target + ":" + chr(10) + chr(10).join("  " + line for line in lines))
+admin.kill(disposable)
+admin.remove(disposable)
+os.unlink(policy)
+sys.exit(code)
+"""
 RPM = """
 import json, os, sys
 packages = json.load(open(os.environ["FAKE_ROOT"] + "/packages"))
@@ -458,7 +575,22 @@ dmesg = ["(XEN) [0000001f] I/O virtualisation enabled", "(XEN) Interrupt remappi
 print("\\n".join(info if sys.argv[1] == "info" else dmesg))
 """
 QVM_RUN = """
-import sys
+import json, os, re, sys
+if re.match("LC_ALL=C (rpm -q|dpkg-query)", sys.argv[-1]):
+    sys.dont_write_bytecode = True
+    sys.path.insert(0, os.environ["FAKE_UTILS"])
+    import qubes_admin as admin
+    admin.SOCKET = os.environ["FAKE_ROOT"] + "/run/qubesd.sock"
+    there = json.loads(admin.call("admin.inside", sys.argv[-2], payload='["packages"]'))
+    names = sys.argv[-1].rpartition("' ")[2].split()
+    missing = [name for name in names if name not in there]
+    rpm = "rpm -q" in sys.argv[-1]
+    for name in names:
+        if name in there:
+            print(name if rpm else name + " ii ")
+        elif rpm:
+            print("package %s is not installed" % name)
+    sys.exit(min(len(missing), 100) if rpm else int(bool(missing)))
 print("in %s: \\x1b[31m%s\\x07" % (sys.argv[-2], sys.argv[-1]))
 sys.exit(3 if sys.argv[-1] == "false" else 0)
 """
@@ -670,6 +802,7 @@ class HostCase(unittest.TestCase):
             self.put("/sys/bus/pci/devices/0000:00:02.0/" + name, text + "\n")
         for name, code in (
             ("qubesctl", QUBESCTL),
+            ("qubesctl-targets", TARGETS),
             ("rpm", RPM),
             ("dnf", DNF),
             ("xl", XL),
@@ -749,8 +882,11 @@ class HostCase(unittest.TestCase):
                     self.hung = "initramfs"
                     return None
                 self.put("/sys/bus/pci/drivers/pciback/" + known[token[len(grub.HIDE) :]], "")
+        # qubesd stops the storage of what does not run when it starts (core-admin, app.py stop_storage).
         for name, one in self.qubes.qubes.items():
-            one["state"] = "Running" if name == "dom0" else "Halted"
+            one["state"] = "Running"
+            if name != "dom0":
+                self.qubes.stopped(name)
         return entry["id"]
 
     def pulls(self, name):
@@ -849,6 +985,7 @@ class HostCase(unittest.TestCase):
             "keep": None,
             "after": None,
             "claims": {"formerly": None, "takes": {}, "waits": {}, "heirs": {}},
+            "inside": [],
         }
         args.update(more)
         return args

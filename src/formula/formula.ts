@@ -138,6 +138,22 @@ export function policyFormulaOf(request: {
   return { sls: `guidomain.${sls}`, files, digest: digestOf(files) };
 }
 
+/** What dom0 notes of a template, and what of that goes back. */
+export function templateNotesOf(qube: string, settings: Settings | null, restores: Restore[]): Formula {
+  const at = `${slsName(qube)}/template`;
+  const sls = at.replace("/", ".");
+  const { files, beside } = folder(at);
+  files[`guidomain/${at}/init.sls`] = render("qubes/template.sls", {
+    scope: qube,
+    qube,
+    sls,
+    inside: `${slsName(qube)}.inside`,
+    features: settings ? listOrNot(pairs(settings.features)) : false,
+    restore: restored(qube, restores, beside).rest,
+  });
+  return { sls: `guidomain.${sls}`, files, digest: digestOf(files) };
+}
+
 /** What is applied once a trial boot is confirmed: boot arguments, the start with the host, and what is for good. */
 export function keepFormulaOf(request: {
   qube: string;

@@ -46,13 +46,15 @@ export interface Talk {
 export interface Extras {
   /** What is started in the boot of a trial, before its checks. */
   start: string | null;
+  /** What is written there inside qubes after that. */
+  insideBoot: ApplyArgs["inside"];
   /** The checks of that boot; those of `verify` come before the reboot. */
   verifyBoot: ApplyArgs["verify"];
 }
 
 export async function converse(
   args: ApplyArgs,
-  { start, verifyBoot }: Extras,
+  { start, insideBoot, verifyBoot }: Extras,
   talk: Talk,
   { onProgress, signal, bootTimeout = 900_000, retryEvery = 5_000 }: ConversationOptions,
 ): Promise<ApplyResult> {
@@ -215,9 +217,8 @@ export async function converse(
 
   const evidence = await persist(async (agent) => {
     try {
-      const resumed = await agent.request("resume", { id, holder, start, verify: verifyBoot }, Resumed, {
-        onProgress: told,
-      });
+      const resume = { id, holder, start, inside: insideBoot, verify: verifyBoot };
+      const resumed = await agent.request("resume", resume, Resumed, { onProgress: told });
       return resumed.evidence;
     } catch (error) {
       if (!(error instanceof AgentFailure)) throw error;

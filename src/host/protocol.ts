@@ -80,6 +80,8 @@ export const QubeSnapshot = v.object({
   guidRunning: v.boolean(),
   /** A person is in its Xephyr session: a process `qubes-guivm-session <qube>` runs in dom0 (the Exec of its xsession file). */
   session: v.boolean(),
+  /** Of a template: why its root volume could not be taken back to what it was before it ran; null: it can. */
+  noRevert: v.optional(v.nullable(v.string())),
 });
 
 export const PciFunction = v.object({
@@ -300,6 +302,23 @@ export interface ClaimArgs {
 
 export const NO_CLAIMS: ClaimArgs = { formerly: null, takes: {}, waits: {}, heirs: {} };
 
+/** `qubesctl --targets` for one qube. The agent starts it where it is off. */
+export interface InsideArgs {
+  qube: string;
+  sls: string;
+  /** Seconds. */
+  timeout: number;
+  /**
+   * "root": a template. It has to be off before and is shut down afterwards; where the change does not come to its end, its volume goes
+   * back to what it was. null: what is written does nothing by itself, and stays.
+   */
+  volume: "root" | null;
+  /** Which of `packages` were not there before is noted in this feature, together with `kept`: names apart by blanks. */
+  brought: { feature: string; query: "rpm" | "dpkg"; packages: string[]; kept: string[] } | null;
+  /** A command that puts it in force in the running qube, as root; null for a template. */
+  activate: string | null;
+}
+
 export interface ApplyArgs {
   /** Who is at work, for whoever finds the lock held: "alice@desk, stack lab, pid 4711". */
   holder: string;
@@ -324,6 +343,8 @@ export interface ApplyArgs {
   sls: string;
   /** Path below the agent's Salt folder → text: `_states/…`, `_utils/…`. */
   modules: Record<string, string>;
+  /** What Salt does inside qubes after that, one after the other. */
+  inside: InsideArgs[];
   /** What must hold after Salt, before a reboot, for the apply to count; a failure undoes the apply. */
   verify: Verification[];
   /** Running clients that may be restarted afterwards; none in a trial with a boot of its own. */
@@ -339,6 +360,8 @@ export interface ResumeArgs {
   id: string;
   holder: string;
   start: string | null;
+  /** What Salt does there inside qubes, once what is to start has. */
+  inside: InsideArgs[];
   verify: Verification[];
 }
 
@@ -418,7 +441,8 @@ export const AgentError = v.object({
   /**
    * not-qubes, unsupported-user, lock-held, conflict (another owner), outdated (planned on what has changed since), disk-full, salt-missing, salt-compile, salt-failed,
    * verify-failed, shutdown-refused, cancelled, unfinished (what an earlier apply left cannot be undone), no-guard (nothing would
-   * undo the change), no-one-shot (the trial's entry cannot be written or chosen), trial-over (the host has undone it: `outcome`),
+   * undo the change), inside-failed (what Salt does inside a qube did not work), template-busy (it runs), no-revision (its volume could not be
+   * taken back), no-one-shot (the trial's entry cannot be written or chosen), trial-over (the host has undone it: `outcome`),
    * not-yet (the trial's boot has not begun), admin-api, bad-request, internal.
    */
   code: v.string(),

@@ -26,15 +26,17 @@ export interface SessionOptions {
   scrub?: (text: string) => string;
 }
 
-type Defaulted = Pick<ApplyArgs, "trial" | "keep" | "after" | "claims"> & Extras;
+type Defaulted = Pick<ApplyArgs, "inside" | "trial" | "keep" | "after" | "claims"> & Extras;
 /** A change: without more, one that needs no reboot and waits `seconds` for its confirmation. */
 export type Applied = Omit<ApplyArgs, keyof Defaulted> & Partial<Defaulted>;
 const DEFAULTS: Defaulted = {
+  inside: [],
   trial: { seconds: 180, boot: null, watch: null },
   keep: null,
   after: null,
   claims: NO_CLAIMS,
   start: null,
+  insideBoot: [],
   verifyBoot: [],
 };
 
@@ -107,7 +109,7 @@ export class HostSession {
     const { onProgress, signal } = options;
     const waiting = () => cancelled(this.host, "waiting for its turn");
     let sent = false;
-    const { start, verifyBoot, ...change } = { ...DEFAULTS, ...args };
+    const { start, insideBoot, verifyBoot, ...change } = { ...DEFAULTS, ...args };
     const applied = this.#next(async () => {
       if (signal?.aborted) throw waiting();
       const talk = {
@@ -126,7 +128,7 @@ export class HostSession {
         },
       };
       try {
-        const result = await converse(change, { start, verifyBoot }, talk, {
+        const result = await converse(change, { start, insideBoot, verifyBoot }, talk, {
           ...options,
           onProgress: (progress) => onProgress?.(mapTexts(progress, this.#scrub)),
         });

@@ -24,6 +24,7 @@ export interface KeyParts {
     | "usb"
     | "bootarg"
     | "line"
+    | "volume"
     | "given"
     | "given-usb"
     | "input";
@@ -40,6 +41,7 @@ export function partsOf(key: string): KeyParts {
     case "device":
     case "usb":
     case "line":
+    case "volume":
     case "tag": {
       const [of, name] = split(rest);
       return { kind, of, name };
@@ -89,6 +91,8 @@ export function valueOf(snapshot: Snapshot, key: string): KeyValue {
       return snapshot.globals[name] ?? null;
     case "file":
       return snapshot.files[name] ?? null;
+    case "volume": // of the journal alone
+      return null;
     case "line":
       return hasLine(snapshot.files[of]?.content ?? "", name) ? true : null;
     case "package":

@@ -290,6 +290,8 @@ export function wordsFor(key: string): string {
       return `file ${name}`;
     case "line":
       return `line "${name}" of ${of}`;
+    case "volume":
+      return `the ${name} volume of "${of}"`;
     case "package":
       return `dom0 package ${name}`;
     case "device": {

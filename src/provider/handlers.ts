@@ -6,6 +6,7 @@ import { guiDomainHandler } from "./guiDomain.ts";
 import { hostHandler } from "./host.ts";
 import type { Hosts } from "./hosts.ts";
 import { pciAttachmentHandler } from "./pciAttachment.ts";
+import { templateHandler } from "./template.ts";
 
 export function handlersOf(hosts: Hosts) {
   prepareFiles(); // while a host looks at itself
@@ -15,5 +16,6 @@ export function handlersOf(hosts: Hosts) {
     audioDomain: audioDomainHandler(hosts),
     pciAttachment: pciAttachmentHandler(hosts),
     access: accessHandler(hosts),
+    template: templateHandler(hosts),
   };
 }

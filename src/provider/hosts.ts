@@ -20,6 +20,7 @@ import type {
   ApplyArgs,
   ApplyResult,
   ClaimArgs,
+  InsideArgs,
   KeepArgs,
   Snapshot,
   TrialArgs,
@@ -45,6 +46,9 @@ export interface TrialRequest {
   keep?: KeepArgs | null;
   after?: AfterArgs | null;
   claims?: ClaimArgs;
+  /** What Salt does inside qubes: at once, or in the trial's own boot. */
+  inside?: InsideArgs[];
+  insideBoot?: InsideArgs[];
   /** The checks of the trial's own boot; those of `verify` come before it. */
   verifyBoot?: Verification[];
 }

@@ -45,6 +45,11 @@ export function guidomain(): ProviderPackage {
         refreshBeforeUpdate: true,
         defaultTimeout: 30 * 60,
       }),
+      "guidomain:index:Template": later(async () => (await handlers()).template, {
+        refreshBeforeUpdate: true,
+        // Its own time limit comes first: this one is for the host's lock, which another template may hold.
+        defaultTimeout: 12 * 60 * 60,
+      }),
     },
     // The engine starts a second process of us in each run, and asks it this alone. Loading what knows the answer would take
     // longer than all else it does; the first process finds the same faults when it is configured, before any resource.

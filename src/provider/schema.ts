@@ -379,6 +379,41 @@ const attachmentOutputs: Record<string, Property> = {
   connection: { ...any, description: "How the host was reached, without secrets." },
 };
 
+const templateInputs: Record<string, Property> = {
+  host: { ...text, description: "Name of the host, as `guidomain:hosts` or the inventory has it." },
+  qube: { ...text, description: "The template. Default: the resource's name." },
+  modes: {
+    ...list,
+    description: 'Display modes of the GUI domains made from it: gpu, xephyr, vnc, rdp. Default: ["xephyr"].',
+  },
+  audio: { type: "boolean", description: "Whether audio domains are made from it too. Default: false." },
+  packages: { ...list, description: "More packages, as the template's own package manager names them." },
+  timeout: { type: "integer", description: "Seconds that Salt may take in it. Default: 3600." },
+  onDelete: {
+    ...text,
+    description: "restore (default): what was brought goes again. keep: all stays.",
+  },
+  unreachable: { ...text, description: "fail (default) or skip, as for a GUI domain." },
+};
+
+const templateOutputs: Record<string, Property> = {
+  ...templateInputs,
+  settings: {
+    ...any,
+    description:
+      "distribution, packages, files, units, and a digest of them and of the template's installation; a preview is a diff of these.",
+  },
+  brought: { ...list, description: "Packages that were not there before; delete removes these." },
+  state: { ...text, description: "ready, drifted, unverified (imported), failed." },
+  pending: { type: "array", items: any, description: "restart: qubes made from it that run since before." },
+  evidence: { type: "array", items: any, description: "What was done inside: id, ok, seconds, output." },
+  looked: {
+    type: "boolean",
+    description: "false: the host did not answer, this is the state of the last time.",
+  },
+  connection: { ...any, description: "How the host was reached, without secrets." },
+};
+
 const hostInputs: Record<string, Property> = {
   name: { ...text, description: "The host's name in the configuration. Default: the resource's name." },
   unreachable: { ...text, description: "fail (default) or skip, as for a GUI domain." },
@@ -481,6 +516,13 @@ export function schemaOf(version: string): object {
         requiredInputs: ["host", "qube"],
         properties: attachmentOutputs,
         required: ["host", "qube", "attached", "state", "pending", "evidence"],
+      },
+      "guidomain:index:Template": {
+        description: "A template as the GUI domains and audio domains made from it need it.",
+        inputProperties: templateInputs,
+        requiredInputs: ["host"],
+        properties: templateOutputs,
+        required: ["host", "qube", "modes", "brought", "state", "pending", "evidence"],
       },
     },
   };

@@ -2,6 +2,7 @@
 import { AgentFailure, HostError } from "../host/errors.ts";
 import type { ApplyResult, Snapshot } from "../host/protocol.ts";
 import { CheckFailed, type HostModel, StateFailed, TrialOver } from "../plan/testing/hostModel.ts";
+import { InsideFailed } from "../plan/testing/insideModel.ts";
 import { Claims } from "./claims.ts";
 import type { Context, LogOptions, Value } from "./handler.ts";
 import { type ApplyRequest, type HostAccess, turns } from "./hosts.ts";
@@ -64,6 +65,8 @@ export class TestHosts implements HostAccess {
         const { message, outcome } = error;
         throw new AgentFailure(name, { code: "trial-over", message, ...undone, ...{ outcome } });
       }
+      if (error instanceof InsideFailed)
+        throw new AgentFailure(name, { code: "inside-failed", message: error.message, ...undone });
       if (!(error instanceof StateFailed)) throw error;
       const { message } = error;
       throw new AgentFailure(name, { code: "salt-failed", message, changed: [], undone: [], left: {} });

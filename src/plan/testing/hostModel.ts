@@ -23,6 +23,7 @@ import { withLines, withoutLines } from "../../policy/levels.ts";
 import { POLICY } from "../../policy/load.ts";
 import { rulesOf } from "../../policy/rules.ts";
 import { clientsOf, deviceParts, partsOf, sameValue, valueOf } from "../values.ts";
+import { type Insides, runInside } from "./insideModel.ts";
 
 /** What a property is where nobody has set it; those that follow a global one are in FOLLOWS. */
 const DEFAULTS: Record<string, string> = {
@@ -209,7 +210,8 @@ export function differing(a: Record<string, unknown>, b: Record<string, unknown>
 }
 
 export type ModelApply = Pick<ApplyArgs, "owner" | "touch" | "release" | "formula" | "sls"> &
-  Partial<Pick<ApplyArgs, "shutdown" | "verify" | "restart">> & {
+  Partial<Pick<ApplyArgs, "shutdown" | "inside" | "verify" | "restart">> & {
+    insideBoot?: ApplyArgs["inside"];
     trial?: {
       seconds: number;
       boot: { add: string[]; remove: string[] } | null;
@@ -281,6 +283,11 @@ export class HostModel {
     ours: Record<string, KeyValue>;
     entries: Record<string, LedgerEntry>;
   } | null = null;
+  /** What is inside its qubes, and packages that cannot be had there. */
+  insides: Insides = {};
+  readonly lacking = new Set<string>();
+  /** Each time that something was written inside a qube. */
+  readonly written: string[] = [];
   /** Live checks that fail, by their id. */
   readonly failing = new Map<string, string>();
   /** What checks that pass have seen, by their id. */
@@ -307,6 +314,7 @@ export class HostModel {
     const { owner, touch, release, formula, sls } = request;
     const { shutdown = [], verify = [], restart = [], trial, keep, after, verifyBoot = [] } = request;
     const before = this.snapshot();
+    const insides = structuredClone(this.insides);
     const all = [...new Set([...touch, ...(keep?.touch ?? [])])];
     const claims = request.claims ?? NO_CLAIMS;
     if (claims.formerly) this.#rename(claims.formerly, owner);
@@ -317,6 +325,7 @@ export class HostModel {
     try {
       for (const name of shutdown) this.#shutdown(name);
       if (sls) this.#salt(sls, formula);
+      for (const one of request.inside ?? []) this.#inside(one, formula);
       evidence.push(...this.#verify(verify));
       if (trial?.boot) {
         this.#boot(owner, this.#withWords(trial.boot));
@@ -324,6 +333,7 @@ export class HostModel {
         const { qube = "", ports = [] } = trial.watch ?? {};
         if (ports.every((port) => words.includes(`rd.qubes.hide_pci=${port}`)))
           delete this.#now.qubes[qube]?.features[PROHIBIT_START];
+        for (const one of request.insideBoot ?? []) this.#inside(one, formula);
         evidence.push(...this.#verify(verifyBoot));
       }
       if (keep) this.#salt(keep.sls, keep.formula);
@@ -331,6 +341,7 @@ export class HostModel {
       const outcome = error instanceof TrialOver ? error.outcome : null;
       const boots = this.#now.facts.bootId !== before.facts.bootId;
       this.#now = before;
+      this.insides = insides;
       if (boots) this.reboot();
       if (boots && error instanceof CheckFailed) error.rebooting = true;
       if (outcome) this.#now.outcome = outcome;
@@ -367,6 +378,22 @@ export class HostModel {
       this.#start(name);
     }
     return evidence;
+  }
+
+  /** `inside` of salt/agent/inside.py. */
+  #inside(one: ApplyArgs["inside"][number], formula: Record<string, string>): void {
+    const { qube, volume, brought } = one;
+    this.written.push(qube);
+    if (volume && this.#now.qubes[qube]?.state !== "Halted") throw new Error(`${qube} is not off`);
+    if (brought) {
+      const there = this.insides[qube]?.packages ?? [];
+      const missing = brought.packages.filter((name) => !there.includes(name));
+      this.#put(
+        `feature:${qube}:${brought.feature}`,
+        [...new Set([...missing, ...brought.kept])].sort().join(" "),
+      );
+    }
+    runInside(this.insides, one, formula, this.lacking);
   }
 
   /** The machine restarts in its default entry; in a boot of mode "gpu" the guard lets the qube start, and it does. */
