@@ -18,7 +18,7 @@ import uuid
 
 import common
 import grub
-import inside
+import insides
 import journal
 import keys
 import ledger
@@ -62,7 +62,7 @@ def check_args(args):
             raise Failure("bad-request", "apply: %s is missing or of the wrong type" % name)
     trial, keep, after = args["trial"], args.setdefault("keep", None), args.setdefault("after", None)
     claims = args.setdefault("claims", ledger.NO_CLAIMS)
-    inside.check(args.setdefault("inside", []))
+    insides.check(args.setdefault("inside", []))
     boot, watch = trial.get("boot"), trial.get("watch")
     try:
         good = trial["seconds"] > 0 and (
@@ -241,7 +241,7 @@ def _forward(args, emit, stop, run, bundle):
             raise Failure("conflict", "%s is not for %s alone to remove" % (key, owner))
     if (args["sls"] or args["inside"]) and not shutil.which("qubesctl"):
         raise _no_salt("qubesctl is not in dom0")
-    inside.preflight(args["inside"])
+    insides.preflight(args["inside"])
     files = _staged(args["formula"], keep["formula"], after["formula"], modules=args["modules"])
     _check_space(files)
     trial_id, seconds = uuid.uuid4().hex, args["trial"]["seconds"]
@@ -293,7 +293,7 @@ def _forward(args, emit, stop, run, bundle):
         # Without a state only the ledger changes: things are given up as they are.
         states = _salt(args["sls"], args["wait"], beat, stop, run) if args["sls"] else []
         reach("apply.salt")
-        written = inside.apply(args["inside"], beat, stop, run)
+        written = insides.apply(args["inside"], beat, stop, run)
         # What starts from now on, such as clients that are restarted below, starts with the change.
         at = machine.here.now()
         beat("read-back", "%d keys" % len(args["touch"]))
@@ -409,7 +409,7 @@ def resume(args, emit, stop):
     """In the trial's boot: starts and checks what it is for. A failure undoes it, and restarts the
     machine (`rebooting`)."""
     _check_root()
-    inside.check(args.setdefault("inside", []))
+    insides.check(args.setdefault("inside", []))
     trial = trials.load()
     if trial and trial["id"] == args["id"] and trial["phase"] == "rebooting":
         # The old boot, or the guard has not looked yet.
@@ -432,7 +432,7 @@ def resume(args, emit, stop):
             trials.extend(trial["id"], "trial", WORK / 2, max(trial["seconds"], WORK))
             emit(stage, text)
 
-        written = inside.apply(args["inside"], beat, stop, run)
+        written = insides.apply(args["inside"], beat, stop, run)
         evidence = written + verify.verify(args["verify"], run, emit, stop)
         if args["start"]:
             evidence.insert(0, started)

@@ -74,6 +74,22 @@ STEPS = {
         "undo.journal",
         "undo.done",
     ),
+    # A boot of a confirmed mode.
+    "watch": ("guard.begins", "guard.watchdog", "guard.prohibit", "watch.checked", "watch.done"),
+    "rescue": (
+        "rescue.begun",
+        "undo.key",
+        "undo.values",
+        "rescue.ledger",
+        "rescue.outcome",
+        "rescue.menu",
+        "rescue.watch",  # watch.json is gone
+        "rescue.done",
+    ),
+}
+
+# What is written inside qubes.
+INSIDE = {
     # After apply.salt, or after resume.started: once for each qube that is written inside.
     "inside": (
         "inside.begins",
@@ -88,18 +104,6 @@ STEPS = {
     "inside-undo": (
         "undo.volume",  # its qube is off, and which revision it was before is noted
         "undo.reverted",
-    ),
-    # A boot of a confirmed mode.
-    "watch": ("guard.begins", "guard.watchdog", "guard.prohibit", "watch.checked", "watch.done"),
-    "rescue": (
-        "rescue.begun",
-        "undo.key",
-        "undo.values",
-        "rescue.ledger",
-        "rescue.outcome",
-        "rescue.menu",
-        "rescue.watch",  # watch.json is gone
-        "rescue.done",
     ),
 }
 

@@ -10,7 +10,7 @@ from fake import HostCase, qube
 
 import common
 import guard
-import inside
+import insides
 import ledger
 import qubes_admin as admin
 import steps
@@ -187,7 +187,7 @@ class Template(HostCase):
         """Killed, with the machine going on or starting anew; undone by the guard alone."""
         for driver, hows in (("lvm_thin", ("kill", "reset")), ("file-reflink", ("reset",))):
             for how in hows:
-                for at in steps.STEPS["inside"] + ("apply.read-back", "apply.verified"):
+                for at in steps.INSIDE["inside"] + ("apply.read-back", "apply.verified"):
                     before = self.interrupted(at, driver, how)
                     self.machine.clock += 10_000  # its deadline is over
                     self.alone()
@@ -245,7 +245,7 @@ class Template(HostCase):
 
     def test_the_form_of_a_request_is_checked(self):
         good = self.template()["inside"][0]
-        inside.check([good])
+        insides.check([good])
         for wrong in (
             dict(good, sls="other.x"),
             dict(good, volume="private"),
@@ -295,7 +295,7 @@ next:
   ----------
             ID: not ours
 """
-        kind, states, _ = inside.parse("fedora", out)
+        kind, states, _ = insides.parse("fedora", out)
         self.assertEqual(kind, "states")
         self.assertEqual(
             [(s["id"], s["function"], s["ok"], s["changed"]) for s in states],
@@ -335,7 +335,7 @@ next:
             text = highstate.output({"fedora": copy.deepcopy(data)})
             lines = text.splitlines()
             out = "fedora:\n" + "\n".join("  " + line for line in lines[1:]) + "\n"
-            kind, states, _ = inside.parse("fedora", out)
+            kind, states, _ = insides.parse("fedora", out)
             self.assertEqual(kind, "states", out)
             self.assertEqual(
                 [(s["id"], s["ok"], s["changed"]) for s in states],

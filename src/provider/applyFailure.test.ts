@@ -18,7 +18,7 @@ const NEXT: Record<string, RegExp> = {
   "salt-missing": /qubes-dom0-update qubes-mgmt-salt-dom0/,
   "salt-compile": /npm run render/,
   "salt-failed": /Mend what the message names/,
-  "verify-failed": /packages belong in the template/,
+  "verify-failed": /packages belong in the template, where a resource "Template" brings them/,
   "shutdown-refused": /Nothing is ever killed for you/,
   unfinished: /Put that right by hand, .* or remove .*journal\.json/,
   cancelled: /"pulumi up" again to go on/,

@@ -97,7 +97,8 @@ const NEXT: Record<string, string> = {
   "salt-missing": "Install Salt's dom0 part (qubes-dom0-update qubes-mgmt-salt-dom0), then run again",
   "salt-compile": 'This is a fault of guidomain\'s formula; "npm run render" shows it. Please report it',
   "salt-failed": 'Mend what the message names, then run "pulumi up" again',
-  "verify-failed": 'Mend what the check names (packages belong in the template, where a resource "Template" brings them), then run "pulumi up" again',
+  "verify-failed":
+    'Mend what the check names (packages belong in the template, where a resource "Template" brings them), then run "pulumi up" again',
   "inside-failed":
     'Mend what the message names (packages come through the update proxy; one may have another name there), then run "pulumi up" again',
   "template-busy": "Shut it down, then run again. Nothing is ever shut down for you",
