@@ -5,13 +5,12 @@
 import os from "node:os";
 import { setTimeout as sleep } from "node:timers/promises";
 import { saltModules } from "../formula/modules.ts";
+import { configuredHosts } from "../host/configured.ts";
 import { cancelled, HostError, ignore } from "../host/errors.ts";
 import {
   type HostConnection,
   type Hosts as Inventory,
-  InventoryError,
   parseConnection,
-  parseHosts,
   publicConnection,
 } from "../host/inventory.ts";
 import { HostPool } from "../host/pool.ts";
@@ -98,7 +97,7 @@ export class Hosts {
 
   /** The provider's configuration: `hosts`, or `inventory` (a YAML file), or both; the same name twice is refused. */
   async configure(args: Properties): Promise<void> {
-    const { hosts, sources } = await inventoryOf(args);
+    const { hosts, sources } = await configuredHosts(args);
     this.#source = sources.join(" and ") || "guidomain:hosts";
     this.claims = new Claims();
     await this.#pool.close();
@@ -253,29 +252,6 @@ export async function lookOrSkip(
     hosts.notLookedAt(host, error, context);
     return null;
   }
-}
-
-/** Hosts from the provider's arguments; throws InventoryError. */
-async function inventoryOf(args: Properties): Promise<{ hosts: Inventory; sources: string[] }> {
-  const hosts: Inventory = new Map();
-  const sources: string[] = [];
-  const add = (found: Inventory, source: string) => {
-    sources.push(source);
-    for (const [name, connection] of found) {
-      if (hosts.has(name))
-        throw new InventoryError(source, [
-          { property: name, reason: `is in ${sources[0]} already; keep it in one place` },
-        ]);
-      hosts.set(name, connection);
-    }
-  };
-  if (args["hosts"] !== undefined) add(parseHosts(args["hosts"], "guidomain:hosts"), "guidomain:hosts");
-  if (args["inventory"] !== undefined) {
-    const { readInventory } = await import("../host/inventoryFile.ts");
-    const { hosts: found, file } = await readInventory(String(args["inventory"]));
-    add(found, file);
-  }
-  return { hosts, sources };
 }
 
 /** Whether Salt runs at all: at once, with the confirmation or, with what no undo could bring back, only after it. */
