@@ -2,7 +2,8 @@
 import type { Twin } from "./twin.ts";
 
 export interface FileEntry {
-  type: "file" | "folder" | "link" | "other";
+  /** "gone": a file of the layer below that was removed in a qube. */
+  type: "file" | "folder" | "link" | "other" | "gone";
   /** Octal, such as "0644". */
   mode: string;
   /** Of a file. */
@@ -18,11 +19,13 @@ export interface TwinDump {
   packages: Record<string, string>;
   /** Every file, folder and link of the writable file system but those of NOT_LOOKED_AT. */
   files: Record<string, FileEntry>;
+  /** What stays in qubes: qube → volume → path → entry, of what is written above what a template came with. Folders are not looked at. */
+  volumes: Record<string, Record<string, Record<string, FileEntry>>>;
 }
 
 /**
  * Left out: what the kernel or the laboratory makes (/proc, /sys, /dev, /run/twin), logs, caches, and the stores of what
- * `qubes` and `packages` already hold by meaning.
+ * `qubes`, `packages` and `volumes` already hold by meaning.
  */
 export const NOT_LOOKED_AT = [
   "/proc",
@@ -32,6 +35,8 @@ export const NOT_LOOKED_AT = [
   "/var/log",
   "/var/cache",
   "/var/lib/qubes/qubes.json",
+  "/var/lib/qubes/appvms",
+  "/var/lib/qubes/vm-templates",
   "/var/lib/rpm/twin.json",
 ];
 

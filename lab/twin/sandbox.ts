@@ -146,6 +146,7 @@ export async function powerOn(dir: string): Promise<ProcessId> {
   mkdirSync(join(paths.world, "boot"), { recursive: true });
   rmSync(paths.state, { recursive: true, force: true });
   mkdirSync(paths.state);
+  mkdirSync(join(paths.world, "guests"), { recursive: true });
 
   const venv = salt();
   const reasons: string[] = [];

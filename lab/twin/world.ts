@@ -92,14 +92,24 @@ export interface Faults {
   guestNoDrm?: boolean | string[];
   /** The kernel of a qube has no driver for its sound functions. */
   guestNoSound?: boolean;
+  /** Of dnf and apt in a qube ("*": in all): packages that fail, with the words; no way to the mirrors; seconds that it takes; until nobody holds it. */
+  packages?: Record<
+    string,
+    { fail?: Record<string, string>; offline?: boolean; seconds?: number; hold?: boolean }
+  >;
   triggers?: Trigger[];
   /** Faults of the Qubes model, read by qubesd. */
   [name: string]: unknown;
 }
 
+/** What a template's root volume came with; what was changed in it since lies on that volume. */
 export interface Template {
   packages: Record<string, string>;
   files?: string[];
+  /** Of its packages' units, those that are not as their package enables them: "lightdm.service": "disabled". */
+  units?: Record<string, "enabled" | "disabled">;
+  /** As the distribution and Qubes ship it; otherwise lightdm waits for its service, as GUI domains need it. */
+  bare?: boolean;
 }
 
 export interface World {
@@ -138,6 +148,8 @@ export interface World {
   /** dom0 packages that can be downloaded → version. */
   repository: Record<string, string>;
   templates: Record<string, Template>;
+  /** What dnf and apt find in qubes: os-distribution → package → version. */
+  distributions: Record<string, Record<string, string>>;
   /** What is plugged into USB controllers (sbdf), as the qube that has one of these shows it to others. */
   usb?: UsbDevice[];
   /** USB controllers (sbdf) that have a Bluetooth radio behind them. */

@@ -58,8 +58,9 @@ def clone(source, name, label):
             call("admin.vm.property.Set", name, prop, text.encode())
     for key, text in features(source):
         call("admin.vm.feature.Set", name, key, text.encode())
-    token = call("admin.vm.volume.CloneFrom", source, "root")
-    call("admin.vm.volume.CloneTo", name, "root", token.encode())
+    for volume in ("root", "private"):
+        token = call("admin.vm.volume.CloneFrom", source, volume)
+        call("admin.vm.volume.CloneTo", name, volume, token.encode())
 
 
 def main():

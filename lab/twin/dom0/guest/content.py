@@ -1,39 +1,10 @@
-"""What is inside a running qube: computed from its template's packages (world.json), its services
-and its features.
+"""What is inside a running qube: computed from its packages, its services, its features, and which units are enabled (layers.py).
 
 Names of files and units: qubes-host.md (b) "Template packages" and (d) 3.
 """
 
-# Files that a package brings, as far as anybody asks for them.
-FILES = {
-    "qubes-vm-guivm": ["/etc/qubes-rpc/qubes.GuiVMSession", "/usr/bin/qubes-guivm-session"],
-    "qubes-core-agent": [
-        "/etc/qubes-rpc/qubes.VMShell",
-        "/etc/qubes-rpc/qubes.StartApp",
-        "/etc/qubes-rpc/qubes.GetDate",
-    ],
-    "qubes-gui-agent": [
-        "/usr/bin/qubes-gui",
-        "/etc/qubes-rpc/qubes.SetMonitorLayout",
-        "/etc/qubes-rpc/qubes.WaitForSession",
-    ],
-    "qubes-gui-daemon": ["/usr/bin/qubes-guid", "/etc/qubes/guid.conf"],
-    "qubes-core-admin-client": ["/usr/bin/qvm-ls", "/usr/bin/qvm-start-daemon"],
-    "qubes-audio-daemon": ["/usr/bin/pacat-simple-vchan"],
-    "qubes-manager": ["/usr/bin/qubes-qube-manager"],
-    "qubes-input-proxy-receiver": ["/usr/bin/input-proxy-receiver"],
-    "lightdm": ["/usr/sbin/lightdm", "/etc/lightdm/lightdm.conf"],
-    "x11vnc": ["/usr/bin/x11vnc"],
-    "xorg-x11-server-Xorg": ["/usr/bin/Xorg"],
-    "xorg-x11-server-Xephyr": ["/usr/bin/Xephyr"],
-    "xfce4-session": ["/usr/bin/startxfce4", "/usr/bin/xfce4-session"],
-}
-OS_RELEASE = {
-    "fedora": 'NAME="Fedora Linux"\nID=fedora\nVERSION_ID={version}\n'
-    'PRETTY_NAME="Fedora Linux {version}"\n',
-    "debian": 'PRETTY_NAME="Debian GNU/Linux {version}"\nNAME="Debian GNU/Linux"\n'
-    'VERSION_ID="{version}"\nID=debian\n',
-}
+from . import base
+
 VNC_PORT = 5900
 
 
@@ -131,21 +102,23 @@ def input_devices(inputs):
     return "".join(parts)
 
 
-def content(qube, template, fault=None, faults=None, may=lambda source, target, call: True):
+def content(qube, template, fault=None, faults=None, may=lambda source, target, call: True, root=None):
     """What room.py builds and the stand-ins answer from.
 
     `qube`: internal.GetQube of qubesd; `template`: its entry in world.json {"packages", "files"};
     `fault`: the same keys as the result, which then replace (units: add to) what follows from the
     rest; `faults`: all of the world's, of which guestNoDrm and guestNoSound are about this; `may`: whether the policy of
-    dom0 allows a call.
+    dom0 allows a call; `root`: what is written in the qube, {"packages": {name: version}, "begins": unit -> bool}; without it, all is as
+    the template came, its units enabled.
     """
-    packages = template.get("packages", {})
+    packages = root["packages"] if root else template.get("packages", {})
     on = set(qube["services"])
     pci = [dict(each, driver=driver(each, faults or {})) for each in qube.get("devices", [])]
     displays = [each for each in pci if each["class"].startswith("03")]
     drm = [each for each in displays if each["driver"]]
     # A login with a display of its own is one with a driver for it, else X finds no screen (qubes-host.md (e)).
-    login = "lightdm" in packages and "lightdm" in on and bool(drm or not displays)
+    wanted = root["begins"]("lightdm.service") if root else "lightdm" in on
+    login = "lightdm" in packages and wanted and bool(drm or not displays)
     agent = "qubes-gui-agent" in packages and not login
     vnc = login and "guivm-vnc" in on and {"x11vnc", "qubes-vm-guivm"} <= set(packages)
     units = {"qubes-qrexec-agent.service": True, "systemd-journald.service": True}
@@ -164,16 +137,12 @@ def content(qube, template, fault=None, faults=None, may=lambda source, target, 
             processes["Xorg"] = 560
     if vnc:
         processes["x11vnc"] = 700
-    files = {path: "" for package in packages for path in FILES.get(package, [])}
-    files.update({path: "" for path in template.get("files", [])})
+    files = base.root(qube["os"], qube["osVersion"], template, packages)
     files.update({"/run/qubes-service/" + name: "" for name in on})
     files.update({"/sys/class/bluetooth/hci%d/address" % each: "" for each in range(qube.get("radios", 0))})
     if "bluez" in packages:
         # Its unit has ConditionPathIsDirectory=/sys/class/bluetooth, and of Qubes !minimal-usbvm (qubes-core-agent-linux, bluetooth.service.d).
         units["bluetooth.service"] = qube.get("radios", 0) > 0 and "minimal-usbvm" not in on
-    files["/etc/os-release"] = OS_RELEASE.get(qube["os"], "ID={os}\n").format(
-        os=qube["os"], version=qube["osVersion"]
-    )
     files["/etc/hostname"] = qube["name"] + "\n"
     files["/proc/bus/input/devices"] = input_devices(inputs)
     files.update(connectors(drm))

@@ -1,5 +1,5 @@
 #!/usr/lib/dom0-python/bin/python3
-"""dom0 as one JSON document: {qubes, packages, files}. Arguments: paths that are left out with everything below."""
+"""dom0 as one JSON document: {qubes, packages, files, volumes}. Arguments: paths that are left out with everything below."""
 import hashlib
 import json
 import os
@@ -42,13 +42,49 @@ def files(root, skipped):
             yield from files(entry_.path, skipped)
 
 
+PASSING = ("/var/log", "/var/cache", "/var/tmp", "/tmp")
+
+
+def within(folder, top=""):
+    """{path: entry} of what an image holds above the layer below; folders say nothing: writing a file copies those above it."""
+    found = {}
+    for item in sorted(os.scandir(folder + top), key=lambda each: each.name):
+        path = "%s/%s" % (top, item.name)
+        info = item.stat(follow_symlinks=False)
+        if path in PASSING:
+            continue
+        if stat.S_ISDIR(info.st_mode):
+            found.update(within(folder, path))
+        elif stat.S_ISCHR(info.st_mode):
+            found[path] = {"type": "gone", "mode": "0000"}
+        else:
+            found[path] = entry(item.path)
+    return found
+
+
+def volumes(qubes):
+    """What stays in each qube if it is stopped now."""
+    found = {}
+    for name, qube in qubes.items():
+        if qube["class"] in ("AdminVM", "RemoteVM", "DispVM"):
+            continue
+        own = qube["class"] in ("TemplateVM", "StandaloneVM")
+        folder = "/var/lib/qubes/%s/%s/" % ("vm-templates" if qube["class"] == "TemplateVM" else "appvms", name)
+        for volume in ("root", "private") if own else ("private",):
+            image = next((path for path in (folder + volume + "-dirty.img", folder + volume + ".img") if os.path.isdir(path)), None)
+            if image and within(image):
+                found.setdefault(name, {})[volume] = within(image)
+    return found
+
+
 def main():
     skipped = set(sys.argv[1:]) | lent_folders()
-    qubes = subprocess.run(["/usr/lib/twin/bin/twin-dump"], check=True, stdout=subprocess.PIPE).stdout
+    qubes = json.loads(subprocess.run(["/usr/lib/twin/bin/twin-dump"], check=True, stdout=subprocess.PIPE).stdout.decode())
     document = {
-        "qubes": json.loads(qubes.decode()),
+        "qubes": qubes,
         "packages": packages.installed(),
         "files": dict(files("/", skipped)),
+        "volumes": volumes(qubes["qubes"]),
     }
     json.dump(document, sys.stdout)
 

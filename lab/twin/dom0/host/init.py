@@ -176,13 +176,7 @@ class Init:
 
     def start_qube(self, name):
         """Its unit is active when it is on its way: nothing at boot waits for an agent."""
-        with socket.socket(socket.AF_UNIX) as client:
-            client.connect(self.daemons[0]["socket"])
-            client.sendall(("internal.vm.Autostart dom0 name %s\0" % name).encode())
-            client.shutdown(socket.SHUT_WR)
-            reply = b"".join(iter(lambda: client.recv(65536), b"")).decode()
-        if not reply.startswith("0\0"):
-            raise RuntimeError(reply.split("\0")[4] if reply.count("\0") > 4 else "qubesd gives no answer")
+        self.ask_qubesd("internal.vm.Autostart dom0 name %s" % name)
 
     # --- main
 
@@ -194,7 +188,7 @@ class Init:
 
     def supervise(self, ready):
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-        for work in (lambda: self.boot(ready), self.listen, self.look):
+        for work in (lambda: self.boot(ready), lambda: self.accept(self.socket()), self.look):
             threading.Thread(target=work, daemon=True).start()
         while True:
             try:
@@ -234,10 +228,13 @@ class Init:
 
     # --- systemctl
 
-    def listen(self):
+    def socket(self):
         server = socket.socket(socket.AF_UNIX)
         server.bind(control.INIT)
         server.listen(64)
+        return server
+
+    def accept(self, server):
         while True:
             connection, _ = server.accept()
             threading.Thread(target=self.serve, args=(connection,), daemon=True).start()
@@ -251,7 +248,7 @@ class Init:
                     return
                 data += part
             try:
-                answer = Systemctl(self, json.loads(data.decode())).answer()
+                answer = self.systemctl(self, json.loads(data.decode())).answer()
             except Exception as error:  # process 1 must not fall over a request
                 answer = {"code": 1, "out": "", "err": "systemctl: %r\n" % error}
             try:
@@ -259,9 +256,25 @@ class Init:
             except OSError:
                 pass
 
+    def ask_qubesd(self, call):
+        """The reply's text to a call without payload; raises RuntimeError with qubesd's reason."""
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(self.daemons[0]["socket"])
+            client.sendall(call.encode() + b"\0")
+            client.shutdown(socket.SHUT_WR)
+            reply = b"".join(iter(lambda: client.recv(65536), b"")).decode()
+        if not reply.startswith("0\0"):
+            raise RuntimeError(reply.split("\0")[4] if reply.count("\0") > 4 else "qubesd gives no answer")
+        return reply[2:]
+
     def go_down(self, what, force):
         """Stops what runs, tells the machine below. The one who asked gets an answer first."""
         time.sleep(0.1)
+        if force == 0:  # qubes-core.service: qvm-shutdown --all --wait (core-admin-linux)
+            try:
+                self.ask_qubesd("internal.ShutdownAll dom0 name dom0")
+            except (OSError, RuntimeError):
+                pass
         if force < 2:
             for name, state in list(self.manager.states.items()):
                 if state.get("handle") is not None:
@@ -451,6 +464,9 @@ class Systemctl:
         self.power("poweroff")
 
     do_halt = do_poweroff
+
+
+Init.systemctl = Systemctl  # a qube's process 1 has another (guest/init.py)
 
 
 def senders():

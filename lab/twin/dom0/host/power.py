@@ -49,7 +49,7 @@ class RealTime:
 class Sandboxed(Machine):
     """Its dom0 runs in a sandbox, which writes what its kernel shows by itself and knows whether the watchdog runs."""
 
-    folder = None
+    folder, owns_volumes = None, False
 
     def write_files(self):
         grub = next((row for row in Hardware(self.world).blocks() if row["mount"] == "/boot"), None)

@@ -145,6 +145,7 @@ def file_system(config):
     open(root + "/run/qubes/qubes-dom0-update.lock", "w").close()
     bind(config["world"], root + "/run/twin")
     bind(config["world"] + "/state", root + "/run/twin/state", writable=True)
+    tmpfs(root + "/run/twin/guests")
     tmpfs(root + "/sys")
     devices(root + "/dev")
 

@@ -55,6 +55,7 @@ class Clock:
 class _Host(Host):
     def __init__(self, machine):
         self.machine = machine
+        self.storage = self.images = machine.root + "/var/lib/qubes" if machine.owns_volumes else None
 
     def driver(self, sbdf):
         return self.machine.drivers().get(sbdf)
@@ -87,6 +88,8 @@ class Machine:
     """`root`: dom0's disk. `world`: a dict (disk.world), read at each look. `sys`: where the tree of /sys is written, `proc`
     where cmdline, boot id and input devices are (both below root unless given). `execute`: see units.Manager.
     """
+
+    owns_volumes = True  # its dom0 runs in this very process
 
     def __init__(self, root, world, clock=None, sys=None, proc=None, execute=None):
         self.root, self.world, self.clock = root, world, clock or Clock()
@@ -211,6 +214,7 @@ class Machine:
             self._system = System(
                 stored, Fixed(self.world), self.boot.id, now=self.clock.boottime, autostart=self._link, host=_Host(self)
             )
+            self._system.stop_storage()
         return self._system
 
     def store(self):

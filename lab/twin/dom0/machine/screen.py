@@ -3,6 +3,8 @@ displays and the input devices, what runs in dom0 and what runs in the qubes.
 
 {"drivenBy": "dom0 (lightdm)" | "dom0 (console)" | "dom0 (prompt)" | QUBE | None, "keyboards": ["ps2", "usb:SBDF"], "usable", "why", "wayIn"}
 """
+import os
+
 from . import hardware
 
 
@@ -60,6 +62,18 @@ def of_guest(guest, function):
     return dict(found, usable=True, why="lightdm in %s is on it" % name)
 
 
+def root_of(system, qube, view, template):
+    """What is written in a running qube, for content(); None where its disk is not seen from here."""
+    if not os.path.isdir("/run/twin/guests"):
+        return None
+    from guest import base, layers, room
+
+    upper = "%s/%s-dirty.img" % (system.host.images, view["volumes"]["root"])
+    files = base.root(view["os"], view["osVersion"], template, template.get("packages", {}))
+    root = layers.Root(room.base_layer(files), upper, view["services"])
+    return {"packages": system.packages_in(qube), "begins": root.begins}
+
+
 def guest_view(system, machine_root=None):
     """What `screen` asks about each running qube that holds devices. `system`: qubesd.model.System."""
     from guest.content import content  # here: the sandbox's outside does without
@@ -70,7 +84,8 @@ def guest_view(system, machine_root=None):
             continue
         view = system.inside(qube)
         template = (system.world.get("templates") or {}).get(view["template"]) or {"packages": {}}
-        inside = content(view, template, system.world.fault("guest", qube.name), system.world.get("faults"))
+        root = root_of(system, qube, view, template)
+        inside = content(view, template, system.world.fault("guest", qube.name), system.world.get("faults"), root=root)
         found.append(
             {
                 "name": qube.name,

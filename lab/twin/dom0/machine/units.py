@@ -133,6 +133,14 @@ class Manager:
     def path(self, *parts):
         return self.root + os.path.join(*parts)
 
+    def entries(self, *parts):
+        """Names of what is in a folder; none where there is no such folder."""
+        where = self.path(*parts)
+        return set(os.listdir(where)) if os.path.isdir(where) else set()
+
+    def exists(self, path):
+        return os.path.exists(self.path(path))
+
     def masked_by_boot(self):
         return {full(word[13:]) for word in self.cmdline.split() if word.startswith("systemd.mask=")}
 
@@ -175,9 +183,8 @@ class Manager:
         drop_ins = {}
         for folder in (VENDOR, RUNTIME, ADMIN):
             for each in ([template] if template else []) + [name]:
-                where = self.path(folder, each + ".d")
-                if os.path.isdir(where):
-                    drop_ins.update({entry: os.path.join(where, entry) for entry in os.listdir(where) if entry.endswith(".conf")})
+                where = os.path.join(folder, each + ".d")
+                drop_ins.update({entry: self.path(where, entry) for entry in self.entries(where) if entry.endswith(".conf")})
         for entry in sorted(drop_ins):
             with open(drop_ins[entry], encoding="utf-8", errors="replace") as file:
                 unit.add(file.read(), instance, False)
@@ -287,7 +294,8 @@ class Manager:
         words = self.cmdline.split()
         for key, holds in (
             ("conditionkernelcommandline", lambda value: value in words or any(w.startswith(value + "=") for w in words if "=" not in value)),
-            ("conditionpathexists", lambda value: os.path.exists(self.path(value))),
+            ("conditionpathexists", self.exists),
+            ("conditionpathisdirectory", lambda value: os.path.isdir(self.path(value))),
             ("conditiondirectorynotempty", lambda value: os.path.isdir(self.path(value)) and bool(os.listdir(self.path(value)))),
             ("conditionfilenotempty", lambda value: os.path.isfile(self.path(value)) and os.path.getsize(self.path(value)) > 0),
         ):
@@ -383,9 +391,7 @@ class Manager:
         """Units that this boot starts, in order: After= and Before= first, then by name."""
         names = set()
         for folder in WANTS:
-            where = self.path(ADMIN, folder)
-            if os.path.isdir(where):
-                names.update(os.listdir(where))
+            names.update(self.entries(ADMIN, folder))
         manager = self.path(ADMIN, "display-manager.service")
         if os.path.islink(manager):
             names.add(os.path.basename(os.readlink(manager)))

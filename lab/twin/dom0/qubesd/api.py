@@ -5,7 +5,7 @@ gives the reply's text.
 import json
 import re
 
-from . import pci, usb
+from . import pci, usb, volumes
 from .errors import (
     QubesFeatureNotFoundError,
     QubesTagNotFoundError,
@@ -307,24 +307,61 @@ def current_state(call):
     )
 
 
+def volume(call):
+    found = volumes.volumes(call.qube, call.system.host.storage)
+    if call.arg not in found:
+        raise Refused("Argument not in '%s volumes'" % call.dest)
+    return found[call.arg]
+
+
 @method("admin.vm.volume.List")
 def volume_list(call):
-    return "" if call.qube.klass == "AdminVM" else lines(["root", "private", "volatile", "kernel"])
+    return lines(volumes.volumes(call.qube))
+
+
+@method("admin.vm.volume.Info", arg=True)
+def volume_info(call):
+    return "".join("%s=%s\n" % row for row in volume(call).rows())
+
+
+@method("admin.vm.volume.ListSnapshots", arg=True)
+def volume_list_snapshots(call):
+    found = volume(call).revisions
+    return lines(sorted(found, key=found.__getitem__))
+
+
+@method("admin.vm.volume.Revert", arg=True, payload=True, writes=True)
+def volume_revert(call):
+    revision = call.text.strip()
+    if not re.fullmatch(r"[A-Za-z0-9:_.-]*", revision):
+        raise Refused("not a revision's name")
+    volume(call).revert(revision)
+
+
+@method("admin.vm.volume.Set.revisions_to_keep", arg=True, payload=True, writes=True)
+def volume_set_revisions_to_keep(call):
+    volume(call)
+    if not re.fullmatch(r"-?(0|[1-9][0-9]{0,18})", call.text):
+        raise Refused("Revisions to keep contains non ASCII digits")
+    volumes.keep(call.qube, call.arg, int(call.text))
 
 
 @method("admin.vm.volume.CloneFrom", arg=True)
 def volume_clone_from(call):
     """The token of a copy is the volume's own name here."""
+    volume(call)
     return "%s+%s" % (call.qube.name, call.arg)
 
 
 @method("admin.vm.volume.CloneTo", arg=True, payload=True, writes=True)
 def volume_clone_to(call):
-    source, _, volume = call.text.partition("+")
-    if volume != call.arg:
-        raise Refused("another volume")
-    if volume == "root":
-        qube = call.system.qube(source)
+    source, _, name = call.text.partition("+")
+    qube = call.system.qube(source)
+    target, origin = volume(call), volumes.volumes(qube, call.system.host.storage).get(name)
+    if origin is None:
+        raise Refused("Token to clone volume of qube was not found")
+    target.import_volume(origin)
+    if name == "root":
         call.qube.root = qube.root or (qube.template or qube).name
 
 
@@ -601,6 +638,13 @@ def mic_detach(call):
 def system_info(call):
     """{"domains": what a policy's tokens ask about}."""
     return json.dumps({"domains": call.system.policy_facts()})
+
+
+@method("internal.ShutdownAll", on_dom0=True, writes=True)
+def shutdown_all(call):
+    """dom0 goes down in order: every qube is shut down, and nobody asks for reasons."""
+    for name in list(call.system.running):
+        call.system.gone(name)
 
 
 @method("internal.GetQube")

@@ -80,6 +80,10 @@ class QubesMemoryError(QubesVMError):
         super().__init__("Not enough memory to start domain %r" % qube)
 
 
+class StoragePoolException(QubesException):
+    pass
+
+
 class Quoted(QubesException):
     """A KeyError in the real qubesd, whose text is therefore in quotes (qubes-cli-formats.md §6,
     "quotes included").

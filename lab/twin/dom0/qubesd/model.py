@@ -7,7 +7,8 @@ The stored form (qubes.json; an installation's `install.json` holds the same wit
     globals  {property: value set}
     qubes    {name: {class, qid, uuid, properties: {name: value set}, features: {name: text},
              tags: [name], pci: [{port, device, mode, options: {key: text}}],
-             root: the template that a root volume of its own was copied from}}
+             root: the template that a root volume of its own was copied from,
+             volumes: {volume: {revisions_to_keep}} where it is not the pool's}}
     boot     {id, nextXid, started: autostart is done, defined: {name: MiB libvirt knows it with},
              running: {name: {xid, stubdom_xid, state, started, ready, stops, attached: [sbdf],
              services: [feature]}}}
@@ -19,9 +20,10 @@ import re
 import time
 import uuid
 
+from guest import layers
 from machine import hardware
 
-from . import STUBDOM_MEMORY, pci, usb
+from . import STUBDOM_MEMORY, pci, qubesdb, usb, volumes
 from .errors import (
     DeviceAlreadyAssigned,
     DeviceAlreadyAttached,
@@ -51,7 +53,18 @@ SHUTDOWN_TIME = 0.15
 
 
 class Host:
-    """What the model asks of the machine below. This one knows of no drivers: every device is free."""
+    """What the model asks of the machine below. This one knows of no drivers: every device is free. `storage` is the folder
+    /var/lib/qubes, where the images of volumes are; None for a model that only looks: it touches none.
+    """
+
+    storage = None
+    images = None  # the same folder for one that only looks
+
+    def started(self, qube):
+        """The qube's domain runs: its inside begins."""
+
+    def stopped(self, name):
+        """The domain is gone, with all that ran in it; called before its volumes are stopped."""
 
     def driver(self, sbdf):
         """The driver of dom0's that holds a function; None for none."""
@@ -157,6 +170,7 @@ class Qube(Holder):
         self.usb = [dict(each) for each in raw.get("usb", [])]
         # The template whose content a root volume of its own was copied from.
         self.root = raw.get("root")
+        self.volumes = {volume: dict(each) for volume, each in raw.get("volumes", {}).items()}
         self.definitions = PROPERTIES[self.klass]
         self.subject = name
 
@@ -175,6 +189,8 @@ class Qube(Holder):
         }
         if self.usb:
             raw["usb"] = self.usb
+        if self.volumes:
+            raw["volumes"] = self.volumes
         return dict(raw, root=self.root) if self.root else raw
 
     # --- relations
@@ -308,8 +324,7 @@ class Qube(Holder):
         began = (self.run or {}).get("audiovm") == audiovm
         if self.emulates_sound():
             return began or bool(self.feature_with_template("stubdom-qrexec"))
-        inside = (self.system.world.get("templates") or {}).get(self.system.template_of(self)) or {}
-        packages = inside.get("packages", {})
+        packages = self.system.packages_in(self)
         return "pipewire-qubes" in packages or ("pulseaudio-qubes" in packages and began)
 
     def cpu_time(self):
@@ -571,7 +586,7 @@ class System(Holder):
         for name in [
             name for name, run in runs.items() if run.get("stops") and run["stops"] <= self.now()
         ]:
-            self._gone(name)
+            self.gone(name)
         return runs
 
     def functions(self):
@@ -683,6 +698,7 @@ class System(Holder):
         if qube.has("autostart") and qube.value("autostart"):
             self.autostart(qube.name, False)
         del self.qubes[qube.name]
+        volumes.removed(qube, self.host.storage)
         self.boot["defined"].pop(qube.name, None)
         self.emit("", "domain-delete", {"vm": qube.name})
 
@@ -699,7 +715,9 @@ class System(Holder):
         except (QubesException, Refused) as error:
             self.boot["running"].pop(qube.name, None)
             self.emit(qube.name, "domain-start-failed", {"reason": str(error)})
+            volumes.stop(qube, self.host.storage)  # a started volume's former image is a revision now, as in Qubes
             raise
+        self.host.started(qube)
         usb.started(self, qube)
         self.emit(qube.name, "domain-start", {"start_guid": True})
 
@@ -715,6 +733,7 @@ class System(Holder):
         if needed > self.free_memory():
             raise QubesMemoryError(qube.name)
         self.boot["defined"][qube.name] = qube.value("memory")
+        volumes.start(qube, self.host.storage)
         self._spawn(qube, devices)
         if qube.value("guivm") not in (None, qube.name):
             # Written into QubesDB for its GUI domain; a qube that is its own gets none, and starts
@@ -870,6 +889,13 @@ class System(Holder):
             template = self.qubes[template].template.name
         return template
 
+    def packages_in(self, qube):
+        """{name: version} of what is installed in a running qube."""
+        template = (self.world.get("templates") or {}).get(self.template_of(qube)) or {}
+        root = volumes.Volume(qube, "root", self.host.images)
+        distribution = qube.feature_with_template("os-distribution") or ""
+        return layers.recorded(self.host.images and root.dirty, distribution, template.get("packages", {}))
+
     def audio_clients(self, qube):
         """Running qubes whose audio domain it is now, with the domain whose sound its daemon asks for."""
         return [
@@ -911,8 +937,7 @@ class System(Holder):
         machine, found = hardware.Hardware(self.world.read()), []
         for name in self.running:
             at = [each for each in machine.inputs() if each["at"] in self.qubes[name].run["attached"]]
-            template = (self.world.get("templates") or {}).get(self.template_of(self.qubes[name])) or {}
-            if not at or name == target or "qubes-input-proxy-sender" not in template.get("packages", {}):
+            if not at or name == target or "qubes-input-proxy-sender" not in self.packages_in(self.qubes[name]):
                 continue
             facts = self.policy_facts()
             for each in at:
@@ -960,6 +985,10 @@ class System(Holder):
             + self.passed_to(qube.name),
             "ownInputs": own,
             "persists": run.get("persists", []),
+            "class": qube.klass,
+            "qdb": qubesdb.entries(qube),
+            "xid": run.get("xid"),
+            "volumes": {name: each.vid for name, each in volumes.volumes(qube).items() if name in ("root", "private")},
             "radios": len(radios),
             "usb": usb.inside(self, qube),
         }
@@ -982,6 +1011,14 @@ class System(Holder):
     def microphone(self, audiovm):
         """{client: whether it gets the microphone} as the audio domain's QubesDB says; gone with its boot."""
         return self.boot.setdefault("microphone", {}).setdefault(audiovm.name, {})
+
+    def stop_storage(self):
+        """What qubesd does when it starts: the volumes of what does not run are stopped, so that what a crash left in them is
+        theirs (core-admin 4.3, tools/qubesd.py, app.py).
+        """
+        for name, qube in self.qubes.items():
+            if name not in self.running:
+                volumes.stop(qube, self.host.storage)
 
     def free_memory(self):
         """MiB that Xen has left, as `xl info` says it."""
@@ -1023,7 +1060,7 @@ class System(Holder):
         if qube.state() == "Paused":
             if not force:
                 raise QubesVMNotRunningError(qube.name)
-            return self._gone(qube.name)
+            return self.gone(qube.name)
         seconds = self.world.fault("shutdown", qube.name)
         if seconds == "never":
             return None
@@ -1035,15 +1072,17 @@ class System(Holder):
             raise QubesVMError("Cannot kill Dom0 fake domain!")
         if qube.is_halted():
             raise QubesVMNotStartedError(qube.name)
-        self._gone(qube.name)
+        self.gone(qube.name)
 
     def timed_out(self, qube):
         return QubesVMShutdownTimeoutError(qube.name)
 
-    def _gone(self, name):
+    def gone(self, name):
         del self.boot["running"][name]
         self.boot.get("microphone", {}).pop(name, None)
         usb.gone(self, name)
+        self.host.stopped(name)
+        volumes.stop(self.qubes[name], self.host.storage)
         self.emit(name, "domain-stopped", {})
         self.emit(name, "domain-shutdown", {})
 

@@ -9,15 +9,17 @@ import os
 import queue
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
 
 import policy
+from guest import room
 from host import control
 from machine import faults, hardware
 
-from . import api
+from . import api, qubesdb, volumes
 from .errors import QubesException, Refused
 from .model import Host, System
 from .world import World
@@ -25,6 +27,7 @@ from .world import World
 SOCKET = "/run/qubesd.sock"
 STATE = "/var/lib/qubes/qubes.json"
 INSTALL = "/run/twin/install.json"
+GUEST = "/usr/lib/twin/bin/qubes-guest"
 GUI_DAEMONS = "/run/qubes"
 CALLS = "/var/log/qubes/qubesd-calls.log"
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
@@ -64,10 +67,28 @@ def link_autostart(name, on):
 
 
 class Dom0(Host):
-    """The machine below, as the twin's /sys shows it."""
+    """The machine below, as the twin's /sys shows it. Only qubesd's own has power over volumes and what runs in qubes."""
 
-    def __init__(self, world):
-        self.world = world
+    images = "/var/lib/qubes"
+
+    def __init__(self, world, owner=False):
+        self.world, self.owner = world, owner
+        self.storage = self.images if owner else None
+
+    def started(self, qube):
+        """Begins the inside of a qube that has anything to run; of another it begins with the first command."""
+        if self.owner and any(os.path.isdir(each) and os.listdir(each) for each in self.written(qube)):
+            view = json.dumps(qube.system.inside(qube))
+            subprocess.Popen([GUEST, "--begin", view], stdin=subprocess.DEVNULL, start_new_session=True)
+
+    @staticmethod
+    def written(qube):
+        found = volumes.volumes(qube, Dom0.images)
+        return [found[name].dirty for name in ("root", "private") if name in found]
+
+    def stopped(self, name):
+        if self.owner:
+            room.end(name)
 
     def driver(self, sbdf):
         link = "/sys/bus/pci/devices/%s/driver" % sbdf
@@ -99,7 +120,7 @@ class Daemon:
         self.triggers = faults.Triggers(self.world, "/run/twin/state/fired.json")
         self.lock = threading.Lock()
         self.listeners = []  # [(destination, queue of (subject, event, fields))]
-        self.saved, self.senders = None, ""
+        self.saved, self.senders, self.told = None, "", {}
         os.makedirs(GUI_DAEMONS, exist_ok=True)
         self.shown = {name for name in os.listdir(GUI_DAEMONS) if name.startswith("guid-running.")}
         self.load()
@@ -117,7 +138,7 @@ class Daemon:
             read_text(BOOT_ID).strip(),
             emit=self.emit,
             autostart=link_autostart,
-            host=Dom0(self.world),
+            host=Dom0(self.world, owner=True),
         )
 
     def save(self):
@@ -135,7 +156,15 @@ class Daemon:
             for qube in self.system.qubes.values():
                 if qube.has("autostart") and qube.value("autostart"):
                     link_autostart(qube.name, True)
+        self.system.stop_storage()
         self.save()
+
+    def tick(self):
+        """What was told to stop is gone, whether anybody looks or not."""
+        with self.lock:
+            if self.system.running is not None:
+                self.keep()
+            self.show_windows()
 
     def show_windows(self):
         """/run/qubes/guid-running.XID of what dom0 shows (qubes-host.md (d) 3)."""
@@ -150,6 +179,17 @@ class Daemon:
             os.unlink(os.path.join(GUI_DAEMONS, name))
         self.shown = shown
         self.show_senders()
+        self.tell_qubes()
+
+    def tell_qubes(self):
+        """dom0's words to the qubes whose inside has begun, see qubesdb.py; others read them when it begins."""
+        for name in self.system.running:
+            path = "%s/%s/guest/qubesdb.json" % (room.GUESTS, name)
+            if os.path.exists(path):
+                text = json.dumps(qubesdb.entries(self.system.qubes[name]))
+                if self.told.get(name) != text:
+                    room.write(path, text)
+                    self.told[name] = text
 
     def show_senders(self):
         """The units that pass dom0's input devices on to a qube that runs (qubes-host.md (d) 4)."""
@@ -220,12 +260,23 @@ class Daemon:
                 return b""
             except QubesException as error:
                 return ("2\0%s\0\0%s\0" % (type(error).__name__, error)).encode()
+        if method == "admin.vm.Shutdown":
+            self.remember(dest)
         try:
             self.wait(method, arg, dest)
         except QubesException as error:
             return ("2\0%s\0\0%s\0" % (type(error).__name__, error)).encode()
         self.trigger(what, "after")
         return b"0\0" + text.encode()
+
+    def remember(self, name):
+        with self.lock:
+            run = self.system.boot["running"].get(name)
+            left = run["stops"] - self.system.now() if run and run["stops"] else None
+        if left is not None:
+            timer = threading.Timer(max(0, left) + 0.005, self.tick)
+            timer.daemon = True
+            timer.start()
 
     def keep(self):
         try:

@@ -1,0 +1,128 @@
+"""Programs that answer from the model: INSIDE, what content.py says of this qube."""
+
+import os
+import re
+import sys
+
+from . import INSIDE, loud
+
+
+def pgrep(args):
+    if args[:1] == ["-F"] and len(args) == 2:
+        try:
+            with open(args[1]) as file:
+                pid = int(file.read())
+        except OSError:
+            print("pgrep: pidfile not valid", file=sys.stderr)
+            return 3
+        if pid in INSIDE["processes"].values():
+            print(pid)
+            return 0
+        return 1
+    names = []
+    for arg in args:
+        if not arg.startswith("-"):
+            names.append(arg)
+        elif set(arg[1:]) - set("fxlan"):
+            loud(arg)
+    if len(names) != 1:
+        loud("pgrep without one pattern")
+    exact = any("x" in arg for arg in args if arg.startswith("-"))
+    found = [
+        (pid, name)
+        for name, pid in INSIDE["processes"].items()
+        if (re.fullmatch if exact else re.search)(names[0], name)
+    ]
+    for pid, name in sorted(found):
+        print(
+            "%d %s" % (pid, name)
+            if any("l" in arg or "a" in arg for arg in args if arg.startswith("-"))
+            else pid
+        )
+    return 0 if found else 1
+
+
+def ss(args):
+    letters = "".join(arg[1:] for arg in args if arg.startswith("-"))
+    if (
+        len("".join(args)) != len(letters) + len(args)
+        or set(letters) - set("ltnH")
+        or "l" not in letters
+    ):
+        loud(" ".join(args))
+    if "H" not in letters:
+        print("State  Recv-Q Send-Q Local Address:Port Peer Address:Port")
+    for port in INSIDE["listening"]:
+        print("LISTEN 0      32           0.0.0.0:%-5d      0.0.0.0:*    " % port)
+    return 0
+
+
+CLASSES = {"0300": "VGA compatible controller", "0302": "3D controller", "0380": "Display controller", "0403": "Audio device", "0c03": "USB controller"}
+
+
+def lspci(args):
+    letters = "".join(arg[1:] for arg in args if arg.startswith("-"))
+    if len("".join(args)) != len(letters) + len(args) or set(letters) - set("nkD"):
+        loud(" ".join(args))
+    for number, device in enumerate(INSIDE["pci"]):
+        slot = "%s00:%02x.0" % ("0000:" if "D" in letters else "", number + 6)
+        ids = "%s:%s" % (device["vendor"], device["device"])
+        kind = CLASSES.get(device["class"][:4], "Class")
+        if "nn" in letters:
+            print("%s %s [%s]: %s [%s]" % (slot, kind, device["class"][:4], device["name"], ids))
+        elif "n" in letters:
+            print("%s %s: %s" % (slot, device["class"][:4], ids))
+        else:
+            print("%s %s: %s" % (slot, kind, device["name"]))
+        if "k" in letters:
+            if device["driver"]:
+                print("\tKernel driver in use: " + device["driver"])
+            if device["module"]:
+                print("\tKernel modules: " + device["module"])
+    return 0
+
+
+def xrandr(args):
+    if args not in ([], ["--query"], ["-q"], ["--current"]):
+        loud(" ".join(args))
+    if INSIDE["x"] is None or os.environ.get("DISPLAY", "") not in (":0", ":0.0"):
+        print("Can't open display %s" % os.environ.get("DISPLAY", ""), file=sys.stderr)
+        return 1
+    if not os.environ.get("XAUTHORITY", "").endswith("/run/lightdm/root/:0"):
+        print("Authorization required, but no authorization protocol specified\n", file=sys.stderr)
+        print("Can't open display :0", file=sys.stderr)
+        return 1
+    print("Screen 0: minimum 320 x 200, current 1920 x 1080, maximum 16384 x 16384")
+    for output in INSIDE["x"]:
+        if output["connected"]:
+            print("%s connected primary 1920x1080+0+0 (normal left inverted right x axis y axis) 309mm x 173mm" % output["name"])
+            print("   1920x1080     60.01*+  59.93  ")
+        else:
+            print("%s disconnected (normal left inverted right x axis y axis)" % output["name"])
+    return 0
+
+
+def pactl(args):
+    if args != ["list", "sink-inputs"]:
+        loud(" ".join(args))
+    # PulseAudio's server is the user's, found by the folder of the user's session.
+    if os.environ["USER"] == "root" or os.environ.get("XDG_RUNTIME_DIR") != "/run/user/1000":
+        print("Connection failure: Connection refused", file=sys.stderr)
+        return 1
+    for number, name in enumerate(INSIDE["playing"]):
+        print(
+            'Sink Input #%d\n\tDriver: PipeWire\n\tProperties:\n\t\tapplication.name = "%s"\n\t\tmedia.name = "playback"\n'
+            % (number, name)
+        )
+    return 0
+
+
+def hostname(args):
+    print(INSIDE["name"])
+    return 0
+
+
+def mountpoint(args):
+    if len(args) != 2 or args[0] != "-q":
+        loud(" ".join(args))
+    return 0 if args[1] in INSIDE["mounts"] else 32
