@@ -27,7 +27,7 @@ def entry(path):
     if stat.S_ISREG(info.st_mode):
         with open(path, "rb") as file:
             return dict(found, type="file", sha256=hashlib.sha256(file.read()).hexdigest())
-    return dict(found, type="other")  # sockets, pipes
+    return dict(found, type="other")  # pipes
 
 
 def files(root, skipped):
@@ -35,6 +35,8 @@ def files(root, skipped):
         if entry_.path in skipped:
             continue
         try:
+            if stat.S_ISSOCK(entry_.stat(follow_symlinks=False).st_mode):
+                continue  # of a program that runs: qrexec has one for each qube
             yield entry_.path, entry(entry_.path)
         except FileNotFoundError:
             continue  # gone since the folder was read
