@@ -197,6 +197,7 @@ function args(formula: string, more: Partial<ApplyArgs> = {}): ApplyArgs {
     sls: "guidomain.sys-gui",
     modules,
     inside: [],
+    secrets: {},
     verify: [],
     restart: [],
     trial: { seconds: 60, boot: null, watch: null },

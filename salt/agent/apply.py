@@ -26,6 +26,7 @@ import machine
 import menu
 import qubes_admin as admin
 import runner
+import secret
 import snapshot
 import trial as trials
 import units
@@ -63,6 +64,7 @@ def check_args(args):
     trial, keep, after = args["trial"], args.setdefault("keep", None), args.setdefault("after", None)
     claims = args.setdefault("claims", ledger.NO_CLAIMS)
     insides.check(args.setdefault("inside", []))
+    _check_secrets(args.setdefault("secrets", {}), args["touch"])
     boot, watch = trial.get("boot"), trial.get("watch")
     try:
         good = trial["seconds"] > 0 and (
@@ -103,6 +105,20 @@ def check_args(args):
     for sls in (args["sls"], keep["sls"] if keep else "", after["sls"] if after else ""):
         if sls and not re.fullmatch(r"guidomain\.[A-Za-z0-9_.-]+", sls):
             raise Failure("bad-request", "apply: sls may not be %s" % common.clean(sls, 200))
+
+
+def _check_secrets(secrets, touch):
+    if not isinstance(secrets, dict):
+        raise Failure("bad-request", "apply: secrets must be a map")
+    for name, value in secrets.items():
+        keys.split("secret:" + name)
+        good = value is None or (
+            isinstance(value, dict)
+            and all(isinstance(value.get(part), str) for part in ("mark", "value"))
+            and "\n" not in value["mark"]
+        )
+        if not good or "secret:" + name not in touch:
+            raise Failure("bad-request", "apply: secret %s is not of the form that was agreed" % name)
 
 
 def _has(value, **kinds):
@@ -290,6 +306,11 @@ def _forward(args, emit, stop, run, bundle):
                 # It still has clients; qube.absent shuts it down once the formula moved them off.
                 emit("shutdown", "%s not yet: %s" % (qube, error.message))
         reach("apply.shutdown")
+        for name, value in args["secrets"].items():
+            qube, _, which = name.partition(":")
+            text = value and "%s\n%s" % (value["mark"], value["value"])
+            secret.write(qube, which, text)
+            reach("inside.secret")
         # Without a state only the ledger changes: things are given up as they are.
         states = _salt(args["sls"], args["wait"], beat, stop, run) if args["sls"] else []
         reach("apply.salt")

@@ -1,6 +1,6 @@
 """
-The step of an apply that writes inside qubes: `qubesctl --targets` for one qube after the other. It
-starts a template for it and shuts it down again, exactly once (volumes.py says why); any other qube
+The step of an apply that writes inside qubes: `qubesctl --targets` for one qube after the other (for one
+without a state, only the command that puts it in force). It starts a template for it and shuts it down again, exactly once (volumes.py says why); any other qube
 keeps running.
 """
 
@@ -16,7 +16,7 @@ from steps import reach
 
 START = 180  # seconds for the qube to start
 STOP = 120  # seconds for a template to shut down, before it is killed
-SHAPE = {"qube": str, "sls": str, "timeout": (int, float)}
+SHAPE = {"qube": str, "sls": (str, type(None)), "timeout": (int, float)}
 QUERIES = {
     "rpm": "rpm -q --queryformat '%{NAME}\\n'",
     "dpkg": "dpkg-query -W -f '${Package} ${db:Status-Abbrev}\\n'",
@@ -27,7 +27,8 @@ def check(entries):
     for one in entries:
         good = all(isinstance(one.get(name), kind) for name, kind in SHAPE.items())
         good = good and one.get("volume") in (None, "root") and one["timeout"] > 0
-        good = good and re.fullmatch(r"guidomain\.[A-Za-z0-9_.-]+", one["sls"])
+        good = good and (one["sls"] or not one.get("volume"))
+        good = good and (not one["sls"] or re.fullmatch(r"guidomain\.[A-Za-z0-9_.-]+", one["sls"]))
         brought, command = one.get("brought"), one.get("activate")
         good = good and (command is None or isinstance(command, str))
         if brought is not None:
@@ -85,6 +86,8 @@ def apply(entries, emit, stop, run):
 def _apply(one, emit, stop, run):
     qube, volume = one["qube"], one.get("volume")
     reach("inside.begins")
+    if one["sls"] is None and admin.power_state(qube) != "Running":
+        return "it is off: it takes it when it starts"
     if volume:
         preflight([one])  # since then somebody may have started it
         volumes.mark(qube, volume)
@@ -98,7 +101,7 @@ def _apply(one, emit, stop, run):
     if one.get("brought"):
         _note(qube, one["brought"], run, stop)
     reach("inside.noted")
-    states = _salt(one, emit, stop, run)
+    states = _salt(one, emit, stop, run) if one["sls"] else []
     reach("inside.salt")
     if volume:
         _off(qube, volume, emit, stop)

@@ -15,6 +15,7 @@ import ledger
 import machine
 import menu
 import qubes_admin as admin
+import secret
 import volumes
 from common import Failure
 from steps import reach
@@ -82,6 +83,9 @@ def plan(args, staged, apply_id, own=(), kept=None):
         "after": {"sls": after["sls"], "keys": after["keys"]},
         "watch": args["trial"]["watch"],
         "watchBefore": kept,
+        "secrets": {
+            key: secret.whole(*keys.split(key)[1:]) for key in touched if key.startswith("secret:")
+        },
         # Qubes that Salt may write inside, each from a disposable; in a boot of its own that of the mode.
         "inside": sorted(
             {one["qube"] for one in inside}
@@ -254,6 +258,8 @@ def put_back(record, emit, run):
                 _attempt(reasons, key, stop_qube, qube, PATIENCE, True)
             owner = record["owners"].get(key[5:]) if kind == "file" else None
             was = record.get("shared", {}).get(qube) if kind == "line" else None
+            if kind == "secret":
+                was = record.get("secrets", {}).get(key)
             _attempt(reasons, key, keys.restore, key, before[key], owner, run, was)
             reach("undo.key")
         still = _differing(before, left, reasons)
@@ -269,6 +275,8 @@ def put_back(record, emit, run):
     for key in removed - set(left):
         reasons[key] = LOST
 
+    for qube in record.get("inside", []):
+        _attempt({}, "", _in_force, qube, run)
     for qube in again:
         key = "qube:" + qube
         if key not in reasons and _attempt(reasons, key, admin.power_state, qube) == "Halted":
@@ -291,6 +299,16 @@ def put_back(record, emit, run):
             )
     undone = [key for key in changed if key not in reasons]
     return {"changed": changed, "undone": undone, "left": reasons}
+
+
+HOOK = "/rw/config/rc.local.d/50-guidomain.rc"  # src/formula/inside/render.ts
+
+
+def _in_force(qube, run):
+    """One that runs on takes what is its inside again by now, and its secrets; else it has them from
+    its next start on."""
+    if admin.power_state(qube) == "Running" and admin.get_qube(qube)["class"] == "AppVM":
+        run(["qvm-run", "-p", "--no-gui", "-u", "root", qube, "test ! -x %s || %s" % (HOOK, HOOK)], 60)
 
 
 def remove(key, emit, run):
@@ -319,7 +337,7 @@ def _rank(key, before, removed):
     # What a level denies counts until all that is wider has gone, and is back before it
     # (src/policy/levels.ts): lines of admins come before it and go after it, but where it goes itself.
     file = 8 if before[key] is None and re.search("/policy.d/46-level-", key) else 6
-    return dict(ranks, file=file, line=7 if before[key] is None else 5, package=9, volume=10)[
+    return dict(ranks, file=file, line=7 if before[key] is None else 5, package=9, secret=9, volume=10)[
         kind
     ]
 

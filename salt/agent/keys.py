@@ -12,6 +12,7 @@ import grub
 import menu
 import policy_lines
 import qubes_admin as admin
+import secret
 import volumes
 from common import Failure
 
@@ -32,6 +33,8 @@ FORMS = {
     # The qube, and BACKEND:PORT:IDENTITY; port "*": wherever it is plugged in there. What would need
     # quoting, or is something else in a call's argument ("+"), a key cannot name.
     "usb": re.compile(r"(%s):(%s:(?:\*|[0-9]+-[0-9.]+):[!#-&(),-\[\]-~]+)" % (NAME, NAME)),
+    # Of it the ledger has a mark alone.
+    "secret": re.compile("(%s):(%s)" % (NAME, secret.NAME)),
     # Never in the ledger: for the way back of what is written inside a qube, and for that alone.
     "volume": re.compile("(%s):(root|private)" % NAME),
     "bootarg": re.compile(grub.TOKEN.pattern),
@@ -73,6 +76,8 @@ def read(key):
         return menu.read_token(name)
     if kind == "volume":
         return volumes.read(qube, name)
+    if kind == "secret":
+        return secret.read(qube, name)
     if kind == "line":
         found = common.read_file(qube)
         return True if found and policy_lines.has(found["content"], name) else None
@@ -163,8 +168,8 @@ def packages(names):
 
 
 def restore(key, before, owner, run, was=None):
-    """Makes `key` what it was. `owner`: [uid, gid] of a file; `was`: the whole file of a line. Raises
-    where the host refuses."""
+    """Makes `key` what it was. `owner`: [uid, gid] of a file; `was`: the whole file of a line, or of a
+    secret. Raises where the host refuses."""
     kind, qube, name = split(key)
     if kind in ("property", "global"):
         if before is None:
@@ -191,6 +196,8 @@ def restore(key, before, owner, run, was=None):
         menu.write_token(name, before is True)
     elif kind == "volume":
         volumes.put_back(qube, name)
+    elif kind == "secret":
+        secret.write(qube, name, was)
     elif kind == "line":
         _restore_line(qube, name, before is True, was)
     else:

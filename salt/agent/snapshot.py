@@ -12,6 +12,7 @@ import keys
 import ledger
 import lock
 import qubes_admin as admin
+import secret
 import volumes
 
 FOLDERS = [
@@ -61,6 +62,7 @@ def snapshot(args):
         files=_files(),
         packages=keys.end_rpm(rpm, names),
         ledger=entries,
+        secrets=secret.every(),
         lock=holder,
         unfinished=unfinished or None,
         trial=trial and _trial(trial),
@@ -168,8 +170,10 @@ def _files():
         names = os.listdir(common.path(UNITS))
     except OSError:
         names = []
-    folders += ["%s/%s" % (UNITS, n) for n in names if re.fullmatch(r"qubes-vm@.+\.service\.d", n)]
+    own = r"qubes-vm@.+\.service\.d|multi-user\.target\.d"
+    folders += ["%s/%s" % (UNITS, n) for n in names if re.fullmatch(own, n)]
     places = [INPUT_TARGET]
+    places += ["%s/%s" % (UNITS, n) for n in names if re.fullmatch(r"guidomain-login-.+", n)]
     try:
         services = os.listdir(common.path(SERVICES))
     except OSError:

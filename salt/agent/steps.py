@@ -92,6 +92,7 @@ STEPS = {
 INSIDE = {
     # After apply.salt, or after resume.started: once for each qube that is written inside.
     "inside": (
+        "inside.secret",  # once for each that is written or taken away, after apply.shutdown
         "inside.begins",
         "inside.marked",  # the revisions of its volume are noted (a template)
         "inside.started",

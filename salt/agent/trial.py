@@ -282,8 +282,8 @@ def _watch(record, book, after):
     if former is None or former["owner"] not in names(record):
         former = {"record": {}, "ours": {}}
     merged = dict(record)
-    for part in ("before", "entries", "staged", "owners", "shared"):
-        merged[part] = dict(record[part], **former["record"].get(part, {}))
+    for part in ("before", "entries", "staged", "owners", "shared", "secrets"):
+        merged[part] = dict(record.get(part, {}), **former["record"].get(part, {}))
     for part in ("directories", "running", "halted"):
         merged[part] = sorted(set(record[part]) | set(former["record"].get(part, [])))
     for key, entry in merged["entries"].items():

@@ -26,6 +26,7 @@ SOURCES = (
     "policy_lines",
     "qubes_admin",
     "runner",
+    "secret",
     "steps",
     "trial",
     "units",

@@ -772,6 +772,7 @@ class HostCase(unittest.TestCase):
             "srv",
             "etc/salt",
             "etc/qubes/policy.d/include",
+            "etc/qubes-rpc",
             "usr/share/xsessions",
             "bin",
             "sys/bus/pci/devices/0000:00:02.0",

@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import random
+import subprocess
 import unittest
 
 from fake import HostCase, qube
@@ -13,6 +14,7 @@ import guard
 import insides
 import ledger
 import qubes_admin as admin
+import secret
 import steps
 import volumes
 
@@ -254,6 +256,100 @@ class Template(HostCase):
             dict(good, brought=dict(good["brought"], query="pacman")),
         ):
             self.fails("bad-request", dict(self.template(), inside=[wrong]))
+
+
+class Secrets(HostCase):
+    """What dom0 keeps for a qube."""
+
+    SECRET, FILE = "secret:work:login", "/var/lib/guidomain/secrets/work/login"
+    VALUE = {"mark": "m1", "value": "$6$salt$hash"}
+
+    def given(self, value, actions=(), **more):
+        args = self.args(actions, [self.SECRET], **more)
+        return dict(args, secrets={"work:login": value})
+
+    def test_it_is_roots_alone_and_nowhere_else(self):
+        result = self.apply(self.given(self.VALUE))
+        self.assertEqual(self.text(self.FILE), "m1\n$6$salt$hash")
+        for name, mode in ((self.FILE, 0o600), (os.path.dirname(self.FILE), 0o700)):
+            self.assertEqual(os.stat(self.root + name).st_mode & 0o777, mode)
+        self.assertEqual(os.stat(self.root + secret.SERVICE).st_mode & 0o777, 0o755)
+        self.assertEqual(result["snapshot"]["secrets"], {"work:login": "m1"})
+        self.assertEqual(ledger.load()["entries"][self.SECRET]["ours"], "m1")
+        seen = self.dump()["files"]
+        holding = [n for n, (_, text) in seen.items() if text and b"$6$salt$hash" in text]
+        self.assertEqual(holding, [self.FILE])
+        self.assertNotIn("$6$", json.dumps([result, self.events]))
+
+    def test_it_comes_back_where_a_change_fails_and_goes_with_its_owner(self):
+        before = self.dump()
+        self.fails("salt-failed", self.given(self.VALUE, [["fail", "x"]]))
+        self.assertEqual(self.dump(), before)
+        self.apply(self.given(self.VALUE))
+        kept = self.dump()
+        self.fails("salt-failed", self.given(dict(self.VALUE, mark="m2"), [["fail", "x"]]))
+        self.assertEqual(self.dump(), kept)
+        self.apply(self.given(None, release=[self.SECRET]))
+        self.assertEqual(set(self.dump()["files"]), set(before["files"]))
+
+    def test_a_crash_after_it_was_written_is_undone_by_the_guard(self):
+        self.apply(self.given(self.VALUE))
+        kept = self.dump()
+        steps.hook = lambda name: self.cut() if name == "inside.secret" else None
+        import apply as apply_module
+
+        real, apply_module._undo = apply_module._undo, lambda *a, **k: {}
+        with self.assertRaises(common.Failure):
+            self.begin(self.given(dict(self.VALUE, mark="m2", value="other")))
+        apply_module._undo = real
+        steps.hook = lambda _name: None
+        self.assertIn("other", self.text(self.FILE))
+        guard.say = lambda *_: None
+        self.machine.clock += 10_000
+        self.alone()
+        self.assertEqual(self.text(self.FILE), kept["files"][self.FILE][1].decode())
+
+    @staticmethod
+    def cut():
+        raise Cut()
+
+    def test_the_form_of_a_request_is_checked(self):
+        for wrong in (
+            dict(self.VALUE, mark="a\nb"),
+            {"mark": "m"},
+            "text",
+        ):
+            self.fails("bad-request", self.given(wrong))
+        self.fails("bad-request", dict(self.args(), secrets={"work:login": self.VALUE}))
+        self.fails("bad-request", dict(self.args(), secrets={"work:../x": self.VALUE}))
+
+    def test_dom0s_service_hands_to_a_qube_what_is_that_qubes(self):
+        self.apply(self.given(self.VALUE))
+        text = self.text(secret.SERVICE).replace(secret.FOLDER, self.root + secret.FOLDER)
+
+        def asked(qube, name):
+            """(status, output), with a sudo and a getent of dom0's."""
+            self.put("/bin/sudo", "#!/bin/sh\nshift 2\nexec \"$@\"\n", 0o755)
+            self.put("/bin/getent", "#!/bin/sh\necho \"$2:HASH-OF-$2:1:2\"\n", 0o755)
+            env = dict(self.env, QREXEC_REMOTE_DOMAIN=qube)
+            done = subprocess.run(
+                ["sh", "-c", text, "service"] + name, env=env, stdout=subprocess.PIPE, check=False,
+                stderr=subprocess.DEVNULL,
+            )
+            return done.returncode, done.stdout.decode()
+
+        self.assertEqual(asked("work", ["login"]), (0, "$6$salt$hash\n"))
+        for qube, name in (
+            ("personal", ["login"]),
+            ("", ["login"]),
+            ("../guard", ["login"]),
+            ("work", ["../work/login"]),
+            ("work", []),
+            ("work", ["vnc"]),
+        ):
+            self.assertEqual((asked(qube, name)[0] != 0, asked(qube, name)[1]), (True, ""), (qube, name))
+        self.apply(self.given({"mark": "dom0:alice", "value": "dom0:alice"}))
+        self.assertEqual(asked("work", ["login"]), (0, "HASH-OF-alice\n"))
 
 
 class Text(unittest.TestCase):

@@ -146,6 +146,7 @@ test("VNC by default: no session file, the default GUI domain last", () => {
   assert.equal(Object.keys(parsed), [
     "sys-gui qube",
     "sys-gui properties",
+    "sys-gui features",
     "sys-gui services",
     "/etc/qubes/policy.d/50-gui-sys-gui.policy",
     "/etc/qubes/policy.d/51-gui-sys-gui.policy",

@@ -4,8 +4,11 @@ import { type GuiDomain, inMode, principalOf } from "../model/guiDomain.ts";
 import { type InputRule, inputRules, withFound } from "../model/input.ts";
 import { isRemote, type Mode, PORTS, RDP_SERVICE, type Rung } from "../model/modes.ts";
 import { policyFile } from "../model/names.ts";
+import { marksOf } from "../model/secrets.ts";
 import { NO_SETTINGS, PROHIBIT_START, type Settings, standBehind } from "../model/settings.ts";
 import { grantOf } from "../policy/levels.ts";
+import { qubeInside } from "./inside/qube.ts";
+import { GENERATION, type Generation, generationOf, secretScript } from "./inside/render.ts";
 import { prepare, render } from "./templates.ts";
 
 const FEATURES: Record<Mode, Record<string, string>> = {
@@ -51,6 +54,8 @@ export function settingsOf(gui: GuiDomain, rung: Rung, grant: GpuGrant = NO_GRAN
   const ports = Object.values(grant.devices).map((d) => d.port);
   const principal = principalOf(gui);
   const rights = principal && grantOf(principal);
+  const inside = insideOf(gui, rung);
+  const marks = inside ? marksOf(gui, rung) : {};
   const settings: Settings = {
     class: "AppVM",
     template: gui.template,
@@ -70,6 +75,7 @@ export function settingsOf(gui: GuiDomain, rung: Rung, grant: GpuGrant = NO_GRAN
       ...FEATURES[rung],
       ...(takesInput(gui, rung) && { [TAKES_INPUT]: "true" }),
       ...rights?.features,
+      ...(inside && { [GENERATION]: inside.digest }),
     },
     services: Object.fromEntries(SERVICES[rung].map((name) => [name, "on" as const])),
     globals: gui.clients === "default" ? { default_guivm: qube } : {},
@@ -80,14 +86,50 @@ export function settingsOf(gui: GuiDomain, rung: Rung, grant: GpuGrant = NO_GRAN
         lines.map((line) => [`${path}:${line}`, "set" as const]),
       ),
     ),
-    files: { ...rights?.files, ...filesOf(gui, rung, hostPackages, grant) },
+    files: {
+      ...rights?.files,
+      ...filesOf(gui, rung, hostPackages, grant),
+      ...(inside && secretFiles(gui, Object.keys(marks), inside.digest)),
+    },
     packages: Object.fromEntries(hostPackages.map((name) => [name, "installed" as const])),
     devices: gpu ? grant.devices : {},
+    ...(Object.keys(marks).length && { secrets: marks }),
     bootArguments: gpu
       ? Object.fromEntries(bootWords(qube, ports).map((word) => [word, "set" as const]))
       : {},
   };
   return standBehind(settings, gui.behind ?? []);
+}
+
+/** What a GUI domain puts in place inside itself in that rung; null: nothing. `former`: the generation that dom0 names now. */
+export function insideOf(gui: GuiDomain, rung: Rung, former: string | null = null): Generation | null {
+  const inside = qubeInside(gui, rung);
+  return inside && generationOf(gui.qube, inside, former);
+}
+
+/** Before what a level denies. */
+export const secretsFile = (qube: string) => policyFile(45, "secrets", qube);
+
+/** What lets it fetch its secrets, and tells it of a password of dom0 that changes. */
+function secretFiles({ qube, login }: GuiDomain, names: string[], digest: string): Record<string, string> {
+  if (names.length === 0) return {};
+  const files = {
+    [secretsFile(qube)]: render("qubes/gui-secrets.policy", { qube, names: names.map((name) => `+${name}`) }),
+  };
+  if (!login?.follow) return files;
+  const unit = `/etc/systemd/system/guidomain-login-${qube}`;
+  const { user } = login;
+  return {
+    ...files,
+    [`${unit}.path`]: render("qubes/login.path", { qube, user }),
+    [`${unit}.service`]: render("qubes/login.service", { qube, secret: secretScript(digest) }),
+    [`/etc/systemd/system/multi-user.target.d/50-guidomain-login-${qube}.conf`]: render(
+      "qubes/login-wants.conf",
+      {
+        qube,
+      },
+    ),
+  };
 }
 
 /** Compiles the templates that most descriptions need. */

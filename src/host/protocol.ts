@@ -218,12 +218,14 @@ export const Snapshot = v.object({
   usb: v.optional(mapOf(v.nullable(v.array(UsbDevice)))),
   /**
    * Every file of /etc/qubes/policy.d (with include/), /run/qubes/policy.d, /etc/qubes-rpc/policy, /usr/share/xsessions, /etc/lightdm/lightdm.conf.d and
-   * /etc/systemd/system/qubes-vm@*.service.d, and /etc/qubes/input-proxy-target; text up to 256 KiB.
+   * /etc/systemd/system/qubes-vm@*.service.d and multi-user.target.d, guidomain-login-* beside these, and /etc/qubes/input-proxy-target; text up to 256 KiB.
    */
   files: mapOf(FileValue),
   /** Only the packages that were asked for and those of the ledger: version, or null where not installed. */
   packages: mapOf(v.nullable(v.string())),
   ledger: mapOf(LedgerEntry),
+  /** "qube:name" → the mark of a secret that dom0 keeps for a qube; a host of before has none. */
+  secrets: v.optional(mapOf(v.string())),
   lock: v.nullable(LockHolder),
   /** A journal left by an apply that neither finished nor was undone. The next apply undoes it first. */
   unfinished: v.nullable(v.object({ holder: v.string(), since: v.number(), keys: v.array(v.string()) })),
@@ -305,7 +307,8 @@ export const NO_CLAIMS: ClaimArgs = { formerly: null, takes: {}, waits: {}, heir
 /** `qubesctl --targets` for one qube. The agent starts it where it is off. */
 export interface InsideArgs {
   qube: string;
-  sls: string;
+  /** null: only `activate`, and that where it runs. */
+  sls: string | null;
   /** Seconds. */
   timeout: number;
   /**
@@ -343,6 +346,11 @@ export interface ApplyArgs {
   sls: string;
   /** Path below the agent's Salt folder → text: `_states/…`, `_utils/…`. */
   modules: Record<string, string>;
+  /**
+   * "qube:name" → what dom0's service guidomain.Secret hands to that qube, and what the ledger has of it; null: it goes. Each has its key in
+   * `touch`. They are in no other part of a request.
+   */
+  secrets: Record<string, { mark: string; value: string } | null>;
   /** What Salt does inside qubes after that, one after the other. */
   inside: InsideArgs[];
   /** What must hold after Salt, before a reboot, for the apply to count; a failure undoes the apply. */

@@ -26,11 +26,12 @@ export interface SessionOptions {
   scrub?: (text: string) => string;
 }
 
-type Defaulted = Pick<ApplyArgs, "inside" | "trial" | "keep" | "after" | "claims"> & Extras;
+type Defaulted = Pick<ApplyArgs, "inside" | "secrets" | "trial" | "keep" | "after" | "claims"> & Extras;
 /** A change: without more, one that needs no reboot and waits `seconds` for its confirmation. */
 export type Applied = Omit<ApplyArgs, keyof Defaulted> & Partial<Defaulted>;
 const DEFAULTS: Defaulted = {
   inside: [],
+  secrets: {},
   trial: { seconds: 180, boot: null, watch: null },
   keep: null,
   after: null,

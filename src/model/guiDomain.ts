@@ -11,7 +11,7 @@ import {
   parsePrincipal,
   RULES,
 } from "../policy/principal.ts";
-import { integer, listOf, named, oneOf, only, pathOf, shown, text, wrong } from "./fields.ts";
+import { integer, isMap, listOf, named, oneOf, only, pathOf, shown, text, wrong } from "./fields.ts";
 import { INPUT, type Input, inputFaults, inputOf, inputRules } from "./input.ts";
 import type { Key } from "./keys.ts";
 import { isRemote, MODES, type Mode, type Rung } from "./modes.ts";
@@ -54,6 +54,26 @@ const mode = named(
 /** RFB 3.8 §7.2.2: the password is the key of a DES, 8 bytes; of a longer one the rest would count for nothing. The value is never shown. */
 const REMOTE_PASSWORD =
   "the password must be a text of 6 to 8 letters, digits or signs of ASCII: VNC uses no more (the value is not shown)";
+
+const LOGIN = "the password must be a text of 1 to 256 characters of one line (the value is not shown)";
+const LOGIN_PARTS = "there is no such part; allowed are password and user, or follow and user";
+
+const qubeUser = named((name) =>
+  /^[a-z_][a-z0-9_-]{0,31}$/.test(name) ? null : `${shown(name)} is not the name of a user`,
+);
+const PASSWORD = only(
+  {
+    password: v.pipe(v.string(LOGIN), v.regex(/^[^\n\r\0]{1,256}$/, LOGIN)),
+    user: v.optional(qubeUser),
+  },
+  () => 'give { password } or { follow: "dom0", user } (the value is not shown)',
+  LOGIN_PARTS,
+);
+const FOLLOWS = only(
+  { follow: oneOf("dom0"), user: qubeUser },
+  wrong("a user of dom0 whose password it follows"),
+  LOGIN_PARTS,
+);
 
 const packageName = named((name) =>
   /^[A-Za-z0-9][A-Za-z0-9+._-]{0,99}$/.test(name) ? null : `${shown(name)} is not the name of a package`,
@@ -117,6 +137,7 @@ const fields = {
       "there is no such part; allowed is password",
     ),
   ),
+  login: v.optional(v.lazy((value) => (isMap(value) && "follow" in value ? FOLLOWS : PASSWORD))),
   input: v.optional(INPUT),
   level: v.optional(oneOf(...LEVELS)),
   apps: v.optional(APPS),
@@ -132,6 +153,12 @@ const GuiDomainArgs = only(
   `not a property of a GUI domain; allowed are ${ARGUMENTS.join(", ")}`,
 );
 type GuiDomainArgs = v.InferOutput<typeof GuiDomainArgs>;
+
+/** Of a user inside it: one of its own, or whatever that of a user of dom0 is. */
+export type Login = { follow?: never; user: string; password: string } | { follow: "dom0"; user: string };
+
+/** The user of Qubes' templates. */
+const QUBE_USER = "user";
 
 /** A GUI domain as described: every default filled in, every rule that needs no host kept. */
 export interface GuiDomain {
@@ -166,6 +193,8 @@ export interface GuiDomain {
   viewers: string[];
   /** What mode "vnc" asks of who connects; null: nothing. Secret. */
   remote: { password: string } | null;
+  /** The password at its greeter, its lock screen and by RDP; null: none of ours. Secret. */
+  login: Login | null;
   /** Which keyboards and mice reach its screen; null: those that reach dom0 without it. */
   input: Input | null;
   /** What this GUI domain, and so the person at it, may ask of the host; null: what the host's policy says without us. */
@@ -289,6 +318,7 @@ export function parseGuiDomain(name: string, value: unknown): { gui: GuiDomain }
     hostPackages: args.hostPackages ? [...new Set(args.hostPackages)].sort() : null,
     viewers: [...new Set(args.viewers ?? [])].sort(),
     remote: args.remote ?? null,
+    login: args.login ? loginOf(args.login) : null,
     input: args.input ? inputOf(args.input) : null,
     level: args.level ?? null,
     apps: (args.apps as App[] | undefined) ?? null,
@@ -297,6 +327,11 @@ export function parseGuiDomain(name: string, value: unknown): { gui: GuiDomain }
   const faults = rules(gui, name, args);
   return faults.length ? { faults } : { gui: sorted(gui) };
 }
+
+const loginOf = (login: NonNullable<GuiDomainArgs["login"]>): Login =>
+  "follow" in login
+    ? { follow: "dom0", user: login.user }
+    : { user: login.user ?? QUBE_USER, password: login.password };
 
 /** Rules over several fields; qubes-host.md (h) and design §5. */
 function rules(gui: GuiDomain, name: string, args: GuiDomainArgs): Fault[] {

@@ -11,6 +11,7 @@
  *     package:dummy-psu-sender           a package of dom0         value: version | null (not installed)
  *     device:sys-gui:*:0x8086:0x9b41::p030000   a PCI assignment: qube, port or "*", identity or "*"   value: DeviceValue | null
  *     usb:sys-audio:sys-usb:*:0d8c:0014::u010100   a USB assignment: qube, USB qube, port or "*", identity   value: DeviceValue | null
+ *     secret:sys-gui:login               what dom0 keeps for a qube       value: its mark, which says what it is and not how it is | null
  *     volume:fedora-43-xfce:root         a volume of a qube, of which the journal alone speaks: true while it is as it was
  *     line:/etc/qubes/policy.d/include/x:a b allow   a line of a file that others write to as well   value: true | null
  *     bootarg:guidomain.gpu=sys-gui      a word of GRUB_CMDLINE_LINUX (one part of the list rd.qubes.hide_pci)   value: true | null
@@ -26,6 +27,7 @@ export type Key =
   | `device:${string}:${string}:${string}`
   | `usb:${string}:${string}:${string}:${string}`
   | `line:${string}:${string}`
+  | `secret:${string}:${string}`
   | `volume:${string}:${string}`
   | `bootarg:${string}`;
 

@@ -48,6 +48,8 @@ export interface Settings {
   devices: Record<string, DeviceSetting>;
   /** Single USB devices, "BACKEND:PORT:ID" → how they are assigned; an audio domain's settings alone have it. */
   usb?: Record<string, string>;
+  /** What dom0 keeps for the qube, by name: its mark (model/secrets.ts). A GUI domain's settings alone have it. */
+  secrets?: Record<string, string>;
   /** Words of the kernel's arguments that every boot is to have. */
   bootArguments: Record<string, "set">;
 }
@@ -118,6 +120,9 @@ export function wishes(qube: string, settings: Settings): Wish[] {
     ...entries(settings.features).map(([f, value]): Wish => ({ key: `feature:${qube}:${f}`, value })),
     ...entries(settings.services).map(
       ([s, value]): Wish => ({ key: `feature:${qube}:service.${s}`, value: value === "on" ? "1" : "" }),
+    ),
+    ...entries(settings.secrets ?? {}).map(
+      ([name, value]): Wish => ({ key: `secret:${qube}:${name}`, value }),
     ),
     // A state of before there were such lines has none.
     ...Object.keys(settings.policyLines ?? {}).map(

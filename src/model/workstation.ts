@@ -8,7 +8,7 @@ import { type Fault, ARGUMENTS as GUI_ARGUMENTS, type GuiDomain, parseGuiDomain 
 import { qubeNameFault } from "./names.ts";
 
 /** Whose they are alone where there are several people. */
-const PERSONAL = ["apps", "clients", "level", "qube", "remote", "rules", "sessionUser", "viewers"];
+const PERSONAL = ["apps", "clients", "level", "login", "qube", "remote", "rules", "sessionUser", "viewers"];
 /** Said once for the machine: a USB qube's devices go one way. */
 const SHARED = ["input", "unreachable"];
 

@@ -8,12 +8,14 @@ import type { Snapshot } from "../host/protocol.ts";
 import { Refusal } from "../model/failure.ts";
 import { allPackages, type GuiDomain } from "../model/guiDomain.ts";
 import type { Mode } from "../model/modes.ts";
+import { secretsOf } from "../model/secrets.ts";
 import type { Settings } from "../model/settings.ts";
 import { hasLine, withLines, withoutLines } from "../policy/levels.ts";
 import { Claims } from "../provider/claims.ts";
 import { type Plan, planApply, planDelete } from "./changes.ts";
 import { appliedSettings, liveSettings } from "./live.ts";
 import { modeFault, preflight } from "./preflight.ts";
+import { secretsRequest } from "./secrets.ts";
 import { description, guiOf, holds, hostFor, OTHER_OWNER, qubeName } from "./testing/cases.ts";
 import { differing, everything, explicit, HostModel, install, isShared, qube } from "./testing/hostModel.ts";
 import { partsOf, sameValue, valueOf } from "./values.ts";
@@ -49,7 +51,9 @@ function up(host: HostModel, gui: GuiDomain, owner = OWNER): Plan | null {
     settings: applied,
     restores: plan.restores,
   });
-  host.apply({ owner, touch: plan.touch, release: plan.release, formula: formula.files, sls: formula.sls });
+  const { touch, release } = plan;
+  const secrets = secretsRequest(gui.qube, plan, secretsOf(gui, gui.display[0] ?? "xephyr"));
+  host.apply({ owner, touch, release, secrets, formula: formula.files, sls: formula.sls });
   return plan;
 }
 
@@ -63,6 +67,7 @@ function destroy(host: HostModel, gui: GuiDomain, onDelete = gui.onDelete, owner
     owner,
     touch,
     release,
+    secrets: secretsRequest(gui.qube, plan, {}),
     shutdown,
     formula: any ? formula.files : {},
     sls: any ? formula.sls : "",
@@ -126,8 +131,8 @@ function meddle(host: HostModel, gui: GuiDomain, picks: number[]): string[] {
   );
   const chosen = [...new Set(picks.map((n) => keys[n % keys.length] ?? ""))].filter((key) => {
     const { kind, of, name } = partsOf(key);
-    // Not where Qubes would refuse the change or the later removal.
-    return key !== "" && !(kind === "property" && name !== "maxmem" && of === gui.qube);
+    // Not where Qubes would refuse the change or the later removal; of secrets somebody has no use.
+    return key !== "" && kind !== "secret" && !(kind === "property" && name !== "maxmem" && of === gui.qube);
   });
   host.byHand((now) => {
     for (const key of chosen) {

@@ -58,6 +58,9 @@ export function liveSettings(qube: string, wanted: Settings, snapshot: Snapshot)
       case "usb":
         live.usb = { ...live.usb, [name]: (value as DeviceValue).mode };
         break;
+      case "secret":
+        live.secrets = { ...live.secrets, [name]: value as string };
+        break;
       case "package":
         live.packages[name] = "installed";
         break;

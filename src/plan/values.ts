@@ -25,6 +25,7 @@ export interface KeyParts {
     | "bootarg"
     | "line"
     | "volume"
+    | "secret"
     | "given"
     | "given-usb"
     | "input";
@@ -42,6 +43,7 @@ export function partsOf(key: string): KeyParts {
     case "usb":
     case "line":
     case "volume":
+    case "secret":
     case "tag": {
       const [of, name] = split(rest);
       return { kind, of, name };
@@ -91,6 +93,8 @@ export function valueOf(snapshot: Snapshot, key: string): KeyValue {
       return snapshot.globals[name] ?? null;
     case "file":
       return snapshot.files[name] ?? null;
+    case "secret":
+      return snapshot.secrets?.[`${of}:${name}`] ?? null;
     case "volume": // of the journal alone
       return null;
     case "line":

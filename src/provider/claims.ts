@@ -290,6 +290,8 @@ export function wordsFor(key: string): string {
       return `file ${name}`;
     case "line":
       return `line "${name}" of ${of}`;
+    case "secret":
+      return `the ${name} secret of "${of}"`;
     case "volume":
       return `the ${name} volume of "${of}"`;
     case "package":

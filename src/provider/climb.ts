@@ -251,6 +251,7 @@ class Climb {
     const known = {
       lit: screensOf(olds),
       restart: gui.restartClients === "allowed" ? runningClients(gui, plan, snapshot) : [],
+      inside: verified(olds) && olds["mode"] === target,
     };
     if (needsBoot) context.log(...bootNotice(snapshot));
     const request =
@@ -433,6 +434,7 @@ function refusalOf(gui: GuiDomain, { ladder, next }: Decision): Refusal {
 /** Failures of what was tried, in contrast to those of reaching and locking the host: the next rung may well work. */
 const OF_THE_RUNG = new Set([
   "salt-failed",
+  "inside-failed",
   "verify-failed",
   "trial-over",
   "no-one-shot",

@@ -179,7 +179,11 @@ test("viewers of a release before passwords: imported and destroyed as they are;
     ["remote"],
   );
   const remote = { password: "geheim12" };
-  assert.equal(await program.preview({ ...args, remote }), { remote: "add" });
+  assert.equal(await program.preview({ ...args, remote }), {
+    'settings.features["vm-config.guidomain"]': "update",
+    'settings.files["/etc/qubes/policy.d/45-secrets-sys-gui.policy"]': "add",
+    "settings.secrets": "add",
+  });
   await program.destroy();
   assert.is(program.hosts.applied.length, 0);
 });

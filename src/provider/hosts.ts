@@ -48,6 +48,7 @@ export interface TrialRequest {
   /** What Salt does inside qubes: at once, or in the trial's own boot. */
   inside?: InsideArgs[];
   insideBoot?: InsideArgs[];
+  secrets?: ApplyArgs["secrets"];
   /** The checks of the trial's own boot; those of `verify` come before it. */
   verifyBoot?: Verification[];
 }

@@ -3,14 +3,19 @@
  * change counts. Pure. Design §5.
  */
 import { afterFormulaOf, formulaOf, keepFormulaOf, type Part } from "../formula/formula.ts";
-import type { Snapshot } from "../host/protocol.ts";
+import { GENERATION } from "../formula/inside/render.ts";
+import { insideOf } from "../formula/settings.ts";
+import type { InsideArgs, Snapshot, Verification } from "../host/protocol.ts";
 import { NOT_THIS_BOOT } from "../model/gpu.ts";
 import type { GuiDomain } from "../model/guiDomain.ts";
+import type { Rung } from "../model/modes.ts";
+import { secretsOf } from "../model/secrets.ts";
 import { deviceId, PROHIBIT_START, type Settings } from "../model/settings.ts";
 import { isForGood, type Plan, type Restore } from "../plan/changes.ts";
 import { appliedSettings } from "../plan/live.ts";
 import { startsAnew } from "../plan/preflight.ts";
 import { type Decision, inTwoParts } from "../plan/rungs.ts";
+import { secretsRequest } from "../plan/secrets.ts";
 import { partsOf, valueOf } from "../plan/values.ts";
 import { hostScreenChecks, screenChecks, verificationsOf } from "../plan/verify.ts";
 import type { ApplyRequest } from "./hosts.ts";
@@ -28,7 +33,12 @@ export function rungRequest(
   decision: Decision & { wanted: Settings },
   plan: Plan,
   snapshot: Snapshot,
-  known: { lit: string[]; restart: string[] },
+  known: {
+    lit: string[];
+    restart: string[];
+    /** What the last run has put inside the qube is known to be there. */
+    inside: boolean;
+  },
 ): Request {
   const { target, wanted, gpu, needsBoot, ladder } = decision;
   const rung = target ?? ladder.before;
@@ -49,7 +59,9 @@ export function rungRequest(
         }
       : null;
   const { now, words, ...parts } = parted(gui.qube, plan);
-  const common = { ...parts, restart: known.restart };
+  const within = insideRequest(gui, rung, plan, snapshot, known.inside);
+  const common = { ...parts, restart: known.restart, secrets: within.secrets };
+  checks.splice(afterStart(checks), 0, ...within.checks);
   if (!needsBoot) {
     // The words of the kernel's line are those of this boot already.
     const restores = [...now, ...words];
@@ -57,7 +69,8 @@ export function rungRequest(
     return {
       ...common,
       shutdown: startsAnew(gui, plan, snapshot, rung) ? [gui.qube] : [],
-      formula: formula.files,
+      formula: { ...formula.files, ...within.formula },
+      inside: within.inside,
       sls: formula.sls,
       verify: checks,
       trial: { seconds: LIVE, boot: null, watch },
@@ -71,7 +84,8 @@ export function rungRequest(
     ...common,
     restart: [], // the boot restarts them all
     shutdown: [],
-    formula: formula.files,
+    formula: { ...formula.files, ...within.formula },
+    insideBoot: within.inside,
     sls: formula.sls,
     // Before the boot only what does not need it.
     verify: checks.filter((check) => check.kind === "host" && /^polic(y|ies)\b/.test(check.id)),
@@ -83,6 +97,54 @@ export function rungRequest(
     ],
   };
 }
+
+/** Where the checks of what runs in the qube begin. */
+const afterStart = (checks: Verification[]) => checks.findIndex((check) => check.kind === "start") + 1;
+
+/** Seconds that Salt may take in a GUI domain; it brings no packages there. */
+const INSIDE = 900;
+
+/** What is put in place inside the GUI domain, and what dom0 hands to it. */
+function insideRequest(gui: GuiDomain, rung: Rung, plan: Plan, snapshot: Snapshot, isThere: boolean) {
+  const { qube, limits } = gui;
+  const live = snapshot.qubes[qube]?.features[GENERATION] ?? null;
+  const generation = insideOf(gui, rung, live);
+  const secrets = secretsRequest(qube, plan, generation ? secretsOf(gui, rung) : {});
+  if (!generation) return { formula: {}, inside: [], secrets, checks: [] };
+  const { digest, formula, activate, check } = generation;
+  const isNew = !isThere || live !== digest;
+  const inside: InsideArgs = {
+    qube,
+    sls: isNew ? formula.sls : null,
+    timeout: INSIDE,
+    volume: null,
+    brought: null,
+    activate,
+  };
+  return {
+    formula: formula.files,
+    inside: [inside],
+    secrets,
+    checks: [
+      {
+        kind: "guest" as const,
+        id: "what is put in place inside is in force",
+        qube,
+        command: check,
+        timeout: limits.checks,
+      },
+      ...(gui.login?.follow ? [followCheck(qube, limits.checks)] : []),
+    ],
+  };
+}
+
+/** Also starts it: from the next boot on that does itself. */
+const followCheck = (qube: string, timeout: number): Verification => ({
+  kind: "host",
+  id: "a password of dom0 is followed",
+  argv: ["sh", "-c", `systemctl daemon-reload && systemctl restart guidomain-login-${qube}.path`],
+  timeout,
+});
 
 /** When it is checked, the files that it takes away are not there any more. */
 export function withoutGone(snapshot: Snapshot, { restores }: Plan): Snapshot {
@@ -101,6 +163,7 @@ export function stagedRequest(gui: GuiDomain, wanted: Settings, plan: Plan, snap
   const checks = verificationsOf(gui, "gpu", withoutGone(snapshot, plan), Object.keys(applied.files));
   return {
     ...parts,
+    secrets: secretsRequest(gui.qube, plan, insideOf(gui, "gpu") ? secretsOf(gui, "gpu") : {}),
     restart: [],
     shutdown: [],
     formula: formula.files,
@@ -120,7 +183,7 @@ export function takeAwayRequest(
 ): Request {
   const removes = plan.restores.some((r) => r.key === `qube:${qube}` && r.to === null);
   const { now, words, ...parts } = parted(qube, plan);
-  const common = { ...parts, restart: [] };
+  const common = { ...parts, restart: [], secrets: secretsRequest(qube, plan, {}) };
   if (!boots) {
     const formula = formulaOf({ qube, mode, settings: null, restores: now });
     const any = now.length > 0;

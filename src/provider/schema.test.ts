@@ -43,6 +43,7 @@ const guiArgs: Record<keyof resources.GuiDomainArgs, true> = {
   hostPackages: true,
   viewers: true,
   remote: true,
+  login: true,
   input: true,
   level: true,
   apps: true,

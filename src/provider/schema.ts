@@ -100,6 +100,12 @@ const guiInputs: Record<string, Property> = {
     description:
       "Modes vnc and rdp: qubes that may reach the remote screen through qubes.ConnectTCP (+5900 or +3389).",
   },
+  login: {
+    ...any,
+    secret: true,
+    description:
+      'The password of a user inside it, at the greeter, the lock screen and by RDP: { password, user } ("user" unless given), or { follow: "dom0", user }: that of a user of dom0, whatever it is.',
+  },
   remote: {
     ...any,
     secret: true,

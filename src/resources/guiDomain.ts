@@ -57,6 +57,11 @@ export interface GuiDomainArgs {
   viewers?: pulumi.Input<pulumi.Input<string>[]>;
   /** "vnc": what is asked of who connects, 6 to 8 characters. A secret, whether it is given as one or not. Needed with `viewers`. */
   remote?: pulumi.Input<{ password: pulumi.Input<string> }>;
+  /**
+   * The password at its greeter, its lock screen and by RDP: one of its own, or that of a user of dom0, whatever that is. Without one its
+   * screen does not lock. What the host keeps is a hash.
+   */
+  login?: pulumi.Input<GuiDomainLogin>;
   /** Which keyboards and mice reach its screen (docs/input.md). Default: those that reach dom0 without it. */
   input?: pulumi.Input<GuiDomainInput>;
   /**
@@ -69,6 +74,11 @@ export interface GuiDomainArgs {
   /** Lines of qrexec policy about what it and its clients may ask, before those of its level, which must allow such a thing. */
   rules?: pulumi.Input<pulumi.Input<string>[]>;
 }
+
+/** `user` of the first is one inside it, "user" unless given; of the second one of dom0. */
+export type GuiDomainLogin =
+  | { password: pulumi.Input<string>; user?: pulumi.Input<string> }
+  | { follow: "dom0"; user: pulumi.Input<string> };
 
 /** "ask": a person at the GUI domain that shows the USB qube is asked, each time. */
 type Answer = pulumi.Input<"allow" | "ask" | "deny">;
@@ -178,6 +188,7 @@ export class GuiDomain extends pulumi.CustomResource {
   declare readonly audiovm: pulumi.Output<string>;
   declare readonly hostPackages: pulumi.Output<string[]>;
   declare readonly viewers: pulumi.Output<string[]>;
+  declare readonly login: pulumi.Output<GuiDomainLogin | undefined>;
   declare readonly remote: pulumi.Output<{ password: string } | undefined>;
   declare readonly input: pulumi.Output<GuiDomainInput | undefined>;
   declare readonly level: pulumi.Output<"admin" | "operator" | "user" | "guest" | "kiosk" | undefined>;
@@ -208,8 +219,11 @@ export class GuiDomain extends pulumi.CustomResource {
   declare readonly connection: pulumi.Output<Record<string, unknown>>;
 
   constructor(name: string, args: GuiDomainArgs, options?: pulumi.CustomResourceOptions) {
-    const { host, remote, ...rest } = args;
-    const secrets = remote === undefined ? {} : { remote: pulumi.secret(remote) };
+    const { host, remote, login, ...rest } = args;
+    const secrets = {
+      ...(remote !== undefined && { remote: pulumi.secret(remote) }),
+      ...(login !== undefined && { login: pulumi.secret(login) }),
+    };
     const inputs = { ...GUI_OUTPUTS, ...rest, ...secrets, host: host instanceof Host ? host.name : host };
     super("guidomain:index:GuiDomain", name, inputs, options);
     failAtTheEnd(`GUI domain ${name}`, this.looked);
@@ -241,6 +255,7 @@ const GUI_OUTPUTS = {
   hostPackages: undefined,
   viewers: undefined,
   remote: undefined,
+  login: undefined,
   input: undefined,
   level: undefined,
   apps: undefined,

@@ -1,4 +1,5 @@
 /** The desktop and the greeter of a GUI domain. Source: qubes-host.md (b) "Template packages"; Qubes' sys-gui-template formula. */
+import type { GuiDomain } from "../../model/guiDomain.ts";
 import type { Distribution } from "../../model/template.ts";
 import { render } from "../templates.ts";
 import { file, type Inside, type QubeInside } from "./inside.ts";
@@ -64,6 +65,16 @@ export const desktopInside = (): Partial<QubeInside> => ({
     "/etc/xdg/autostart/nm-applet.desktop": file(render("qubes/inside/hidden.desktop", {})),
   },
 });
+
+/** The password of a user, as dom0 has it; in Qubes' templates nobody has one. Its screen locks only where there is one. */
+export const loginInside = ({ login }: GuiDomain): Partial<QubeInside> =>
+  login
+    ? {
+        secrets: {
+          login: `{ printf %s: ${login.follow ? "user" : login.user} && cat && echo; } | chpasswd --encrypted`,
+        },
+      }
+    : {};
 
 /** Where there is a greeter nobody may log in as root at it, who has no password in Qubes' templates. */
 export const greeterInside = (): Partial<QubeInside> => ({ commands: ["usermod --lock root"] });

@@ -1,3 +1,4 @@
+import { spawnSync } from "node:child_process";
 import { test } from "uvu";
 import * as assert from "uvu/assert";
 import YAML from "yaml";
@@ -84,7 +85,7 @@ test("the digest follows what is inside, not the order in which it was said", ()
 });
 
 test("a generation keeps itself and the one in force, and is whole last of all", () => {
-  const inside = qubeInside(guiOf(), "xephyr");
+  const inside = qubeInside(guiOf({ login: { password: "x" } }), "xephyr");
   assert.ok(inside);
   const { digest, formula, activate } = generationOf("sys-gui", inside, "0123456789abcdef");
   const parsed = states(Object.values(formula.files)[0]);
@@ -100,6 +101,31 @@ test("a generation keeps itself and the one in force, and is whole last of all",
       path.startsWith("/rw/config/guidomain") || path === "/rw/config/rc.local.d/50-guidomain.rc",
       path,
     );
+});
+
+test("nothing is done inside a GUI domain where nothing needs it", () => {
+  assert.is(qubeInside(guiOf(), "xephyr"), null);
+  assert.is(qubeInside(guiOf({ login: { password: "x" } }), "dom0"), null);
+  const login = { follow: "dom0", user: "alice" };
+  assert.match(qubeInside(guiOf({ login }), "xephyr")?.secrets["login"] ?? "", /printf %s: user /);
+});
+
+test("scripts of a generation are scripts that a shell takes", () => {
+  for (const mode of ["gpu", "xephyr", "vnc", "rdp"] as const) {
+    const gui = guiOf({ display: [mode], login: { password: "x" } });
+    const inside = qubeInside(gui, mode);
+    assert.ok(inside);
+    const { formula } = generationOf("sys-gui", { ...inside, commands: [...inside.commands, "true"] }, null);
+    const scripts = Object.values(states(Object.values(formula.files)[0])).flatMap((state) => {
+      const { contents = "" } = Object.assign({}, ...(Object.values(state)[0] as object[]));
+      return contents.startsWith("#!/bin/sh") ? [contents as string] : [];
+    });
+    assert.ok(scripts.length >= 3);
+    for (const script of scripts) {
+      const read = spawnSync("sh", ["-n"], { input: script, encoding: "utf8" });
+      assert.is(read.stderr + read.status, "0", script);
+    }
+  }
 });
 
 test("a template's arguments: defaults, and what is refused", () => {

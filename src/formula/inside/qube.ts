@@ -1,21 +1,33 @@
 /** A GUI domain's description → what it puts in place inside itself at each start. */
 import type { GuiDomain } from "../../model/guiDomain.ts";
-import type { Rung } from "../../model/modes.ts";
-import { desktopInside, greeterInside } from "./desktop.ts";
+import type { Mode, Rung } from "../../model/modes.ts";
+import { desktopInside, greeterInside, loginInside } from "./desktop.ts";
 import { type QubeInside, qubeTogether } from "./inside.ts";
 import { rdpInside, vncInside } from "./remote.ts";
 
 type Parts = (gui: GuiDomain) => Partial<QubeInside>;
 
-const MODE_PARTS: Record<Exclude<Rung, "dom0">, Parts[]> = {
-  gpu: [desktopInside, greeterInside],
-  xephyr: [desktopInside],
-  vnc: [desktopInside, greeterInside, vncInside],
-  rdp: [desktopInside, greeterInside, rdpInside],
+/** What makes it necessary to be inside it at all: where none of these has anything to say, nothing is done there. */
+const REQUIRING: Record<Mode, Parts[]> = {
+  gpu: [loginInside],
+  xephyr: [loginInside],
+  vnc: [loginInside, vncInside],
+  rdp: [loginInside, rdpInside],
 };
 
-/** null: in this rung there is no GUI domain. */
+/** What then comes along. */
+const ALONG: Record<Mode, Parts[]> = {
+  gpu: [desktopInside, greeterInside],
+  xephyr: [desktopInside],
+  vnc: [desktopInside, greeterInside],
+  rdp: [desktopInside, greeterInside],
+};
+
+/** null: nothing is put in place. */
 export function qubeInside(gui: GuiDomain, rung: Rung): QubeInside | null {
   if (rung === "dom0") return null;
-  return qubeTogether(...MODE_PARTS[rung].map((part) => part(gui)));
+  const of = (parts: Parts[]) => parts.map((part) => part(gui));
+  const { files, start, secrets, commands } = qubeTogether(...of(REQUIRING[rung]));
+  const parts = [...Object.keys(files), ...start, ...Object.keys(secrets), ...commands];
+  return parts.length ? qubeTogether(...of(ALONG[rung]), ...of(REQUIRING[rung])) : null;
 }

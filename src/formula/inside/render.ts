@@ -40,6 +40,7 @@ export function templateFormula(qube: string, inside: Inside, gone: Gone = NOTHI
 
 /** On the private volume of the qube. */
 const FOLDER = "/rw/config/guidomain";
+const UNITS = "/etc/systemd/";
 const HOOK = "/rw/config/rc.local.d/50-guidomain.rc";
 
 /** The feature with which dom0 names the generation in force; the qube reads it as /vm-config/guidomain in its QubesDB. */
@@ -55,6 +56,9 @@ export interface Generation {
   check: string;
 }
 
+/** What lets the running qube fetch one of its secrets anew; the name follows. */
+export const secretScript = (digest: string) => `${FOLDER}/${digest}/secret`;
+
 /** `former`: the generation in force now, which stays until the next one comes. */
 export function generationOf(qube: string, inside: QubeInside, former: string | null): Generation {
   const digest = digestOf("generation 1", inside);
@@ -67,7 +71,8 @@ export function generationOf(qube: string, inside: QubeInside, former: string | 
   const files: Record<string, InsideFile> = {
     [`${here}/activate`]: script("activate", {
       files: listOf(inside.files),
-      start: inside.start.length ? inside.start : false,
+      units: inside.start.length > 0 || Object.keys(inside.files).some((path) => path.startsWith(UNITS)),
+      start: inside.start,
       secrets,
       commands: inside.commands,
     }),

@@ -197,6 +197,7 @@ export function everything(snapshot: Snapshot): Record<string, KeyValue | string
   for (const [path, file] of Object.entries(snapshot.files))
     if (!isShared(path)) all[`file:${path}`] = file;
     else for (const line of rulesOf(file.content)) all[`line:${path}:${line}`] = true;
+  for (const [name, mark] of Object.entries(snapshot.secrets ?? {})) all[`secret:${name}`] = mark;
   for (const [name, version] of Object.entries(snapshot.packages))
     if (version !== null) all[`package:${name}`] = version;
   return all;
@@ -210,7 +211,7 @@ export function differing(a: Record<string, unknown>, b: Record<string, unknown>
 }
 
 export type ModelApply = Pick<ApplyArgs, "owner" | "touch" | "release" | "formula" | "sls"> &
-  Partial<Pick<ApplyArgs, "shutdown" | "inside" | "verify" | "restart">> & {
+  Partial<Pick<ApplyArgs, "shutdown" | "inside" | "secrets" | "verify" | "restart">> & {
     insideBoot?: ApplyArgs["inside"];
     trial?: {
       seconds: number;
@@ -324,6 +325,8 @@ export class HostModel {
     const evidence: Evidence[] = [];
     try {
       for (const name of shutdown) this.#shutdown(name);
+      for (const [name, secret] of Object.entries(request.secrets ?? {}))
+        this.#put(`secret:${name}`, secret?.mark ?? null);
       if (sls) this.#salt(sls, formula);
       for (const one of request.inside ?? []) this.#inside(one, formula);
       evidence.push(...this.#verify(verify));
@@ -463,6 +466,9 @@ export class HostModel {
     else if (kind === "feature" && its) {
       if (to === null) delete its.features[name];
       else its.features[name] = to as string;
+    } else if (kind === "secret") {
+      const { [`${of}:${name}`]: _, ...rest } = this.#now.secrets ?? {};
+      this.#now.secrets = to === null ? rest : { ...rest, [`${of}:${name}`]: to as string };
     } else if (kind === "package") this.#now.packages[name] = to as string | null;
     else if (kind === "global") this.#now.globals[name] = to as PropertyValue;
     else if (kind === "file") {

@@ -18,7 +18,8 @@ export function runInside(
 ): void {
   insides[qube] ??= { packages: [], files: {}, units: {} };
   const is = insides[qube];
-  const text = formula[`${sls.replaceAll(".", "/")}/init.sls`];
+  const text = formula[`${(sls ?? "").replaceAll(".", "/")}/init.sls`];
+  if (sls === null) return; // only put in force
   if (text === undefined) throw new Error(`there is no ${sls}`);
   for (const [id, state] of Object.entries<Record<string, Record<string, unknown>[]>>(parse(text) ?? {})) {
     const [[call = "", list = []] = []] = Object.entries(state);
