@@ -829,7 +829,8 @@ class Apply(HostCase):
             self.assertEqual(set(self.qubes.qubes), set(before[1]))
             self.assertEqual(self.dump()["files"], files)
         print("keys in random undos:", kinds)
-        self.assertEqual(set(kinds), set(keys.FORMS))
+        # These two no formula writes; test_inside.py has them.
+        self.assertEqual(set(kinds), set(keys.FORMS) - {"secret", "volume"})
 
     def randomise(self, dice):
         q = self.qubes
