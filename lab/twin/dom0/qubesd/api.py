@@ -159,6 +159,17 @@ def pool_list(call):
     return lines(call.system.pools)
 
 
+@method("admin.pool.Info", on_dom0=True, arg=True)
+def pool_info(call):
+    """Of file-reflink, the one driver there is (core-admin 4.3: api/admin.py pool_info, storage/reflink.py config)."""
+    if call.arg not in call.system.pools:
+        raise Refused("no such pool")
+    if call.arg == volumes.KERNELS:
+        return lines(["dir_path=/var/lib/qubes/vm-kernels", "driver=linux-kernel", "name=" + call.arg])
+    config = {"dir_path": volumes.BASE, "driver": "file-reflink", "ephemeral_volatile": False, "revisions_to_keep": volumes.KEPT}
+    return lines("%s=%s" % each for each in sorted(dict(config, name=call.arg).items()))
+
+
 @method("admin.deviceclass.List", on_dom0=True)
 def deviceclass_list(call):
     return lines(["block", "mic", "pci", "usb"])
