@@ -322,4 +322,29 @@ test("a qube's network is its own, from its start to its end, and dom0 finds it"
   await dom0("test ! -e /run/twin/guests/vault");
 });
 
+test("servers of screens: what listens is real, and qubes.ConnectTCP leads to it; Qubes' own x11vnc is open until it is ended", async () => {
+  for (const service of ["guivm", "guivm-vnc", "lightdm"]) await dom0(`qvm-service vault ${service} on`);
+  await dom0("qvm-start vault");
+  const listening = async () =>
+    (await run("vault", "ss -Hltn")).split("\n").flatMap((row) => row.split(/\s+/)[3] ?? []);
+  const connect = (port: number) =>
+    `printf "" | timeout 10 qvm-run --pass-io --no-gui --no-autostart --no-filter-escape-chars --service -- vault qubes.ConnectTCP+${port}`;
+  assert.equal(await listening(), ["0.0.0.0:5900"]);
+  await run("vault", "pkill -x x11vnc");
+  assert.equal(await listening(), []);
+  await dom0(connect(5900), 125);
+  const server = "x11vnc -display :0 -auth /run/lightdm/root/:0 -localhost -nopw";
+  await run("vault", `setsid ${server} >/dev/null 2>&1 & sleep 1; true`);
+  assert.equal(await listening(), ["127.0.0.1:5900"]);
+  assert.match(await dom0(`${connect(5900)}; true`), /^RFB 003\.008\n/);
+  await run(
+    "vault",
+    "setsid x11vnc -display :0 -auth /run/lightdm/root/:0 -rfbport 5902 >/dev/null 2>&1 & sleep 1; true",
+  );
+  assert.equal((await listening()).sort(), ["0.0.0.0:5902", "127.0.0.1:5900"]);
+  await run("vault", "pkill -x x11vnc; sleep 0.3; pkill -x x11vnc", 1);
+  assert.equal(await listening(), []);
+  await stop("vault");
+});
+
 test.run();

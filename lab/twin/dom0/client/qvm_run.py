@@ -14,8 +14,16 @@ SERVICES = {
     "qubes.VMShell": ["/bin/sh"],
     "qubes.VMRootShell": ["/bin/sh"],
     "qubes.GetDate": ["date", "-Iseconds"],
+    "qubes.ConnectTCP": ["/.guest/code/guest/connect-tcp"],
     "qubes.WaitForSession": ["sh", "-c", "systemctl -q is-active qubes-gui-agent lightdm"],
 }
+
+
+def service_argv(service):
+    """What a qube that is asked for SERVICE[+ARGUMENT] runs, where it plays that one; else None."""
+    name, _, argument = service.partition("+")
+    played = SERVICES.get(name)
+    return played and played + ([argument] if name == "qubes.ConnectTCP" else [])
 
 
 def make_parser():
@@ -65,7 +73,7 @@ def main():
         print("vm.%s: %s" % (name, "no qrexec agent answers"), file=sys.stderr)
         return 255
     if args.service:
-        argv = SERVICES.get(args.cmd.partition("+")[0], ["/etc/qubes-rpc/" + args.cmd])
+        argv = service_argv(args.cmd) or ["/etc/qubes-rpc/" + args.cmd]
     elif args.cmd_args or args.no_shell:
         argv = [args.cmd] + args.cmd_args
     else:

@@ -4,7 +4,10 @@ Names of files and units: qubes-host.md (b) "Template packages" and (d) 3. Units
 what they run is played (content.py), so their [Service] says little.
 """
 
+import os
 import re
+
+from .programs import BROUGHT, TOOL
 
 # Files that a package brings, as far as anybody asks for them.
 FILES = {
@@ -26,6 +29,9 @@ FILES = {
     "qubes-input-proxy-receiver": ["/usr/bin/input-proxy-receiver"],
     "lightdm": ["/usr/sbin/lightdm", "/etc/lightdm/lightdm.conf"],
     "x11vnc": ["/usr/bin/x11vnc"],
+    "qubes-gui-vnc": ["/usr/bin/qubes-run-x11vnc"],
+    "xrdp": ["/usr/sbin/xrdp", "/usr/sbin/xrdp-sesman", "/etc/pam.d/xrdp-sesman"],
+    "openssl": ["/usr/bin/openssl"],
     "xorg-x11-server-Xorg": ["/usr/bin/Xorg"],
     "xorg-x11-server-Xephyr": ["/usr/bin/Xephyr"],
     "xfce4-session": ["/usr/bin/startxfce4", "/usr/bin/xfce4-session"],
@@ -60,7 +66,10 @@ REQUIRES = {
         "xorg-x11-server-Xorg",
         "xorg-x11-server-Xephyr",
         "x11vnc",
+        "qubes-gui-vnc",
     ],
+    "qubes-gui-vnc": ["x11vnc"],
+    "xrdp": ["openssl"],
     "lightdm": ["xorg-x11-server-Xorg"],
     "blueman": ["bluez"],
 }
@@ -97,13 +106,20 @@ class Program(str):
     """An executable file."""
 
 
+def brought(path):
+    """What a package's file is here: a program that the laboratory plays, an empty one, or an empty file."""
+    if os.path.basename(path) in BROUGHT:
+        return Link(TOOL)
+    return Program("") if PROGRAM.search(path) else ""
+
+
 def of_packages(packages, state=None):
     """{path: text, Link or Program} that these packages bring, enabled as they are when they come. `state`: {unit: "enabled" | "disabled"}
     where it is not that.
     """
     files, state = {}, state or {}
     for package in packages:
-        files.update({path: Program("") if PROGRAM.search(path) else "" for path in FILES.get(package, [])})
+        files.update({path: brought(path) for path in FILES.get(package, [])})
         for unit, text in UNITS.get(package, {}).items():
             files[VENDOR + unit] = text
             if unit in ENABLED and state.get(unit, "enabled") == "enabled":

@@ -108,7 +108,8 @@ def content(qube, template, fault=None, faults=None, may=lambda source, target, 
     `qube`: internal.GetQube of qubesd; `template`: its entry in world.json {"packages", "files"};
     `fault`: the same keys as the result, which then replace (units: add to) what follows from the
     rest; `faults`: all of the world's, of which guestNoDrm and guestNoSound are about this; `may`: whether the policy of
-    dom0 allows a call; `root`: what is written in the qube, {"packages": {name: version}, "begins": unit -> bool}; without it, all is as
+    dom0 allows a call; `root`: what is written in the qube, {"packages": {name: version}, "begins": unit -> bool, "covered": whether the template
+    covers the drop-in that starts Qubes' own x11vnc}; without it, all is as
     the template came, its units enabled.
     """
     packages = root["packages"] if root else template.get("packages", {})
@@ -120,7 +121,8 @@ def content(qube, template, fault=None, faults=None, may=lambda source, target, 
     wanted = root["begins"]("lightdm.service") if root else "lightdm" in on
     login = "lightdm" in packages and wanted and bool(drm or not displays)
     agent = "qubes-gui-agent" in packages and not login
-    vnc = login and "guivm-vnc" in on and {"x11vnc", "qubes-vm-guivm"} <= set(packages)
+    # qubes-run-x11vnc, which Qubes' own drop-in of lightdm calls: it listens on every address.
+    vnc = login and "guivm-vnc" in on and {"x11vnc", "qubes-vm-guivm"} <= set(packages) and not (root and root["covered"])
     units = {"qubes-qrexec-agent.service": True, "systemd-journald.service": True}
     processes = {"systemd": 1, "qrexec-agent": 320}
     if "lightdm" in packages:

@@ -25,7 +25,7 @@ import time
 import qrexec
 
 from . import base
-from .programs import PLAYED
+from .programs import BROUGHT, PLAYED, TOOL
 
 CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWPID, CLONE_NEWNET = 0x00020000, 0x04000000, 0x08000000, 0x20000000, 0x40000000
 MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND, MS_REC, MS_PRIVATE = 2, 4, 8, 4096, 16384, 1 << 18
@@ -43,7 +43,6 @@ LENT = (
     " cmp diff comm tac nl dd sync python3 getent mkfifo uname"
 ).split()
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-TOOL = "/.guest/code/guest/guest-tool"
 MACHINE = "/.machine"
 LIBRARIES = ("/usr/lib", "/usr/lib64", "/usr/lib32")
 FOLDERS = (
@@ -134,7 +133,7 @@ def machine_layer(root):
     for name in LENT:
         if os.path.exists("/usr/bin/" + name):
             os.symlink("%s/bin/%s" % (MACHINE, name), "%s/usr/bin/%s" % (root, name))
-    for name in PLAYED:
+    for name in set(PLAYED) - BROUGHT:
         os.symlink(TOOL, "%s/usr/bin/%s" % (root, name))
     os.symlink(TOOL, root + "/usr/sbin/usermod")
     os.symlink("/.guest/code/guest/qrexec-client-vm", root + "/usr/bin/qrexec-client-vm")

@@ -18,7 +18,7 @@ import threading
 import policy
 from client.admin import call as admin_call
 from client.admin import QubesException
-from client.qvm_run import SERVICES
+from client.qvm_run import service_argv
 from policy.call import decide, log
 
 from . import CONTROL, MAX_SERVICE, PROBLEM, SERVICE_NOT_FOUND, SOCKETS
@@ -97,7 +97,7 @@ class Call:
         admin_call("admin.vm.Start", where)
         qube = json.loads(admin_call("internal.GetQube", where))
         name, _, argument = service.partition("+")
-        program = SERVICES.get(name) or ["/etc/qubes-rpc/" + name] + ([argument] if argument else [])
+        program = service_argv(service) or ["/etc/qubes-rpc/" + name] + ([argument] if argument else [])
         says = ["QREXEC_REMOTE_DOMAIN=" + self.source, "QREXEC_SERVICE_ARGUMENT=" + argument]
         argv = ["/usr/lib/twin/bin/qubes-guest", json.dumps(qube), user or qube["user"], "env"] + says + program
         return subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)

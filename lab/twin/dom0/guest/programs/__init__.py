@@ -7,6 +7,7 @@ import os
 import sys
 
 MODEL = "/.guest/model/inside.json"
+TOOL = "/.guest/code/guest/guest-tool"
 PLAYED = {
     name: module
     for module, names in {
@@ -14,10 +15,15 @@ PLAYED = {
         "packages": "rpm dnf dpkg dpkg-query apt-get",
         "played": "pgrep ss hostname lspci xrandr pactl mountpoint",
         "qubesdb": "qubesdb-read qubesdb-list qubesdb-multiread",
+        "remote": "openssl pkill systemd-sysusers x11vnc xrdp xrdp-sesman",
         "systemctl": "systemctl",
     }.items()
     for name in names.split()
 }
+
+
+# Those that are there where a package brings them, and not in every qube.
+BROUGHT = {"openssl", "x11vnc", "xrdp", "xrdp-sesman"}
 
 
 class Model(dict):

@@ -2,9 +2,11 @@
 
 import os
 import re
+import socket
 import sys
 
 from . import INSIDE, loud
+from .remote import ENDED
 
 
 def pgrep(args):
@@ -52,9 +54,29 @@ def ss(args):
         loud(" ".join(args))
     if "H" not in letters:
         print("State  Recv-Q Send-Q Local Address:Port Peer Address:Port")
-    for port in INSIDE["listening"]:
-        print("LISTEN 0      32           0.0.0.0:%-5d      0.0.0.0:*    " % port)
+    said = [] if os.path.exists(ENDED + "x11vnc") else ["0.0.0.0:%d" % port for port in INSIDE["listening"]]
+    for place in said + listening():
+        print("LISTEN 0      32    %16s      0.0.0.0:*    " % place)
     return 0
+
+
+def listening():
+    """What really listens in the qube, as ADDRESS:PORT (Linux, proc(5), /proc/net/tcp)."""
+    places = []
+    for file, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
+        try:
+            with open("/.proc/self/net/" + file) as rows:
+                fields = [row.split() for row in rows][1:]
+        except OSError:
+            continue
+        for row in fields:
+            if row[3] != "0A":
+                continue
+            address, _, port = row[1].partition(":")
+            words = b"".join(bytes.fromhex(address[i : i + 8])[::-1] for i in range(0, len(address), 8))
+            text = socket.inet_ntop(family, words)
+            places.append("%s:%d" % ("[%s]" % text if family == socket.AF_INET6 else text, int(port, 16)))
+    return places
 
 
 CLASSES = {"0300": "VGA compatible controller", "0302": "3D controller", "0380": "Display controller", "0403": "Audio device", "0c03": "USB controller"}
