@@ -231,7 +231,7 @@ const DAEMONS = [
   {
     argv: ["/usr/lib/twin/bin/qrexecd"],
     log: "/var/log/qubes/qrexec.log",
-    socket: "/run/qubes/qrexec.control",
+    socket: "/run/qubes/qrexec/.control",
   },
 ];
 

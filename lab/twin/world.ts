@@ -88,6 +88,8 @@ export interface Faults {
   noPython?: boolean;
   /** No display can be reset. */
   noReset?: boolean;
+  /** The host does not wake from sleep. */
+  noWake?: boolean;
   /** The kernel of a qube has no driver for its display: for all, or for these sbdf. */
   guestNoDrm?: boolean | string[];
   /** The kernel of a qube has no driver for its sound functions. */
@@ -138,6 +140,8 @@ export interface World {
   watchdogSeconds: number;
   /** Virtual seconds that a boot takes; the sandbox takes what it takes. */
   bootSeconds: number;
+  /** How long a sleep of the machine lasts; 0.3 unless given. */
+  sleepSeconds?: number;
   /** What the machine is from its next boot on: a firmware update, or a card in another slot. */
   nextMachine?: Machine;
   /** Seconds by which dom0's wall clock is wrong; CLOCK_BOOTTIME is not. Python and date of a session see it. */

@@ -23,6 +23,7 @@ SCRATCH = STATE + "/scratch"  # Salt's temporary files: one that was killed leav
 FORMULA = "/srv/user_salt"
 DROP_IN = "/etc/salt/minion.d/guidomain.conf"
 LOCK = "/run/guidomain.lock"
+POWER = "/run/guidomain.power"  # what guidomain.Power was last asked for
 LEAVE = "/run/guidomain.leave"  # there: this boot was a trial's that is undone, so it has to end
 BEGUN = ".guidomain-new"  # suffix of a file that is being written; ignored by qrexec's policy
 RELEASE = "/etc/qubes-release"

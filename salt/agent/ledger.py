@@ -37,6 +37,9 @@ def save(ledger):
     common.write_file(common.LEDGER, json.dumps(ledger), 0o600)
 
 
+# What serves all who want it, and goes with the last of them (src/plan/changes.ts, shareable).
+SHARED = ("package:", "file:/etc/qubes-rpc/guidomain.", "file:/etc/systemd/sleep.conf.d/")
+
 # What a change says of claims (src/host/protocol.ts, ClaimArgs); a controller of before says nothing.
 NO_CLAIMS = {"formerly": None, "takes": {}, "waits": {}, "heirs": {}}
 
@@ -46,7 +49,7 @@ def conflicts(ledger, touch, release, owner, takes):
     entries, found = ledger["entries"], {}
     for key in touch + release:
         entry = entries.get(key)
-        if entry is None or owner in owners(entry) or key.startswith("package:"):
+        if entry is None or owner in owners(entry) or key.startswith(SHARED):
             continue
         taken = takes.get(key, {}).get("from") == entry["owner"]
         if not taken and (key in touch or owner not in waiting(entry)):
@@ -68,7 +71,7 @@ def outdated(ledger, owner, release, claims):
 
 
 def owners(entry):
-    """Only a package has several: it serves all who want it, and goes with the last of them."""
+    """Only what is SHARED has several."""
     return [entry["owner"]] + entry.get("also", [])
 
 
@@ -178,6 +181,7 @@ def remove_ours():
     import units  # only here: reading the host needs no guard
 
     units.remove()
+    common.remove_file(common.POWER)
     outcome = common.read_text(common.OUTCOME)
     if outcome is None:
         common.remove_tree(common.STATE)

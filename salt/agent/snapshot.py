@@ -22,7 +22,7 @@ FOLDERS = [
     "/usr/share/xsessions",
     "/etc/lightdm/lightdm.conf.d",
 ]
-SERVICES = "/etc/qubes-rpc"  # of it only ours
+OURS = {"/etc/qubes-rpc": "guidomain.", "/etc/systemd/sleep.conf.d": "50-guidomain"}  # of it only these
 INPUT_TARGET = "/etc/qubes/input-proxy-target"
 UNITS = "/etc/systemd/system"  # of it only what orders the start of single qubes
 TEXT_LIMIT = 256 * 1024  # bytes of one file
@@ -174,11 +174,12 @@ def _files():
     folders += ["%s/%s" % (UNITS, n) for n in names if re.fullmatch(own, n)]
     places = [INPUT_TARGET]
     places += ["%s/%s" % (UNITS, n) for n in names if re.fullmatch(r"guidomain-login-.+", n)]
-    try:
-        services = os.listdir(common.path(SERVICES))
-    except OSError:
-        services = []
-    places += ["%s/%s" % (SERVICES, name) for name in services if name.startswith("guidomain.")]
+    for folder, start in OURS.items():
+        try:
+            found = os.listdir(common.path(folder))
+        except OSError:
+            continue
+        places += ["%s/%s" % (folder, name) for name in found if name.startswith(start)]
     for folder in folders:
         for parent, _, found in os.walk(common.path(folder)):
             places += [os.path.join(parent, name)[len(common.ROOT) :] for name in found]

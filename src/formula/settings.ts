@@ -4,6 +4,7 @@ import { type GuiDomain, inMode, principalOf } from "../model/guiDomain.ts";
 import { type InputRule, inputRules, withFound } from "../model/input.ts";
 import { isRemote, type Mode, PORTS, RDP_SERVICE, type Rung } from "../model/modes.ts";
 import { policyFile } from "../model/names.ts";
+import { NO_SLEEP_FILE, POWER_FILE, powerIn } from "../model/power.ts";
 import { marksOf } from "../model/secrets.ts";
 import { NO_SETTINGS, PROHIBIT_START, type Settings, standBehind } from "../model/settings.ts";
 import { grantOf } from "../policy/levels.ts";
@@ -52,7 +53,7 @@ export function settingsOf(gui: GuiDomain, rung: Rung, grant: GpuGrant = NO_GRAN
   const gpu = rung === "gpu";
   const { memory, maxmem, audiovm, hostPackages } = inMode(gui, rung);
   const ports = Object.values(grant.devices).map((d) => d.port);
-  const principal = principalOf(gui);
+  const principal = principalOf(gui, rung);
   const rights = principal && grantOf(principal);
   const inside = insideOf(gui, rung);
   const marks = inside ? marksOf(gui, rung) : {};
@@ -167,6 +168,7 @@ function filesOf(
   grant: GpuGrant,
 ): Record<string, string> {
   const { qube } = gui;
+  const power = powerIn(gui, mode);
   const files: Record<string, string> = {
     [policyFile(50, "gui", qube)]: render("qubes/gui.policy", {
       qube,
@@ -174,12 +176,16 @@ function filesOf(
       brightness: hostPackages.includes("dummy-backlight-dom0"),
       viewers: isRemote(mode) ? gui.viewers : [],
       port: isRemote(mode) ? PORTS[mode] : "",
+      // Where it has a level these stand there, before the denial of all else.
+      power: gui.level === null ? power.map((one) => `+${one}`) : [],
     }),
   };
   files[policyFile(51, "gui", qube)] = render("qubes/gui-tools.policy", {
     qube,
     destinations: [`@tag:guivm-${qube}`, qube],
   });
+  if (power.length) files[POWER_FILE] = render("qubes/power/service", {});
+  if (gui.suspend === "blocked") files[NO_SLEEP_FILE] = render("qubes/power/sleep.conf", {});
   if (mode === "gpu") {
     if (takesInput(gui, mode)) files[INPUT_TARGET] = render("qubes/input-proxy-target", { qube });
     files[`/etc/systemd/system/qubes-vm@${qube}.service.d/50-guidomain.conf`] = render(

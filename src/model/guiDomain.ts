@@ -16,6 +16,7 @@ import { INPUT, type Input, inputFaults, inputOf, inputRules } from "./input.ts"
 import type { Key } from "./keys.ts";
 import { isRemote, MODES, type Mode, type Rung } from "./modes.ts";
 import { guiDomainNameFault, hostNameFault, qubeNameFault } from "./names.ts";
+import { POWER, POWERLESS, type PowerAction, powerIn } from "./power.ts";
 
 const allowedModes = MODES.map((m) => `"${m}"`).join(", ");
 
@@ -142,6 +143,8 @@ const fields = {
   level: v.optional(oneOf(...LEVELS)),
   apps: v.optional(APPS),
   rules: v.optional(RULES),
+  power: v.optional(listOf(oneOf(...POWER))),
+  suspend: v.optional(oneOf("allowed", "blocked")),
 };
 
 /** What a program may give; every argument but `host` may be left out. */
@@ -203,6 +206,12 @@ export interface GuiDomain {
   apps: App[] | null;
   /** Lines of policy, before those of the level. */
   rules: string[] | null;
+  /** What it may do to the machine; null: what its level brings. */
+  power: PowerAction[] | null;
+  /** "blocked": the host does not sleep at all. */
+  suspend: "allowed" | "blocked";
+  /** false: the host is known not to wake. Not an argument: the host says what it is. */
+  wakes?: boolean;
   /** The other GUI domains of the host, whose qubes are none of its business. Not an argument: who is there is found out on the way. */
   apart?: string[];
   /** Those of them, and itself, of whose qubes one has the other's disposable as its default. Not an argument either. */
@@ -223,17 +232,12 @@ export const clientsNow = ({ clients, behind = [] }: Pick<GuiDomain, "clients" |
       : clients
     : clients.filter((client) => !behind.includes(`property:${client}:guivm`));
 
-/** Who asks, where the description gives a level. */
-export function principalOf({
-  qube,
-  level,
-  apps,
-  rules,
-  apart = [],
-  barred = [],
-}: GuiDomain): Principal | null {
+/** Who asks, where the description gives a level; in another rung it may have another say over the machine. */
+export function principalOf(gui: GuiDomain, rung: Rung = gui.display[0] ?? "dom0"): Principal | null {
+  const { qube, level, apps, rules, apart = [], barred = [] } = gui;
   if (level === null) return null;
-  const parsed = parsePrincipal({ qube, level, apps: apps ?? [], rules: rules ?? [], apart, barred });
+  const power = powerIn(gui, rung);
+  const parsed = parsePrincipal({ qube, level, apps: apps ?? [], rules: rules ?? [], apart, barred, power });
   if ("principal" in parsed) return parsed.principal;
   throw new Error(parsed.faults.map(({ property, reason }) => `${property}: ${reason}`).join("; "));
 }
@@ -323,6 +327,8 @@ export function parseGuiDomain(name: string, value: unknown): { gui: GuiDomain }
     level: args.level ?? null,
     apps: (args.apps as App[] | undefined) ?? null,
     rules: args.rules ?? null,
+    power: args.power ? POWER.filter((one) => args.power?.includes(one)) : null,
+    suspend: args.suspend ?? "allowed",
   };
   const faults = rules(gui, name, args);
   return faults.length ? { faults } : { gui: sorted(gui) };
@@ -369,6 +375,7 @@ function rules(gui: GuiDomain, name: string, args: GuiDomainArgs): Fault[] {
   if (gui.viewers.includes(gui.qube)) add("viewers", `"${gui.qube}" cannot view itself`);
   if (gui.input) inputFaults(gui.input, gui.qube, gui.display.includes("gpu"), add);
   accessFaults(gui, add);
+  powerFaults(gui, add);
   for (const mode of modesOf(gui)) {
     const { memory, maxmem } = inMode(gui, mode);
     if (maxmem === 0 || memory === null || maxmem >= memory) continue;
@@ -391,6 +398,30 @@ export function programFaults(gui: GuiDomain): Fault[] {
         },
       ]
     : [];
+}
+
+/** docs/power.md. */
+function powerFaults(
+  { level, power, suspend, display }: GuiDomain,
+  add: (property: string, reason: string) => void,
+) {
+  if (power === null) return;
+  if (power.length && level !== null && POWERLESS.includes(level))
+    add(
+      "power",
+      `level "${level}" has no say over the machine; leave it out, or choose a level of user or above`,
+    );
+  if (!power.includes("suspend")) return;
+  if (suspend === "blocked")
+    add(
+      "power",
+      `"suspend" is not allowed: suspend: "blocked" keeps the host from sleeping; leave one of them out`,
+    );
+  else if (display.every((rung) => rung === "xephyr" || rung === "dom0"))
+    add(
+      "power",
+      `"suspend" is not allowed: in mode "xephyr" a host that slept shows nothing but a pointer (QubesOS/qubes-issues#9384); leave it out`,
+    );
 }
 
 /** Design §7. */

@@ -67,6 +67,7 @@ export function standingOf(qube: string, snapshot: Snapshot, guis: readonly GuiD
     rules: [],
     apart: apartFrom(qube, snapshot, others),
     barred: [],
+    power: [],
   };
 }
 

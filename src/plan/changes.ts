@@ -127,8 +127,12 @@ export function owns(entry: LedgerEntry | undefined, owner: string): boolean {
   return entry !== undefined && (entry.owner === owner || (entry.also ?? []).includes(owner));
 }
 
-/** A package of dom0 serves all who want it, and goes with the last of them; everything else has one owner. */
-export const shareable = (key: string) => partsOf(key).kind === "package";
+/**
+ * A package of dom0 serves all who want it, and goes with the last of them; so does a service of ours, which is the same for everybody.
+ * Everything else has one owner. The same as in salt/agent/ledger.py.
+ */
+export const shareable = (key: string) => SHARED.test(key);
+const SHARED = /^(package:|file:\/etc\/qubes-rpc\/guidomain\.|file:\/etc\/systemd\/sleep\.conf\.d\/)/;
 
 /** Only a value that is still ours goes back; what somebody changed since is theirs. */
 function restoreOf(key: string, entry: LedgerEntry, snapshot: Snapshot): Restore[] {

@@ -3,6 +3,7 @@ import type { Snapshot, Verification } from "../host/protocol.ts";
 import { clientsNow, type GuiDomain } from "../model/guiDomain.ts";
 import { inputRules } from "../model/input.ts";
 import { type Mode, PORTS, type Rung, SCREEN_PORT } from "../model/modes.ts";
+import { POWER_SERVICE, powerIn } from "../model/power.ts";
 import { GLOBAL_RWX, LOCAL_RWX } from "../policy/levels.ts";
 import { POLICY_FILE } from "../policy/load.ts";
 import { levelQuestions } from "./access.ts";
@@ -87,6 +88,7 @@ export function verificationsOf(
     ...levelQuestions(gui, snapshot, client).map(({ target, call, allowed }) =>
       (allowed ? may : mayNot)(target, call),
     ),
+    ...powerIn(gui, mode).map((one) => may("dom0", `${POWER_SERVICE}+${one}`)),
     // Without these its tools take every client for nobody's, and no window appears.
     may(qube, "admin.vm.feature.CheckWithTemplate+gui"),
     ...(client === undefined ? [] : [may(client, "admin.vm.property.Get+xid")]),

@@ -88,6 +88,7 @@ sys-gui may not, whoever is asked:
   the rules themselves
   PCI devices
   other devices
+  shut the machine down, restart it, let it sleep
   start and stop qubes
   make and remove qubes
   the whole system

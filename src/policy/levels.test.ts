@@ -55,6 +55,15 @@ const PAIRS: [string, string][] = [
   ["admin.vm.CreateDisposable dom0", "a----"],
   ["admin.vm.Remove work", "a----"],
   ["admin.vm.Remove bob-work", "-----"],
+  // the machine
+  ["guidomain.Power+shutdown dom0", "aa---"],
+  ["guidomain.Power+reboot dom0", "aa---"],
+  ["guidomain.Power+suspend dom0", "aa---"],
+  ["guidomain.Power dom0", "-----"],
+  ["guidomain.Power+shutdown+now dom0", "-----"],
+  ["guidomain.Power+Shutdown dom0", "-----"],
+  ["guidomain.Power+shutdown @default", "-----"],
+  ["guidomain.Power+shutdown work", "-----"],
   // settings
   ["admin.vm.property.Set+memory work", "aa---"],
   ["admin.vm.property.Set+memory bob-work", "-----"],

@@ -1,5 +1,6 @@
 /** A GUI domain's level → the policy that gives it. Design §7; qubes-host.md (f), row "Rank". */
 import { policyFile, tagOf } from "../model/names.ts";
+import { POWER_SERVICE, type PowerAction } from "../model/power.ts";
 import { type Files, POLICY } from "./load.ts";
 import { type Line, type Options, type Rule, renderFile, renderRule } from "./parse.ts";
 import { LEVELS, type Level, type Principal } from "./principal.ts";
@@ -116,6 +117,15 @@ function desktop(V: string, T: string): Line[] {
 
 /** A template serves everybody, whoever shows it: the menus of one's qubes are made from its. */
 const menus = (V: string): Line[] => [rule("allow", ["qubes.GetAppmenus", null], V, "@type:TemplateVM")];
+
+/** The machine itself, through a service of ours in dom0. */
+const machine = (V: string, power: readonly PowerAction[]): Line[] =>
+  power.length
+    ? [
+        comment("the machine's power"),
+        ...power.map((one) => rule("allow", [POWER_SERVICE, `+${one}`], V, "dom0")),
+      ]
+    : [];
 
 /** Level user: qubes of one's own are used. */
 function use(V: string, T: string, D: string): Line[] {
@@ -252,7 +262,7 @@ function once(lines: Line[]): Line[] {
 }
 
 export function grantOf(principal: Principal): Grant {
-  const { qube: V, level, tag, rules, apart: others, barred } = principal;
+  const { qube: V, level, tag, rules, apart: others, barred, power } = principal;
   const T = `@tag:${tagOf(V)}`;
   const D = `@dispvm:${T}`;
   const lines = once([
@@ -263,6 +273,7 @@ export function grantOf(principal: Principal): Grant {
     ...apart(V, T, D, others, barred),
     ...(rules.length ? [comment("rules of one's own")] : []),
     ...rules.map((each): Line => ({ kind: "rule", rule: each })),
+    ...machine(V, power),
     ...ofLevel(principal, V, T, D),
     ...closing(principal, V, T),
   ]);

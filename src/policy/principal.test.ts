@@ -154,7 +154,7 @@ const REFUSED: [string, object, string][] = [
   [
     "an unknown field",
     { level: "user", user: "alice" },
-    "user: not a property of an access; allowed are qube, level, tag, apps, rules, apart, barred",
+    "user: not a property of an access; allowed are qube, level, tag, apps, rules, apart, barred, power",
   ],
 ];
 for (const [what, args, words] of REFUSED)

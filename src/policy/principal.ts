@@ -2,6 +2,7 @@
 import * as v from "valibot";
 import { listOf, named, oneOf, only, pathOf, shown, wrong } from "../model/fields.ts";
 import { guiDomainNameFault, qubeNameFault, tagOf } from "../model/names.ts";
+import { POWER, type PowerAction } from "../model/power.ts";
 import { parseFile, type Rule } from "./parse.ts";
 import { adminOnly, changes } from "./rights.ts";
 
@@ -56,6 +57,7 @@ const fields = {
   rules: v.optional(RULES),
   apart: v.optional(listOf(named(guiDomainNameFault))),
   barred: v.optional(listOf(named(guiDomainNameFault))),
+  power: v.optional(listOf(oneOf(...POWER))),
 };
 const FIELDS = Object.keys(fields).join(", ");
 const Args = only(fields, wrong("who may do what"), `not a property of an access; allowed are ${FIELDS}`);
@@ -76,6 +78,8 @@ export interface Principal {
   apart: string[];
   /** Those of them, and itself, whose qubes get no default disposable, for it is the other's. */
   barred: string[];
+  /** What it may do to the machine. */
+  power: PowerAction[];
 }
 
 export interface PrincipalFault {
@@ -87,7 +91,16 @@ export function parsePrincipal(value: unknown): { principal: Principal } | { fau
   const parsed = v.safeParse(Args, value);
   if (!parsed.success)
     return { faults: parsed.issues.map((issue) => ({ property: pathOf(issue), reason: issue.message })) };
-  const { qube, level, tag = null, apps = [], rules = [], apart = [], barred = [] } = parsed.output;
+  const {
+    qube,
+    level,
+    tag = null,
+    apps = [],
+    rules = [],
+    apart = [],
+    barred = [],
+    power = [],
+  } = parsed.output;
   const faults: PrincipalFault[] = [];
   const add = (property: string, reason: string) => faults.push({ property, reason });
   const principal: Principal = {
@@ -106,6 +119,7 @@ export function parsePrincipal(value: unknown): { principal: Principal } | { fau
     rules: rules.map((line) => ruleOf(line)),
     apart: [...new Set(apart)].sort(),
     barred: [...new Set(barred)].sort(),
+    power: POWER.filter((one) => power.includes(one)),
   };
   if (level === "kiosk" && apps.length === 0)
     add("apps", `level kiosk starts only what is listed; name at least one application`);

@@ -1,5 +1,6 @@
 /** A host on which the levels can be asked about when none is at hand: as Qubes installs it, and one more person with qubes of his own. */
 import { tagOf } from "../model/names.ts";
+import { POWER_OF } from "../model/power.ts";
 import type { Facts, Qube } from "./evaluate.ts";
 import { grantOf, withGrant } from "./levels.ts";
 import { type Files, loadPolicy } from "./load.ts";
@@ -59,6 +60,7 @@ export function samplePrincipal(level: Level): Principal {
     qube: ASKS,
     level,
     apart: [SOMEBODY_ELSE],
+    power: [...POWER_OF[level]],
     ...(level === "kiosk" ? { apps } : {}),
   });
   if ("faults" in parsed) throw new Error(JSON.stringify(parsed.faults));

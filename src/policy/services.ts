@@ -2,6 +2,7 @@
  * The services that policy speaks of on a Qubes 4.3 host: what each is about, and the policy as installed.
  * Sources: qubes-host.md (f); core-admin 4.3.50 (which Admin API call reads or changes, one qube or the system); recordings.
  */
+import { POWER_SERVICE } from "../model/power.ts";
 import { type Files, POLICY } from "./load.ts";
 
 /** Which of the four files of policy.d/include says who may make an Admin API call. */
@@ -131,6 +132,7 @@ export const SERVICES: readonly string[] = [
     ...words(`qubes.ClipboardCopy qubes.ClipboardPaste qubes.GetAppmenus qubes.SetMonitorLayout qubes.WaitForSession
       qubes.WindowIconUpdater qubes.PowerSupply qubes.SetBrightness qubes.InputMouse qubes.InputKeyboard
       qubes.InputTablet qubes.RestoreById qubes.SaltLinuxVM`),
+    POWER_SERVICE,
   ]),
 ].sort();
 
@@ -140,6 +142,7 @@ const GROUPS: [string, RegExp][] = [
   ["the rules themselves", /^policy\.(?!Eval)|^admin\.vm\.tag\.(Set|Remove)$/],
   ["PCI devices", /^admin\.vm\.device\.pci\.(Assign$|Attach$|Detach|Set|Unassign)/],
   ["other devices", /^admin\.vm\.device\.\w+\.(Assign$|Attach$|Detach|Set|Unassign|Add|Remove)/],
+  ["shut the machine down, restart it, let it sleep", /^guidomain\.Power$/],
   ["start applications", /^qubes\.(StartApp|OpenInVM|OpenURL)$/],
   ["start and stop qubes", /^admin\.vm\.(Start|Shutdown|Kill|Pause|Unpause|Suspend|Resume)$/],
   ["make and remove qubes", /^admin\.vm\.(Create.*|Remove|volume\.Clone.*)$/],

@@ -42,7 +42,7 @@ export const modeIn = (gui: GuiDomain, { mode }: Properties, snapshot: Snapshot)
       : "dom0";
 
 /** What is not an argument but found out on the way. */
-const FOUND_OUT = ["apart", "barred", "behind"];
+const FOUND_OUT = ["apart", "barred", "behind", "wakes"];
 
 /** The description as arguments: what is left to the mode stays away. */
 export const described = (gui: GuiDomain): Properties =>

@@ -183,7 +183,12 @@ test("admin: its lines among those of others, drift of one, lowered, and back by
 
   const changes = await program.preview(USER);
   const gone = LINES.map((path) => [path, "delete"]);
-  assert.equal(changes, { level: "update", [OWN_PATH]: "update", ...Object.fromEntries(gone) });
+  assert.equal(changes, {
+    level: "update",
+    [OWN_PATH]: "update",
+    'settings.files["/etc/qubes-rpc/guidomain.Power"]': "delete",
+    ...Object.fromEntries(gone),
+  });
   assert.match(said(program), /sys-gui may no longer:\n[\s\S]*make and remove qubes/);
   await program.up(USER);
   const theirs = `## new\nmgmt @anyvm allow target=dom0\n${ITSELF}\nother @adminvm ask\n`;

@@ -48,6 +48,8 @@ const guiArgs: Record<keyof resources.GuiDomainArgs, true> = {
   level: true,
   apps: true,
   rules: true,
+  power: true,
+  suspend: true,
 };
 const audioArgs: Record<keyof resources.AudioDomainArgs, true> = {
   host: true,

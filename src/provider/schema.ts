@@ -127,6 +127,16 @@ const guiInputs: Record<string, Property> = {
     description: "Level kiosk: all that it may start, each app in a qube or in a new disposable.",
   },
   rules: { ...list, description: "Lines of qrexec policy about what it may ask, before those of its level." },
+  power: {
+    ...list,
+    description:
+      "What the person at it may do to the machine: shutdown, reboot, suspend. Default: all at levels admin and operator, else nothing.",
+  },
+  suspend: {
+    ...text,
+    description:
+      "allowed (default), or blocked: the host does not sleep, neither by its lid nor when somebody asks.",
+  },
 };
 
 const guiOutputs: Record<string, Property> = {

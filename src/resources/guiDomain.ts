@@ -73,6 +73,13 @@ export interface GuiDomainArgs {
   apps?: pulumi.Input<pulumi.Input<KioskApp>[]>;
   /** Lines of qrexec policy about what it and its clients may ask, before those of its level, which must allow such a thing. */
   rules?: pulumi.Input<pulumi.Input<string>[]>;
+  /**
+   * What the person at it may do to the machine (docs/power.md). Default: all at levels "admin" and "operator", nothing at the others and
+   * without a level.
+   */
+  power?: pulumi.Input<pulumi.Input<"shutdown" | "reboot" | "suspend">[]>;
+  /** "blocked": the host does not sleep, neither by its lid nor when somebody asks. Default: "allowed". */
+  suspend?: pulumi.Input<"allowed" | "blocked">;
 }
 
 /** `user` of the first is one inside it, "user" unless given; of the second one of dom0. */
@@ -194,6 +201,8 @@ export class GuiDomain extends pulumi.CustomResource {
   declare readonly level: pulumi.Output<"admin" | "operator" | "user" | "guest" | "kiosk" | undefined>;
   declare readonly apps: pulumi.Output<KioskApp[] | undefined>;
   declare readonly rules: pulumi.Output<string[] | undefined>;
+  declare readonly power: pulumi.Output<("shutdown" | "reboot" | "suspend")[] | undefined>;
+  declare readonly suspend: pulumi.Output<"allowed" | "blocked">;
   /** Every value on the host that follows from the arguments; a preview is a diff of these. */
   declare readonly settings: pulumi.Output<Record<string, unknown>>;
   /** The display mode in force; "dom0": the host's own screen; "none" after a failure. */
@@ -260,6 +269,8 @@ const GUI_OUTPUTS = {
   level: undefined,
   apps: undefined,
   rules: undefined,
+  power: undefined,
+  suspend: undefined,
   settings: undefined,
   mode: undefined,
   state: undefined,

@@ -2,6 +2,7 @@
  * For tests: a Qubes host in memory, which is given a formula the way the agent and Salt give it to a real one. It interprets the
  * rendered states (salt/_states/qube.py; Salt's pkg and file), keeps the ledger (salt/agent/ledger.py) and undoes what fails.
  */
+
 import { parse } from "yaml";
 import {
   type ApplyArgs,
@@ -22,6 +23,7 @@ import { pciTree } from "../../pci/tree.ts";
 import { withLines, withoutLines } from "../../policy/levels.ts";
 import { POLICY } from "../../policy/load.ts";
 import { rulesOf } from "../../policy/rules.ts";
+import { shareable } from "../changes.ts";
 import { clientsOf, deviceParts, partsOf, sameValue, valueOf } from "../values.ts";
 import { type Insides, runInside } from "./insideModel.ts";
 
@@ -562,7 +564,7 @@ export class HostModel {
     const { ledger } = this.#now;
     for (const key of [...touch, ...release]) {
       const entry = ledger[key];
-      if (!entry || owners(entry).includes(owner) || partsOf(key).kind === "package") continue;
+      if (!entry || owners(entry).includes(owner) || shareable(key)) continue;
       if (claims.takes[key]?.from === entry.owner) continue;
       if (touch.includes(key) || !waiting(entry).includes(owner))
         throw new Error(`conflict: ${key} belongs to ${entry.owner}`);

@@ -21,9 +21,9 @@ def ask(path, request):
 
 
 def power(what, why=""):
-    """What happens to the host: hang, reset, power, reboot, poweroff, or only to its line or to programs in it: cut-line,
-    kill-agent, kill-guard, kill-salt. After the others this does not return: the host is stopped or gone.
+    """What happens to the host: hang, reset, power, reboot, poweroff, suspend, or only to its line or to programs in it: cut-line,
+    kill-agent, kill-guard, kill-salt. After the others but a sleep this does not return: the host is stopped or gone.
     """
     ask(POWER, {"do": what, "why": why})
-    while not what.startswith(("cut-", "kill-")):
+    while not what.startswith(("cut-", "kill-", "suspend")):
         time.sleep(60)

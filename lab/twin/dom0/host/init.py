@@ -130,6 +130,7 @@ GROUPS = "/sys/fs/cgroup/system.slice"
 class Init:
     def __init__(self, daemons, cmdline):
         self.daemons, self.keeping = daemons, {}
+        self.sleeping = threading.Lock()
         self.processes = Processes()
         self.world = World()
         absent = () if self.world.get("watchdog", True) else (WATCHDOG,)
@@ -266,6 +267,13 @@ class Init:
         if not reply.startswith("0\0"):
             raise RuntimeError(reply.split("\0")[4] if reply.count("\0") > 4 else "qubesd gives no answer")
         return reply[2:]
+
+    def sleep(self):
+        """The one who asked gets an answer first, and the next one after the sleep."""
+        time.sleep(0.1)
+        control.power("suspend", "systemctl suspend")
+        time.sleep(0.1)
+        self.sleeping.release()
 
     def go_down(self, what, force):
         """Stops what runs, tells the machine below. The one who asked gets an answer first."""
@@ -464,6 +472,29 @@ class Systemctl:
         self.power("poweroff")
 
     do_halt = do_poweroff
+
+    def do_suspend(self):
+        """systemd 256: login/logind-dbus.c, method_do_shutdown_or_sleep; systemd-sleep.conf(5)."""
+        if not sleep_allowed():
+            self.err.append("Call to Suspend failed: Sleep verb 'suspend' is disabled by config")
+            self.code = 1
+        elif not self.init.sleeping.acquire(blocking=False):
+            self.err.append("Call to Suspend failed: There's already a shutdown or sleep operation in progress")
+            self.code = 1
+        else:
+            threading.Thread(target=self.init.sleep, daemon=True).start()
+
+
+def sleep_allowed():
+    """AllowSuspend= of the last file that has it."""
+    allowed, folder = True, "/etc/systemd/sleep.conf.d"
+    names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+    for name in names:
+        if name.endswith(".conf"):
+            with open(os.path.join(folder, name)) as file:
+                found = [line.partition("=")[2].strip() for line in file if line.startswith("AllowSuspend=")]
+            allowed = found[-1] in ("yes", "true", "1", "on") if found else allowed
+    return allowed
 
 
 Init.systemctl = Systemctl  # a qube's process 1 has another (guest/init.py)

@@ -201,6 +201,7 @@ class Power:
         self.holder = self.init = self.reader = None
         self.heard, self.number, self.waiting = b"", 0, []
         self.booting, self.stopped_with_them = False, set()
+        self.wakes_at = None
         self.selector = selectors.DefaultSelector()
         self.log = os.open(config["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 
@@ -322,12 +323,11 @@ class Power:
         elif what == "hang":
             machine.hang(why)
             self.booting = False
-            if self.init:
-                stopped = inside(self.init)
-                parents = [stat(pid) for pid in stopped]
-                self.stopped_with_them = {parent[0] for parent in parents if parent} - set(stopped) - {self.holder}
-                send(stopped, signal.SIGSTOP)
-            send(self.sshd.tree(), signal.SIGSTOP)
+            self.freeze()
+        elif what == "suspend":
+            if machine.sleep(why):
+                self.wakes_at = time.monotonic() + float(machine.world.get("sleepSeconds", 0.3))
+            self.freeze()
         elif what in ("reset", "reboot"):
             machine.note(what, why)
             self.boot_anew(why or what)
@@ -342,8 +342,27 @@ class Power:
         elif what == "sshd":
             self.fit_sshd()
 
+    def freeze(self):
+        """Nothing of dom0 goes on."""
+        if self.init:
+            stopped = inside(self.init)
+            parents = [stat(pid) for pid in stopped]
+            self.stopped_with_them = {parent[0] for parent in parents if parent} - set(stopped) - {self.holder}
+            send(stopped, signal.SIGSTOP)
+        send(self.sshd.tree(), signal.SIGSTOP)
+
+    def wake(self):
+        self.wakes_at = None
+        send(inside(self.init or 0), signal.SIGCONT)
+        send(self.stopped_with_them, signal.SIGCONT)
+        self.stopped_with_them = set()
+        send(self.sshd.tree(), signal.SIGCONT)
+        self.machine.note("wake")
+        self.tell()
+
     def leave(self):
         """Between two states: told before sshd ends, so that nobody finds dom0 running without it."""
+        self.wakes_at = None
         self.booting = True
         self.tell()
         self.sshd.end()
@@ -396,6 +415,8 @@ class Power:
     def watch(self):
         """What comes by itself: the watchdog, somebody who types the passphrase, the end of process 1."""
         machine = self.machine
+        if self.wakes_at is not None and time.monotonic() >= self.wakes_at:
+            self.wake()
         if machine.due() is not None and machine.clock.boottime() >= machine.due():
             machine.note("watchdog", "no sign from dom0 for %g s" % machine.watchdog_seconds())
             self.boot_anew("watchdog")

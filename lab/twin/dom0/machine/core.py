@@ -152,6 +152,15 @@ class Machine:
         self.note("hang", why)
         self._due = self.clock.boottime() + self.watchdog_seconds() if self.watchdog() else None
 
+    def sleep(self, why):
+        """It suspends; true where it will wake, else it is as one that hangs until somebody takes the power away."""
+        self.note("suspend", why)
+        if (self.world.get("faults") or {}).get("noWake"):
+            self.hang("it does not wake from its sleep")
+            self._due = None  # the watchdog sleeps too
+            return False
+        return True
+
     def watchdog_seconds(self):
         return float(self.world.get("watchdogSeconds", WATCHDOG_SECONDS))
 

@@ -35,6 +35,7 @@ NAMED = {
     "stubdom-timeout": ("the device model does not start", {"faults": {"startPci": {"*": TEXTS["start-libxl"]}}}),
     "guest-no-drm": ("a qube's kernel has no driver for its display", {"faults": {"guestNoDrm": True}}),
     "guest-no-sound": ("a qube's kernel has no driver for its sound", {"faults": {"guestNoSound": True}}),
+    "no-wake": ("the host does not wake from sleep", {"faults": {"noWake": True}}),
     "disk-full": ("dom0's disk is full", {"faults": {"diskFull": True}}),
     "no-watchdog": ("the host has no xenwatchdogd", {"watchdog": False}),
     "clock-right": ("dom0's clock is right, and programs that begin now see it jump later", {"clockOffset": 0}),

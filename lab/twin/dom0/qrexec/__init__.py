@@ -6,8 +6,8 @@ Facts: core-qrexec 4.3 (daemon/qrexec-daemon.c, libqrexec/exec.c, agent/qrexec-c
 
 import os
 
-SOCKETS = "/run/qubes"
-CONTROL = SOCKETS + "/qrexec.control"
+SOCKETS = "/run/qubes/qrexec"
+CONTROL = SOCKETS + "/.control"
 # libqrexec/qrexec.h
 SERVICE_NOT_FOUND, REQUEST_REFUSED, PROBLEM = 127, 126, 125
 MAX_SERVICE, MAX_TARGET = 65000, 31  # bytes; struct trigger_service_params4, target_domain is 64 with what ends it

@@ -1,4 +1,4 @@
-"""qrexec's daemons, one process for all qubes: a socket each at /run/qubes/qrexec.NAME, made when a command first runs there.
+"""qrexec's daemons, one process for all qubes: a socket each at /run/qubes/qrexec/NAME, made when a command first runs there.
 
 A request is one JSON line {"target", "service"}, at once followed by what the service is to read, up to a half-close. The answer is
 nothing where it was refused, else "a" at once, and frames: one letter, four bytes of length, and that many bytes; "o" is output, "x" the exit
@@ -139,7 +139,7 @@ class Daemon:
         """The path of the qube's socket, where it is served from now on."""
         if not NAME.fullmatch(name):
             raise ValueError("not a qube's name: %s" % name)
-        path = "%s/qrexec.%s" % (SOCKETS, name)
+        path = "%s/%s" % (SOCKETS, name)
         with self.lock:
             if name not in self.listening:
                 self.listening[name] = listen(path)
