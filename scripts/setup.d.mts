@@ -1,6 +1,6 @@
 /** Types of setup.mjs, which is plain JavaScript because it runs before there is anything else. */
 
-export type Part = "node" | "pulumi" | "lab";
+export type Part = "node" | "pulumi" | "lab" | "extras" | "xen";
 
 export declare const root: string;
 export declare const pulumiRoot: string;

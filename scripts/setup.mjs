@@ -8,6 +8,7 @@
  * | `node`   | the npm packages of package-lock.json, Node ≥ 22.18 (the `node` package)  | `node_modules/`  |
  * | `pulumi` | Pulumi's CLI and its language host for Node                              | Pulumi's own versions folder, linked from `.setup/pulumi/bin/` |
  * | `lab`    | Salt in a Python virtual environment; OpenSSH's server, unshare, nsenter  | `.venv/`         |
+ * | `xen`    | QEMU and what builds a Debian disk; where they cannot be had, a sentence says so and the tests are skipped | the machine |
  * | `extras` | programs that some tests look with; where they cannot be had, a sentence says so and these tests are skipped | the machine |
  *
  * A run that finds everything says nothing. All progress goes to standard error, since commands with `--json` own
@@ -461,9 +462,26 @@ const machinePrograms = [
 const extraPrograms = [
   { name: "chromium", debian: ["chromium"], fedora: ["chromium"], title: "Chromium" }, // looks at `npm run picture`
 ];
+/** Programs of the Xen lab, which is started by `npm run lab:xen` and `npm run test:xen` alone. */
+const xenPrograms = [
+  {
+    name: "qemu-system-x86_64",
+    debian: ["qemu-system-x86"],
+    fedora: ["qemu-system-x86-core"],
+    title: "QEMU",
+  },
+  { name: "qemu-img", debian: ["qemu-utils"], fedora: ["qemu-img"], title: "qemu-img" },
+  { name: "mmdebstrap", debian: ["mmdebstrap"], fedora: ["mmdebstrap"], title: "mmdebstrap" },
+  { name: "mke2fs", debian: ["e2fsprogs"], fedora: ["e2fsprogs"], title: "mke2fs" },
+  { name: "cpio", debian: ["cpio"], fedora: ["cpio"], title: "cpio" },
+  { name: "zstd", debian: ["zstd"], fedora: ["zstd"], title: "zstd" },
+  { name: "setpriv", debian: ["util-linux"], fedora: ["util-linux"], title: "setpriv of util-linux" },
+  { name: "ssh", debian: ["openssh-client"], fedora: ["openssh-clients"], title: "OpenSSH's client" },
+];
 const missingOf = (programs) => programs.filter(({ name }) => !find(name));
 const missingPrograms = () => missingOf(machinePrograms);
 const extrasReady = () => missingOf(extraPrograms).length === 0;
+const xenReady = () => missingOf(xenPrograms).length === 0;
 
 /** Installs packages of the machine as root, or throws `otherwise`. */
 async function installOnMachine(packages, otherwise) {
@@ -500,9 +518,9 @@ async function installPrograms(who, programs) {
 }
 
 /** Without them everything else works. */
-async function installExtras() {
+async function installIfPossible(who, programs) {
   try {
-    await installPrograms("Tests that are skipped here need", extraPrograms);
+    await installPrograms(who, programs);
   } catch (error) {
     if (!(error instanceof SetupError)) throw error;
     say(error.message);
@@ -632,12 +650,13 @@ export function isReady(parts) {
     findNode() !== undefined &&
     (!parts.includes("pulumi") || pulumiReady()) &&
     (!parts.includes("lab") || labReady()) &&
-    (!parts.includes("extras") || extrasReady())
+    (!parts.includes("extras") || extrasReady()) &&
+    (!parts.includes("xen") || xenReady())
   );
 }
 
 /**
- * Provides the parts (`node` always; `pulumi`, `lab`, `extras`).
+ * Provides the parts (`node` always; `pulumi`, `lab`, `extras`, `xen`).
  * @throws {SetupError} when a part cannot be had
  */
 export async function setUp(parts) {
@@ -655,7 +674,8 @@ export async function setUp(parts) {
     const started = Date.now();
     // What the machine lacks is said before anything long starts.
     if (parts.includes("lab")) await installPrograms("The lab needs", machinePrograms);
-    if (parts.includes("extras")) await installExtras();
+    if (parts.includes("extras")) await installIfPossible("Tests that are skipped here need", extraPrograms);
+    if (parts.includes("xen")) await installIfPossible("The Xen lab needs", xenPrograms);
     if (!packagesReady()) await installPackages();
     if (!findNode()?.startsWith(bins)) await installNode();
     // Both to their end: a failing one must not leave the other at work behind our back.

@@ -183,6 +183,10 @@ test("the command ends with the counts and a status, alone files last, and refus
     path.join(project, "c.test.ts"),
     `${head}test("x", () => { throw new Error("c"); }); test.run();`,
   );
+  fs.writeFileSync(
+    path.join(project, "d.test.ts"),
+    `// runner: elsewhere\n${head}test("x", () => {}); test.run();`,
+  );
   const command = (...args: string[]) => {
     const result = spawnSync(process.execPath, ["scripts/test.ts", ...args], {
       cwd: project,
@@ -201,6 +205,9 @@ test("the command ends with the counts and a status, alone files last, and refus
       ?.slice(0, 18),
     "ok      a.test.ts:",
   );
+  assert.not.ok(all.lines.some((line) => line.includes("d.test.ts")));
+  const elsewhere = command("--runner", "elsewhere");
+  assert.equal([elsewhere.status, elsewhere.lines.at(-1)], [0, "1 passed, 0 failed"]);
   assert.equal([command("b", "--serial").status, command("b").lines.at(-1)], [0, "1 passed, 0 failed"]);
   assert.equal([command("nothing").status, command("nothing").lines.at(-1)], [1, "0 passed, 1 failed"]);
   assert.is.not(command("--limit", "soon").status, 0);

@@ -1,8 +1,9 @@
 /**
- * The test runner: `npm test [-- [--serial] [--limit MINUTES] [FILTER…]]`.
+ * The test runner: `npm test [-- [--serial] [--limit MINUTES] [FILTER…]]`, and `npm run test:xen` (`--runner xen`).
  *
  * Every `*.test.ts` runs in a process of its own, two at a time (`--serial`: one). FILTERs are parts of file names. A file
- * that holds the line `// runner: alone` (it measures time, say) runs after the others, by itself.
+ * that holds the line `// runner: alone` (it measures time, say) runs after the others, by itself. One with another name there, as
+ * `// runner: xen`, runs only where that is asked for by `--runner`, one file at a time.
  *
  * uvu alone cannot be trusted with the verdict: what `before` throws is swallowed (exit 0), and a forgotten `run()` is
  * silent. So a file passes only if it exits with 0, its counts can be read, it ran at least one test and passed all of them.
@@ -161,8 +162,15 @@ export async function runFile(folder: string, file: string, limit: number): Prom
   return { file, ...judge(ending), output: ending.output, milliseconds: performance.now() - started };
 }
 
-function isAlone(folder: string, file: string): boolean {
-  return /^\/\/ runner: alone$/m.test(fs.readFileSync(path.join(folder, file), "utf8"));
+/** The word of its line `// runner: WORD`; "any" where it has none. */
+export function runnerOf(folder: string, file: string): string {
+  return /^\/\/ runner: ([a-z]+)$/m.exec(fs.readFileSync(path.join(folder, file), "utf8"))?.[1] ?? "any";
+}
+
+/** The files that a run by that runner takes: the default one those without a word and those that want to be alone. */
+export function takenBy(runner: string | undefined, folder: string, files: readonly string[]): string[] {
+  const words = runner === undefined ? ["any", "alone"] : [runner];
+  return files.filter((file) => words.includes(runnerOf(folder, file)));
 }
 
 function report({ file, passed, skipped, fault, output, milliseconds }: Outcome): void {
@@ -191,9 +199,9 @@ export async function runAll(
       outcomes.push(outcome);
     }
   };
-  const together = files.filter((file) => !isAlone(folder, file));
+  const together = files.filter((file) => runnerOf(folder, file) !== "alone");
   await Promise.all(Array.from({ length: width }, () => drain(together)));
-  await drain(files.filter((file) => isAlone(folder, file)));
+  await drain(files.filter((file) => runnerOf(folder, file) === "alone"));
   return outcomes;
 }
 
@@ -235,7 +243,11 @@ export function summarize(outcomes: readonly Outcome[]): number {
 async function main(): Promise<void> {
   const { values, positionals } = parseArgs({
     allowPositionals: true,
-    options: { serial: { type: "boolean", default: false }, limit: { type: "string", default: "10" } },
+    options: {
+      serial: { type: "boolean", default: false },
+      limit: { type: "string", default: "10" },
+      runner: { type: "string" },
+    },
   });
   const limit = Number(values.limit) * 60_000;
   if (!(limit > 0)) throw new Error(`--limit takes a number of minutes, not ${JSON.stringify(values.limit)}`);
@@ -244,8 +256,9 @@ async function main(): Promise<void> {
   });
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, () => process.exit(130));
   const started = performance.now();
-  const files = findTests(root, positionals);
-  const outcomes = await runAll(root, files, values.serial ? 1 : 2, limit);
+  const files = takenBy(values.runner, root, findTests(root, positionals));
+  const width = values.serial || values.runner !== undefined ? 1 : 2;
+  const outcomes = await runAll(root, files, width, limit);
   console.log(`\n${files.length} files, ${((performance.now() - started) / 1000).toFixed(0)} s`);
   process.exitCode = summarize(outcomes);
 }

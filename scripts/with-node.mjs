@@ -1,7 +1,7 @@
 /**
  * `node scripts/with-node.mjs --need=PARTS SCRIPT [ARGUMENTS…]`: sets up what the script needs, then runs it by Node ≥ 22.18.
  *
- * PARTS: `node`, `pulumi`, `lab`, `extras` (see setup.mjs), comma-separated, or `stack`: what the stack named by `--stack` needs.
+ * PARTS: `node`, `pulumi`, `lab`, `extras`, `xen` (see setup.mjs), comma-separated, or `stack`: what the stack named by `--stack` needs.
  * The script sees our Pulumi CLI and node_modules/.bin first on PATH. Its exit status is ours.
  */
 
@@ -13,7 +13,7 @@ import { findNode, partsFor, pulumiRoot, root, setUpOrExit } from "./setup.mjs";
 const [need, script, ...args] = process.argv.slice(2);
 if (!need?.startsWith("--need=") || !script) {
   process.stderr.write(
-    "usage: node scripts/with-node.mjs --need=node|pulumi|lab|extras|stack SCRIPT [ARGUMENTS…]\n",
+    "usage: node scripts/with-node.mjs --need=node|pulumi|lab|extras|xen|stack SCRIPT [ARGUMENTS…]\n",
   );
   process.exit(2);
 }
