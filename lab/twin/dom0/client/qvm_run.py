@@ -15,6 +15,7 @@ SERVICES = {
     "qubes.VMRootShell": ["/bin/sh"],
     "qubes.GetDate": ["date", "-Iseconds"],
     "qubes.ConnectTCP": ["/.guest/code/guest/connect-tcp"],
+    "qubes.WaitForRunningSystem": ["sh", "-c", "systemctl --wait is-system-running >&2"],
     "qubes.WaitForSession": ["sh", "-c", "systemctl -q is-active qubes-gui-agent lightdm"],
 }
 
@@ -73,7 +74,8 @@ def main():
         print("vm.%s: %s" % (name, "no qrexec agent answers"), file=sys.stderr)
         return 255
     if args.service:
-        argv = service_argv(args.cmd) or ["/etc/qubes-rpc/" + args.cmd]
+        service, _, argument = args.cmd.partition("+")
+        argv = service_argv(args.cmd) or ["/etc/qubes-rpc/" + service] + ([argument] if argument else [])
     elif args.cmd_args or args.no_shell:
         argv = [args.cmd] + args.cmd_args
     else:

@@ -25,6 +25,7 @@ FILES = {
     "qubes-gui-daemon": ["/usr/bin/qubes-guid", "/etc/qubes/guid.conf"],
     "qubes-core-admin-client": ["/usr/bin/qvm-ls", "/usr/bin/qvm-start-daemon"],
     "qubes-audio-daemon": ["/usr/bin/pacat-simple-vchan"],
+    "qubes-mgmt-salt-vm-connector": ["/etc/qubes-rpc/qubes.SaltLinuxVM"],
     "qubes-manager": ["/usr/bin/qubes-qube-manager"],
     "qubes-input-proxy-receiver": ["/usr/bin/input-proxy-receiver"],
     "lightdm": ["/usr/sbin/lightdm", "/etc/lightdm/lightdm.conf"],

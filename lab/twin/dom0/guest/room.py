@@ -120,6 +120,7 @@ def machine_layer(root):
     for path in FOLDERS:
         os.makedirs(root + path, exist_ok=True)
     os.makedirs(root + "/.guest")
+    os.makedirs(root + interpreter(), exist_ok=True)
     os.chmod(root + "/var/tmp", 0o1777)
     os.symlink("../run", root + "/var/run")
     for path in LIBRARIES:
@@ -136,7 +137,17 @@ def machine_layer(root):
     for name in set(PLAYED) - BROUGHT:
         os.symlink(TOOL, "%s/usr/bin/%s" % (root, name))
     os.symlink(TOOL, root + "/usr/sbin/usermod")
+    for name in ("ldconfig", "ldconfig.real"):
+        if os.path.exists("/usr/sbin/" + name):
+            os.symlink("%s/sbin/%s" % (MACHINE, name), "%s/usr/sbin/%s" % (root, name))
+    if os.path.exists("/etc/ld.so.cache"):
+        shutil.copy("/etc/ld.so.cache", root + "/etc/ld.so.cache")
     os.symlink("/.guest/code/guest/qrexec-client-vm", root + "/usr/bin/qrexec-client-vm")
+
+
+def interpreter():
+    """Prefix of the Python that the virtual environment is made of. It finds its library by its own path, so it has that in a qube too."""
+    return os.path.dirname(os.path.dirname(os.path.realpath(PYTHON + "/bin/python3")))
 
 
 def private_layer(root):
@@ -283,7 +294,9 @@ class Guest:
             bind("/proc/%d/root/.proc" % self.pid(), root + "/.proc")
         # The laboratory's own.
         mount("tmpfs", root + "/.guest", "tmpfs", MS_NOSUID | MS_NODEV, "mode=755")
-        prefix = os.path.dirname(os.path.dirname(os.path.realpath(PYTHON + "/bin/python3")))
+        prefix = interpreter()
+        if not prefix.startswith("/usr"):
+            mount(prefix, root + prefix, None, MS_BIND)
         site = os.path.join(PYTHON, "lib", sorted(os.listdir(PYTHON + "/lib"))[0], "site-packages")
         for source, name in (
             (self.path("guest"), "model"),

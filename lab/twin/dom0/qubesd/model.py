@@ -1019,6 +1019,9 @@ class System(Holder):
         for name, qube in self.qubes.items():
             if name not in self.running:
                 volumes.stop(qube, self.host.storage)
+        for qube in self.qubes.values():  # core-admin-linux, aux-tools/cleanup-dispvms
+            if qube.name not in self.running:
+                self.clean_up(qube)
 
     def free_memory(self):
         """MiB that Xen has left, as `xl info` says it."""
@@ -1085,6 +1088,15 @@ class System(Holder):
         volumes.stop(self.qubes[name], self.host.storage)
         self.emit(name, "domain-stopped", {})
         self.emit(name, "domain-shutdown", {})
+        self.clean_up(self.qubes[name])
+
+    def clean_up(self, qube):
+        """A disposable that is to go with its end (core-admin 4.3, vm/dispvm.py)."""
+        if qube.klass == "DispVM" and qube.value("auto_cleanup"):
+            self.qubes = {name: other for name, other in self.qubes.items() if other is not qube}  # somebody may be going through them
+            self.boot["defined"].pop(qube.name, None)
+            volumes.removed(qube, self.host.storage)
+            self.emit("", "domain-delete", {"vm": qube.name})
 
     def pause(self, qube):
         if qube.klass == "AdminVM" or not qube.is_running():

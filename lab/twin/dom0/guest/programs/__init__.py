@@ -1,5 +1,5 @@
 """Programs of a qube that the laboratory plays: PLAYED says in which module of this package each is, as a function of its name ("-"
-as "_") that takes the arguments and returns the exit status. To add one: a line there, a function here.
+and "." as "_") that takes the arguments and returns the exit status. To add one: a line there, a function here.
 """
 
 import json
@@ -12,6 +12,7 @@ PLAYED = {
     name: module
     for module, names in {
         "accounts": "id whoami runuser su sudo usermod chpasswd chown chgrp",
+        "management": "qubes.SaltLinuxVM",
         "packages": "rpm dnf dpkg dpkg-query apt-get",
         "played": "pgrep ss hostname lspci xrandr pactl mountpoint",
         "qubesdb": "qubesdb-read qubesdb-list qubesdb-multiread",
@@ -23,7 +24,7 @@ PLAYED = {
 
 
 # Those that are there where a package brings them, and not in every qube.
-BROUGHT = {"openssl", "x11vnc", "xrdp", "xrdp-sesman"}
+BROUGHT = {"openssl", "qubes.SaltLinuxVM", "x11vnc", "xrdp", "xrdp-sesman"}
 
 
 class Model(dict):

@@ -307,7 +307,7 @@ def dpkg_query(args):
             print("dpkg-query: no packages found matching %s" % name, file=sys.stderr)
             code = 1
             continue
-        values = {"Package": name, "binary:Package": name, "Version": has[name], "Architecture": "amd64", "Status": "install ok installed", "db:Status-Status": "installed"}
+        values = {"Package": name, "binary:Package": name, "Version": has[name], "Architecture": "amd64", "Status": "install ok installed", "db:Status-Status": "installed", "db:Status-Abbrev": "ii "}
         text = re.sub(r"\\[nt\\]", lambda match: ESCAPES[match.group()], template)
         sys.stdout.write(re.sub(r"\$\{([\w:-]+)\}", lambda match: values.get(match.group(1), ""), text))
     return code
