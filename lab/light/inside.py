@@ -11,12 +11,65 @@ def run(machine, qube, command, may):
     world = machine.world
     view = machine.system.inside(machine.system.qube(qube))
     template = (world.get("templates") or {}).get(view["template"]) or {"packages": {}}
+    template = dict(template, packages=machine.system.packages_in(machine.system.qube(qube)))
     inside = content(view, template, machine.system.world.fault("guest", qube), world.get("faults"), may)
     return shell.run(command, lambda argv, env, _: tool(inside, argv, env), shell.Tree(inside["files"]))
 
 
+FOLDER = "/rw/config/guidomain/"
+ACTIVATE = re.compile(re.escape(FOLDER) + "([0-9a-f]+)/activate")
+HOOK = re.compile(r"test ! -x (\S+) \|\| \1")
+IN_FORCE = re.compile(r'test "\$\(cat /run/guidomain/generation\)" = ([0-9a-f]+)')
+SECRET = re.compile(r"^try \"\$here/secret\" '([a-z-]+)'$", re.M)
+
+
+def generation(machine, qube, command, may, in_force):
+    """(status, output) of what puts a generation of ours in force, or asks for it (src/formula/inside/render.ts): its files, from the
+    private volume; its secrets, from dom0, where the policy allows. None for another command. At a qube's start its hook does the same.
+    """
+    run = machine.system.running[qube]
+    key = (qube, run["started"])
+    if key not in in_force:
+        wanted = machine.system.qube(qube).features.get("vm-config.guidomain")
+        in_force[key] = wanted if wanted and activate(machine, qube, wanted, may) == 0 else None
+    found = ACTIVATE.fullmatch(command) or HOOK.fullmatch(command)
+    if found:
+        wanted = found.group(1) if command.startswith(FOLDER) else machine.system.qube(qube).features.get("vm-config.guidomain")
+        code = activate(machine, qube, wanted, may) if wanted else 0
+        in_force[key] = wanted if code == 0 else None
+        return code, "" if code == 0 else "guidomain: failed\n"
+    found = IN_FORCE.fullmatch(command)
+    if found:
+        return (0, "") if in_force[key] == found.group(1) else (1, "")
+    return None
+
+
+def activate(machine, qube, wanted, may):
+    image = "%s/var/lib/qubes/appvms/%s/private-dirty.img/config/guidomain/%s" % (machine.root, qube, wanted)
+    try:
+        with open(image + "/complete") as file:
+            whole = file.read() == wanted
+        with open(image + "/activate") as file:
+            names = SECRET.findall(file.read())
+    except FileNotFoundError:
+        return 127
+    for name in names:
+        if not may(qube, "dom0", "guidomain.Secret+" + name):
+            return 1
+        try:
+            with open("%s/var/lib/guidomain/secrets/%s/%s" % (machine.root, qube, name)) as file:
+                whole = whole and file.read().count("\n") > 0
+        except FileNotFoundError:
+            return 1
+    return int(not whole)
+
+
 def tool(inside, argv, env):
     name, words = argv[0], argv[1:]
+    if name == "rpm" and words[:2] == ["-q", "--queryformat"]:
+        known = inside["packages"]
+        lines = [each if each in known else "package %s is not installed" % each for each in words[3:]]
+        return sum(each not in known for each in words[3:]), "".join(line + "\n" for line in lines)
     if name == "rpm" and words[:1] == ["-q"]:
         if inside["os"] != "fedora":
             return 127, "sh: rpm: command not found\n"

@@ -273,6 +273,8 @@ class Host:
                 answer = (127, "", str(unknown))
             if proc.status is None:
                 proc.answer(answer)
+        elif what == "world":
+            proc.answer({"faults": self.machine.world.get("faults") or {}})
         elif what == "unsynced":
             self.unsynced[question["path"]] = self.machine.clock.boottime()
             proc.answer(True)

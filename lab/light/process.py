@@ -196,8 +196,12 @@ class Process:
         ended = self.product["runner"].Ended
         if os.path.basename(argv[0]) == "qubesctl":
             import formula
+            import targets
 
-            code, out, err, why = formula.run(self, argv, stop)
+            if "--targets" in argv:
+                code, out, err, why = targets.run(self, argv, stop, tick or (lambda seconds: None))
+            else:
+                code, out, err, why = formula.run(self, argv, stop)
             return ended(code, out, err, why)
         code, out, err = self.ask("run", argv=list(argv))
         return ended(code, out.encode("utf-8", "surrogateescape"), err.encode("utf-8", "surrogateescape"), "exit")

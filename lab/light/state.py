@@ -35,6 +35,15 @@ def dump(machine, commands):
                     ours.append(path)
             elif not stat.S_ISDIR(mode):
                 keys["file:" + path] = [oct(mode), text]
+    images = root + "/var/lib/qubes/vm-templates"
+    for name in os.listdir(images) if os.path.isdir(images) else ():
+        for path, (mode, text) in mounts.read("%s/%s/root.img" % (images, name), skip=()).items():
+            if not stat.S_ISDIR(mode):
+                keys["inside:%s:%s" % (name, path)] = [oct(mode), text]
+    secrets = root + "/var/lib/guidomain/secrets"
+    for path, (mode, text) in mounts.read(secrets, skip=()).items() if os.path.isdir(secrets) else ():
+        if not stat.S_ISDIR(mode):
+            keys["secret:" + path] = [oct(mode), text]
     keys.update({"package:" + name: version for name, version in commands.installed().items()})
     keys.update({"boot:" + word: True for word in default_words(root)})
     for folder in OURS:

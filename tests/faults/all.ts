@@ -136,6 +136,13 @@ async function shared(
   );
 }
 
+const SHOWN: Record<(typeof CONTROLS)[number]["counts"], (outcome: Outcome) => boolean> = {
+  "locked out": ({ usable }) => !usable,
+  "needs a hand": ({ cycles }) => cycles > 0,
+  "half done": ({ problems }) =>
+    problems.some((text) => text.startsWith("neither as before nor as confirmed")),
+};
+
 /** Of each negative control. */
 const CONTROL_CASES = 10;
 /** Real milliseconds. */
@@ -172,7 +179,7 @@ async function runControls(
     const chosen = sampleOf(known.filter(cases), CONTROL_CASES, 1);
     let shown = 0;
     await shared(hosts, goldens, chosen, { parts, ...(world && { world }) }, (outcome) => {
-      if (counts === "locked out" ? !outcome.usable : outcome.cycles > 0) shown++;
+      if (SHOWN[counts](outcome)) shown++;
       if (verbose) say(`${name}: ${outcome.id}: end ${outcome.end}: ${outcome.problems.join("; ")}`);
     });
     found[name] = { cases: chosen.length, shown, counts };

@@ -51,6 +51,10 @@ const OPERATOR: Properties = { ...XEPHYR, level: "operator" };
 const ADMIN: Properties = { ...XEPHYR, level: "admin" };
 const DOCK: Properties = { qube: "sys-net", device: { class: "audio", vendor: "8086" } };
 const SOUND: Properties = { clients: ["personal"], limits: { checks: 2 } };
+const INSIDE: Properties = { modes: ["vnc"] };
+const MORE_INSIDE: Properties = { modes: ["xephyr"], packages: ["tool"] };
+const LOGIN: Properties = { ...XEPHYR, login: { password: "one" } };
+const OTHER_LOGIN: Properties = { ...XEPHYR, login: { password: "another" } };
 const MORE: Properties = { ...GPU, clients: ["personal", "vault"] };
 const MORE_XEPHYR: Properties = { ...XEPHYR, clients: ["personal", "vault"] };
 /** What it may ask itself is what a level takes away, so nothing of this looks like somebody else's loss. */
@@ -101,6 +105,10 @@ export const MAKINGS: Making[] = [
   { name: "operator-from-admin", from: "admin", args: OPERATOR },
   { name: "attached", from: "fresh", args: DOCK, resource: "PciAttachment" },
   { name: "sound", from: "fresh", args: SOUND, resource: "AudioDomain" },
+  { name: "inside", from: "fresh", args: INSIDE, resource: "Template" },
+  { name: "inside-more", from: "inside", args: MORE_INSIDE, resource: "Template" },
+  { name: "login", from: "xephyr", args: LOGIN },
+  { name: "login-other", from: "login", args: OTHER_LOGIN },
   // Somebody reaches dom0 through the GUI domain's qube; a level takes that away, unless a rule comes before it.
   { name: "reached", from: "xephyr", args: null, happens: ["reached-through-sys-gui"] },
   { name: "reached-user", from: "reached", args: LEVEL, happens: ["way-in-comes-first"] },
@@ -109,6 +117,9 @@ export const MAKINGS: Making[] = [
   { name: "luks-gpu", from: "luks", args: GPU },
   { name: "luks-fallback", from: "luks", args: GPU, world: { iommu: false } },
 ];
+
+/** What is new of these: the rest of an apply is struck in others. */
+const WITHIN = /^(inside|targets|apply\.(salt|read-back|verified)|confirm\.(ledger|settled))/;
 
 export const TRANSITIONS: Transition[] = [
   { id: "first", from: "fresh", operation: "up", args: GPU, ends: ["fresh", "gpu", "fallback"] },
@@ -188,6 +199,53 @@ export const TRANSITIONS: Transition[] = [
     args: SOUND,
     ends: ["sound", "fresh"],
   },
+  // What is written inside a template, and inside a GUI domain; and a package that cannot be had.
+  {
+    id: "inside",
+    from: "fresh",
+    operation: "up",
+    resource: "Template",
+    args: INSIDE,
+    ends: ["fresh", "inside"],
+    only: WITHIN,
+  },
+  {
+    id: "inside-more",
+    from: "inside",
+    operation: "up",
+    resource: "Template",
+    args: MORE_INSIDE,
+    ends: ["inside", "inside-more"],
+    only: WITHIN,
+  },
+  {
+    id: "inside-gone",
+    from: "inside",
+    operation: "destroy",
+    resource: "Template",
+    args: INSIDE,
+    ends: ["inside", "fresh"],
+    only: WITHIN,
+  },
+  {
+    id: "inside-fails",
+    from: "fresh",
+    operation: "up",
+    resource: "Template",
+    args: INSIDE,
+    world: fails({ noPackages: ["x11vnc"] }),
+    ends: ["fresh"],
+    only: /^(inside|targets|undo)\./,
+  },
+  { id: "login", from: "xephyr", operation: "up", args: LOGIN, ends: ["xephyr", "login"], only: WITHIN },
+  {
+    id: "password",
+    from: "login",
+    operation: "up",
+    args: OTHER_LOGIN,
+    ends: ["login", "login-other"],
+    only: WITHIN,
+  },
   // A policy that closes the way in: nobody can confirm it.
   {
     id: "cut-off",
@@ -253,7 +311,7 @@ const OF_GUARD = ["kill", "disk-full"];
 function faultsAt([kind, name, , process]: Passed): string[] {
   if (kind === "message") return ["cut-line", "kill-controller"];
   if (process === null) return OF_MACHINE;
-  const salt = name.startsWith("salt.") ? ["kill-salt"] : [];
+  const salt = /^(salt|targets)\./.test(name) ? ["kill-salt"] : [];
   return [...(process === "agent" ? OF_AGENT : OF_GUARD), ...salt, ...OF_MACHINE, ...OF_CLOCK];
 }
 
@@ -357,9 +415,9 @@ export interface Control {
   cases: (one: Case) => boolean;
   /**
    * What counts: there is no usable screen after one power cycle either; or there is none without a hand, where with that part no
-   * hand is needed: locked out until somebody stands before the machine.
+   * hand is needed: locked out until somebody stands before the machine. Or what it was about is left half done.
    */
-  counts: "locked out" | "needs a hand";
+  counts: "locked out" | "needs a hand" | "half done";
 }
 
 const isAt = (transitions: RegExp, step: RegExp, faults: string[]) => (one: Case) =>
@@ -394,6 +452,18 @@ export const CONTROLS: Control[] = [
     world: { watchdog: false },
     cases: isAt(/^(first|xephyr-gpu)$/, /^(guard\.prohibit|resume\.)/, ["hang"]),
     counts: "needs a hand",
+  },
+  {
+    name: "volumes off",
+    parts: ["volumes_off"],
+    cases: isAt(/^inside(-fails)?$/, /^(inside\.(salt|off|done)|targets\.)/, ["kill", "reset"]),
+    counts: "half done",
+  },
+  {
+    name: "guard off, inside a template",
+    parts: ["guard_off"],
+    cases: isAt(/^inside$/, /^(inside\.(started|salt)|targets\.)/, ["reset"]),
+    counts: "half done",
   },
   {
     name: "permanent instead of one-shot arguments",

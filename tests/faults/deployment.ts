@@ -17,15 +17,22 @@ import {
 } from "../../src/provider/handler.ts";
 import { type ApplyRequest, type HostAccess, hasFormula, turns } from "../../src/provider/hosts.ts";
 import { pciAttachmentHandler } from "../../src/provider/pciAttachment.ts";
+import { templateHandler } from "../../src/provider/template.ts";
 
 /** What a program has in it. */
-export type Resource = "GuiDomain" | "AudioDomain" | "PciAttachment";
+export type Resource = "GuiDomain" | "AudioDomain" | "PciAttachment" | "Template";
 const HANDLERS = {
   GuiDomain: guiDomainHandler,
   AudioDomain: audioDomainHandler,
   PciAttachment: pciAttachmentHandler,
+  Template: templateHandler,
 };
-const NAMES = { GuiDomain: "sys-gui", AudioDomain: "sys-audio", PciAttachment: "dock" };
+const NAMES = {
+  GuiDomain: "sys-gui",
+  AudioDomain: "sys-audio",
+  PciAttachment: "dock",
+  Template: "fedora-43-xfce",
+};
 const PACKAGES = ["dummy-backlight-dom0", "dummy-psu-sender", "qubes-input-proxy-sender"];
 /** Real milliseconds: a host that stays away says so itself, and its own time is virtual. */
 const TALK = { bootTimeout: 20_000, retryEvery: 1 };

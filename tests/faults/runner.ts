@@ -209,7 +209,7 @@ const isMode = (mode: string, end: string): boolean =>
     : mode === "gpu"
       ? /^(luks-)?gpu/.test(end)
       : mode === "xephyr"
-        ? /^(xephyr|operator|admin)|fallback$/.test(end)
+        ? /^(xephyr|operator|admin|login)|fallback$/.test(end)
         : true;
 
 const isSame = (state: State, golden: Made): boolean =>
@@ -268,6 +268,8 @@ async function converges(
 /** Golden states that a run of this transition may end in, in that mode. */
 const finals = ({ from, args, resource, ends }: Transition, mode: string): string[] => {
   if (resource === "PciAttachment") return ["attached"];
+  if (resource === "Template") return [args["packages"] ? "inside-more" : "inside"];
+  if (args["login"]) return ends.slice(-1);
   // Where it did not come up this is remembered: the sound stays with dom0.
   if (resource === "AudioDomain") return mode === "sys-audio" ? ["sound"] : ["fresh"];
   if (from.startsWith("luks")) return mode === "gpu" ? ["luks-gpu"] : ["luks-fallback"];
