@@ -274,7 +274,9 @@ class Host:
             if proc.status is None:
                 proc.answer(answer)
         elif what == "world":
-            proc.answer({"faults": self.machine.world.get("faults") or {}})
+            templates = self.machine.world.get("templates") or {}
+            came = {name: each["packages"] for name, each in templates.items()}
+            proc.answer({"faults": self.machine.world.get("faults") or {}, "came": came})
         elif what == "unsynced":
             self.unsynced[question["path"]] = self.machine.clock.boottime()
             proc.answer(True)

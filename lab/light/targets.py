@@ -52,6 +52,8 @@ def run(process, argv, stop, tick):
             good, comment = getattr(inside, function.replace(".", "_"))(given.pop("name", ident), **given)
             lines += ["-" * 10, "          ID: " + ident, "    Function: " + function, "      Result: %s" % good]
             lines += ["     Comment: " + comment, "     Started: 12:00:00.000000", "    Duration: 1.0 ms", "     Changes:   "]
+            if good:
+                lines += [" " * 14 + "-" * 10, " " * 14 + ident + ":", " " * 18 + "new"]
             process.sleep(2)
             if reach("targets.state").get("kill"):
                 return 137, b"", b"Killed", "exit"
@@ -107,6 +109,8 @@ class Inside:
             self.process.sleep(1)
             if each in self.process.ask("world")["faults"].get("noPackages", []):
                 return False, "Problem encountered installing package(s): Unable to find a match: " + each
+            if each in self.process.ask("world")["came"].get(self.qube, {}):
+                continue
             record["installed"].setdefault(each, "1")
             self.write(RECORDS[self.distribution], json.dumps(record, sort_keys=True))
         return True, "installed"

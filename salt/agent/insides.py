@@ -34,11 +34,9 @@ def check(entries):
         if brought is not None:
             good = good and isinstance(brought.get("feature"), str)
             good = good and brought.get("query") in QUERIES
-            names = [brought.get("packages"), brought.get("kept")]
-            good = good and all(isinstance(part, list) for part in names)
-            good = good and all(
-                re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9+._-]*", n) for part in names for n in part
-            )
+            names = brought.get("packages")
+            good = good and isinstance(names, list)
+            good = good and all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9+._-]*", n) for n in names)
         if not good:
             raise Failure("bad-request", "apply: inside is not of the form that was agreed")
 
@@ -138,8 +136,9 @@ def _note(qube, brought, run, stop):
         lines = ended.out.decode("utf-8", "replace").splitlines()
         there = {line.split()[0] for line in lines if re.fullmatch(r"[A-Za-z0-9+._-]+( +.i.*)?", line)}
         missing = [name for name in names if name not in there]
-    value = " ".join(sorted(set(missing) | set(brought["kept"])))
-    if admin.get_feature(qube, brought["feature"]) != value:
+    noted = admin.get_feature(qube, brought["feature"])
+    value = " ".join(sorted(set(missing) | (set((noted or "").split(" ")) & set(names))))
+    if noted != value:
         admin.set_feature(qube, brought["feature"], value)
 
 

@@ -86,10 +86,6 @@ STEPS = {
         "rescue.watch",  # watch.json is gone
         "rescue.done",
     ),
-}
-
-# What is written inside qubes.
-INSIDE = {
     # After apply.salt, or after resume.started: once for each qube that is written inside.
     "inside": (
         "inside.secret",  # once for each that is written or taken away, after apply.shutdown

@@ -32,7 +32,8 @@ class Template(HostCase):
     def setUp(self):
         super().setUp()
         guard.say = lambda *_: None
-        self.qubes.qubes["fedora"]["root"]["packages"]["lightdm"] = "1"
+        self.qubes.qubes["fedora"]["root"]["packages"].update({"lightdm": "1", "kept": "1"})
+        self.qubes.qubes["fedora"]["features"]["guidomain-brought"] = "gone kept"
         self.addCleanup(setattr, volumes, "NEVER", volumes.NEVER)
         volumes.NEVER = 0.1
 
@@ -45,8 +46,7 @@ class Template(HostCase):
             "brought": {
                 "feature": "guidomain-brought",
                 "query": more.pop("query", "rpm"),
-                "packages": WANTED,
-                "kept": ["kept"],
+                "packages": WANTED + ["kept"],
             },
             "activate": None,
         }
@@ -61,7 +61,7 @@ class Template(HostCase):
     def test_a_template_is_changed_in_one_run_and_off_again(self):
         result = self.apply(self.template())
         fedora = self.qubes.qubes["fedora"]
-        self.assertEqual(fedora["root"]["packages"], {"lightdm": "1", "x11vnc": "2"})
+        self.assertEqual(fedora["root"]["packages"], {"lightdm": "1", "kept": "1", "x11vnc": "2"})
         self.assertEqual(fedora["features"]["guidomain-brought"], "kept x11vnc")
         self.assertEqual(fedora["state"], "Halted")
         self.assertEqual(self.qubes.calls.count("admin.vm.Start"), 2)  # and the disposable
@@ -189,7 +189,7 @@ class Template(HostCase):
         """Killed, with the machine going on or starting anew; undone by the guard alone."""
         for driver, hows in (("lvm_thin", ("kill", "reset")), ("file-reflink", ("reset",))):
             for how in hows:
-                for at in steps.INSIDE["inside"] + ("apply.read-back", "apply.verified"):
+                for at in steps.STEPS["inside"][1:] + ("apply.read-back", "apply.verified"):
                     before = self.interrupted(at, driver, how)
                     self.machine.clock += 10_000  # its deadline is over
                     self.alone()
@@ -207,7 +207,7 @@ class Template(HostCase):
         self.machine.clock += 10_000
         self.alone()
         fedora = self.qubes.qubes["fedora"]
-        self.assertEqual(fedora["root"]["packages"], {"lightdm": "1", "x11vnc": "2"})
+        self.assertEqual(fedora["root"]["packages"], {"lightdm": "1", "kept": "1", "x11vnc": "2"})
         self.assertNotEqual(self.seen()["qubes"], before["qubes"])
 
     def test_an_undo_that_is_cut_off_itself_is_done_again(self):

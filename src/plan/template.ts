@@ -76,6 +76,13 @@ export function wantedOf(template: Template, snapshot: Snapshot): TemplateWanted
   };
 }
 
+/**
+ * Whether the template was last given just that, and that counts: while another run is at it, the feature is there already and what it
+ * stands for is not, or is about to be taken back.
+ */
+export const isGiven = (qube: string, digest: string, { qubes, ledger }: Snapshot): boolean =>
+  qubes[qube]?.features[INSIDE] === digest && ledger[`feature:${qube}:${INSIDE}`]?.ours === digest;
+
 /** What of it the host has, as far as that is known without starting the template: all of it, or what it was last given. */
 export function liveTemplate(
   qube: string,
@@ -124,17 +131,15 @@ export function insideArgs(
   { qube, timeout }: Pick<Template, "qube" | "timeout">,
   sls: string,
   wanted: TemplateWanted | null,
-  snapshot: Snapshot,
 ): InsideArgs {
   const packages = wanted?.inside.packages ?? [];
-  const kept = broughtInto(qube, snapshot).filter((name) => packages.includes(name));
   const query = wanted?.distribution === "debian" ? "dpkg" : "rpm";
   return {
     qube,
     sls,
     timeout,
     volume: "root",
-    brought: wanted && { feature: BROUGHT, query, packages, kept },
+    brought: wanted && { feature: BROUGHT, query, packages },
     activate: null,
   };
 }

@@ -112,7 +112,9 @@ function insideRequest(gui: GuiDomain, rung: Rung, plan: Plan, snapshot: Snapsho
   const secrets = secretsRequest(qube, plan, generation ? secretsOf(gui, rung) : {});
   if (!generation) return { formula: {}, inside: [], secrets, checks: [] };
   const { digest, formula, activate, check } = generation;
-  const isNew = !isThere || live !== digest;
+  // While another run is at it, the feature is there already, and what it names perhaps not.
+  const counts = snapshot.ledger[`feature:${qube}:${GENERATION}`]?.ours === digest;
+  const isNew = !isThere || live !== digest || !counts;
   const inside: InsideArgs = {
     qube,
     sls: isNew ? formula.sls : null,

@@ -4,6 +4,7 @@ import { templateFormula } from "../formula/inside/render.ts";
 import { HostError } from "../host/errors.ts";
 import type { Snapshot } from "../host/protocol.ts";
 import { Refusal, sentence } from "../model/failure.ts";
+import { NO_SETTINGS } from "../model/settings.ts";
 import { parseTemplate, TEMPLATE_MODES, type Template, templateFaults } from "../model/template.ts";
 import { isNoted, type Plan, planApply, planDelete } from "../plan/changes.ts";
 import {
@@ -12,6 +13,7 @@ import {
   goneOf,
   INSIDE,
   insideArgs,
+  isGiven,
   liveTemplate,
   notRestarted,
   preflightTemplate,
@@ -153,7 +155,7 @@ export function templateHandler(hosts: HostAccess): Handler {
       const formula = templateFormula(qube, { packages: [], files: {}, units: {} }, gone);
       await apply(applying, {
         ...requestOf(context, plan, templateNotesOf(qube, null, plan.restores), formula),
-        inside: [insideArgs({ qube, timeout }, formula.sls, null, snapshot)],
+        inside: [insideArgs({ qube, timeout }, formula.sls, null)],
       });
     },
 
@@ -185,7 +187,7 @@ export function templateHandler(hosts: HostAccess): Handler {
     const { digest } = wanted.settings;
     const plan = planApply(qube, featuresOf(qube, digest, snapshot), snapshot, context.urn);
     hosts.claims.claim(host, context.urn, resourceOf(template), plan.touch, snapshot);
-    const isThere = snapshot.qubes[qube]?.features[INSIDE] === digest;
+    const isThere = isGiven(qube, digest, snapshot);
     const isDone = isThere && isNoted(plan, snapshot, context.urn);
     if (!isThere) preflightTemplate(template, snapshot);
     const gone = goneOf(qube, wanted.settings, lastOf(olds), snapshot);
@@ -231,13 +233,14 @@ export function templateHandler(hosts: HostAccess): Handler {
         },
         reasons: [reason],
       });
-    const settings = featuresOf(qube, wanted.settings.digest, snapshot);
+    // What is brought only the agent sees, once the template runs.
+    const settings = { ...NO_SETTINGS, features: { [INSIDE]: wanted.settings.digest } };
     const formula = templateFormula(qube, wanted.inside, gone);
     const request = requestOf(context, plan, templateNotesOf(qube, settings, plan.restores), formula);
     const result = await apply(
       { hosts, host, resource: resourceOf(template), context, connection: olds["connection"], partial },
       // What is there already, and was only not noted, needs no run.
-      isThere ? request : { ...request, inside: [insideArgs(template, formula.sls, wanted, snapshot)] },
+      isThere ? request : { ...request, inside: [insideArgs(template, formula.sls, wanted)] },
     );
     return outputs(result.snapshot, { evidence: result.evidence.map(plain) });
   }

@@ -393,10 +393,9 @@ export class HostModel {
     if (brought) {
       const there = this.insides[qube]?.packages ?? [];
       const missing = brought.packages.filter((name) => !there.includes(name));
-      this.#put(
-        `feature:${qube}:${brought.feature}`,
-        [...new Set([...missing, ...brought.kept])].sort().join(" "),
-      );
+      const noted = (this.#now.qubes[qube]?.features[brought.feature] ?? "").split(" ");
+      const kept = noted.filter((name) => brought.packages.includes(name));
+      this.#put(`feature:${qube}:${brought.feature}`, [...new Set([...missing, ...kept])].sort().join(" "));
     }
     runInside(this.insides, one, formula, this.lacking);
   }
