@@ -251,7 +251,7 @@ def put_back(record, emit, run):
     while left:
         for key in sorted(left, key=lambda k: _rank(k, before, removed)):
             kind, qube, _ = keys.split(key)
-            if kind != "qube" and qube in made:
+            if kind not in ("qube", "secret") and qube in made:
                 reasons[key] = "goes with qube:%s, which could not be removed" % qube
                 continue
             if key.startswith("qube:") and before[key] is None:

@@ -24,10 +24,9 @@ esac
 case $1 in
 '' | *[!a-z0-9-]*) exit 1 ;;
 esac
-root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n -- "$@"; fi; }
-value=$(root sed 1d "%s/$QREXEC_REMOTE_DOMAIN/$1") || exit 1
+value=$(sudo -n -- sed 1d "%s/$QREXEC_REMOTE_DOMAIN/$1") || exit 1
 case $value in
-dom0:*) root getent shadow "${value#dom0:}" | cut -d: -f2 ;;
+dom0:*) sudo -n -- getent shadow "${value#dom0:}" | cut -d: -f2 ;;
 *) printf '%%s\\n' "$value" ;;
 esac
 """ % FOLDER

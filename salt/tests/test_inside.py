@@ -268,6 +268,14 @@ class Secrets(HostCase):
         args = self.args(actions, [self.SECRET], **more)
         return dict(args, secrets={"work:login": value})
 
+    def test_that_of_a_qube_that_goes_again_goes(self):
+        before = self.dump()
+        create = ["admin", "create", "new", "AppVM", "fedora", "black"]
+        args = self.args([create, ["fail", "x"]], ["qube:new", "secret:new:login"])
+        failure = self.fails("salt-failed", dict(args, secrets={"new:login": self.VALUE}))
+        self.assertEqual(failure.more["left"], {})
+        self.assertEqual(self.dump(), before)
+
     def test_it_is_roots_alone_and_nowhere_else(self):
         result = self.apply(self.given(self.VALUE))
         self.assertEqual(self.text(self.FILE), "m1\n$6$salt$hash")
