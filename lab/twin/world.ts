@@ -42,6 +42,8 @@ export interface Machine {
   /** Connectors of displays, by sbdf. */
   outputs?: Record<string, { name: string; connected: boolean }[]>;
   inputs?: InputDevice[];
+  /** A notebook has a battery and one backlight unless this says otherwise. */
+  power?: { battery?: boolean; backlights?: string[] };
   dmi?: { vendor: string; product: string; bios: string };
   /** False: Xen finds none. */
   iommu?: boolean;

@@ -79,7 +79,28 @@ def collect(commands, available):
         "cpu": _cpu(common.read_text("/proc/cpuinfo", 4096)),
         "keyboards": pci.keyboards(inputs),
         "lightdm": _lightdm(commands.text("lightdm")),
+        "batteries": batteries(),
+        "backlights": _class("backlight"),
     }
+
+
+def _class(name):
+    """What the kernel shows of a kind; None where it does not know that kind."""
+    try:
+        return sorted(common.clean(one, 64) for one in os.listdir(common.path("/sys/class/" + name)))
+    except OSError:
+        return None
+
+
+def batteries():
+    """Those of the machine itself; a mouse has one too (sysfs-class-power: scope)."""
+    found = _class("power_supply")
+    return found and [
+        name
+        for name in found
+        if (common.read_text("/sys/class/power_supply/%s/type" % name, 64) or "").strip() == "Battery"
+        and (common.read_text("/sys/class/power_supply/%s/scope" % name, 64) or "").strip() != "Device"
+    ]
 
 
 def _dmi(name):

@@ -171,6 +171,10 @@ export const Facts = v.object({
   keyboards: v.nullable(v.array(v.string())),
   /** dom0's display manager runs; null: unknown. */
   lightdm: v.nullable(v.boolean()),
+  /** "BAT0" …, of the machine itself; null: unknown. */
+  batteries: v.optional(v.nullable(v.array(v.string()))),
+  /** "intel_backlight" …; null: unknown. */
+  backlights: v.optional(v.nullable(v.array(v.string()))),
 });
 
 /** A change that is neither confirmed nor undone yet; the host undoes it by itself when its time is over. Design §5. */

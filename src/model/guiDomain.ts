@@ -14,9 +14,10 @@ import {
 import { integer, isMap, listOf, named, oneOf, only, pathOf, shown, text, wrong } from "./fields.ts";
 import { INPUT, type Input, inputFaults, inputOf, inputRules } from "./input.ts";
 import type { Key } from "./keys.ts";
+import { LAYOUT, layoutFaults, layoutOf, type Screen } from "./layout.ts";
 import { isRemote, MODES, type Mode, type Rung } from "./modes.ts";
 import { guiDomainNameFault, hostNameFault, qubeNameFault } from "./names.ts";
-import { POWER, POWERLESS, type PowerAction, powerIn } from "./power.ts";
+import { PARTS, POWER, POWERLESS, type PowerAction, type PowerPart, powerIn } from "./power.ts";
 
 const allowedModes = MODES.map((m) => `"${m}"`).join(", ");
 
@@ -145,6 +146,7 @@ const fields = {
   rules: v.optional(RULES),
   power: v.optional(listOf(oneOf(...POWER))),
   suspend: v.optional(oneOf("allowed", "blocked")),
+  layout: v.optional(LAYOUT),
 };
 
 /** What a program may give; every argument but `host` may be left out. */
@@ -210,8 +212,12 @@ export interface GuiDomain {
   power: PowerAction[] | null;
   /** "blocked": the host does not sleep at all. */
   suspend: "allowed" | "blocked";
+  /** How its screens lie in mode "gpu"; null: as X finds them. */
+  layout: Screen[] | null;
   /** false: the host is known not to wake. Not an argument: the host says what it is. */
   wakes?: boolean;
+  /** What of battery and backlight the machine does not have. Not an argument either. */
+  lacks?: PowerPart[];
   /** The other GUI domains of the host, whose qubes are none of its business. Not an argument: who is there is found out on the way. */
   apart?: string[];
   /** Those of them, and itself, of whose qubes one has the other's disposable as its default. Not an argument either. */
@@ -262,8 +268,9 @@ export function inMode(gui: GuiDomain, mode: Mode): InMode {
   };
 }
 
-function packagesFor({ input }: GuiDomain, mode: Mode): string[] {
-  const packages = HOST_PACKAGES[mode];
+function packagesFor({ input, lacks = [] }: GuiDomain, mode: Mode): string[] {
+  const needless: string[] = lacks.map((part) => PARTS[part]);
+  const packages = HOST_PACKAGES[mode].filter((name) => !needless.includes(name));
   if (mode === "gpu") return input?.dom0 === "deny" ? packages.filter((name) => name !== SENDER) : packages;
   const receives = input !== null && inputRules(input).some(({ answer }) => answer !== "deny");
   return receives ? [...packages, RECEIVER] : packages;
@@ -329,6 +336,7 @@ export function parseGuiDomain(name: string, value: unknown): { gui: GuiDomain }
     rules: args.rules ?? null,
     power: args.power ? POWER.filter((one) => args.power?.includes(one)) : null,
     suspend: args.suspend ?? "allowed",
+    layout: args.layout ? layoutOf(args.layout) : null,
   };
   const faults = rules(gui, name, args);
   return faults.length ? { faults } : { gui: sorted(gui) };
@@ -376,6 +384,7 @@ function rules(gui: GuiDomain, name: string, args: GuiDomainArgs): Fault[] {
   if (gui.input) inputFaults(gui.input, gui.qube, gui.display.includes("gpu"), add);
   accessFaults(gui, add);
   powerFaults(gui, add);
+  if (gui.layout) layoutFaults(gui.layout, gui.display, add);
   for (const mode of modesOf(gui)) {
     const { memory, maxmem } = inMode(gui, mode);
     if (maxmem === 0 || memory === null || maxmem >= memory) continue;

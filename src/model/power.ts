@@ -42,6 +42,25 @@ export function powerIn({ level, power, suspend, wakes }: Powered, rung: Rung): 
   return rung === "dom0" ? [] : POWER.filter((one) => wanted.includes(one) && (one !== "suspend" || sleeps));
 }
 
+/** What of the machine its desktop shows and sets through Qubes' own services, and dom0's package that answers these. */
+export const PARTS = { battery: "dummy-psu-sender", backlight: "dummy-backlight-dom0" } as const;
+export type PowerPart = keyof typeof PARTS;
+
+/**
+ * Which of them this machine does not have; nothing where it is not known. qubes.SetBrightness takes the one backlight that there is
+ * (qubes-dummy-backlight, dom0/qubes.SetBrightness).
+ */
+export function lacking(facts: {
+  batteries?: string[] | null | undefined;
+  backlights?: string[] | null | undefined;
+}): PowerPart[] {
+  const { batteries = null, backlights = null } = facts;
+  return [
+    ...(batteries?.length === 0 ? (["battery"] as const) : []),
+    ...(backlights !== null && backlights.length !== 1 ? (["backlight"] as const) : []),
+  ];
+}
+
 /** A model whose owners report that it does not wake under Qubes: DMI's vendor and product name, and the report of Qubes' hardware list. */
 interface Wakeless {
   vendor: RegExp;
@@ -84,3 +103,18 @@ export const WAKELESS: readonly Wakeless[] = [
 export const wakelessOf = (firmware: { vendor: string | null; product: string | null }): string | null =>
   WAKELESS.find((one) => one.vendor.test(firmware.vendor ?? "") && one.product.test(firmware.product ?? ""))
     ?.source ?? null;
+
+type Firmware = Parameters<typeof wakelessOf>[0];
+
+/** A description with what its machine is known for. */
+export function onMachine<T extends object>(
+  gui: T,
+  facts: Parameters<typeof lacking>[0] & { firmware: Firmware },
+): T & { wakes?: boolean; lacks?: PowerPart[] } {
+  const lacks = lacking(facts);
+  return {
+    ...gui,
+    ...(wakelessOf(facts.firmware) !== null && { wakes: false }),
+    ...(lacks.length > 0 && { lacks }),
+  };
+}

@@ -2,9 +2,10 @@
 import type { PciFunction, QubeSnapshot, Snapshot } from "../host/protocol.ts";
 import { Refusal } from "../model/failure.ts";
 import { NOT_THIS_BOOT } from "../model/gpu.ts";
-import type { GuiDomain } from "../model/guiDomain.ts";
+import { type GuiDomain, inMode, modesOf } from "../model/guiDomain.ts";
 import type { QubeValue } from "../model/keys.ts";
 import { isRemote, type Mode, RDP_SERVICE, type RemoteMode, type Rung } from "../model/modes.ts";
+import { lacking, PARTS, type PowerPart, wakelessOf } from "../model/power.ts";
 import { PROHIBIT_START } from "../model/settings.ts";
 import { reached } from "../pci/identity.ts";
 import { isDisplay, pciTree } from "../pci/tree.ts";
@@ -99,8 +100,34 @@ export function preflight(
       text: `${gui.qube} has a network (netvm ${netvm}), so its remote screen may be open to others; "pulumi up" takes the network away. Until then: qvm-prefs ${gui.qube} netvm ''`,
     });
 
+  notices.push(...powerNotices(gui, snapshot));
   const clients = gui.clients === "default" ? followersOf(gui.qube, snapshot) : gui.clients;
   for (const client of clients) clientAllowed(gui, client, snapshot, refuse);
+  return notices;
+}
+
+/** What of battery, brightness and sleep this machine cannot give. */
+function powerNotices(gui: GuiDomain, { facts }: Snapshot): Notice[] {
+  const notices: Notice[] = [];
+  const tell = (severity: Notice["severity"], text: string) => notices.push({ severity, text });
+  const lacks = lacking(facts);
+  const asks = (part: PowerPart) =>
+    lacks.includes(part) &&
+    modesOf(gui).some((mode) => inMode({ ...gui, lacks: [] }, mode).hostPackages.includes(PARTS[part]));
+  if (asks("battery")) tell("info", "the machine has no battery, so none is set up to be shown");
+  if (asks("backlight"))
+    tell(
+      "info",
+      facts.backlights?.length
+        ? `the machine has ${facts.backlights.length} backlights (${facts.backlights.join(", ")}); Qubes' service sets one alone, so its brightness is not set up`
+        : "the machine has no backlight, so its brightness is not set up",
+    );
+  const report = wakelessOf(facts.firmware);
+  if (report && gui.suspend === "allowed" && gui.power?.includes("suspend"))
+    tell(
+      "warning",
+      `this machine is known not to wake from sleep (${report}); take "suspend" out of "power", or set suspend: "blocked"`,
+    );
   return notices;
 }
 

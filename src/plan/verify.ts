@@ -1,12 +1,15 @@
 /** The checks that a mode must pass on the host before it counts. Pure. Source: qubes-host.md (d), design §5. */
+import { qubeInside } from "../formula/inside/qube.ts";
 import type { Snapshot, Verification } from "../host/protocol.ts";
-import { clientsNow, type GuiDomain } from "../model/guiDomain.ts";
+import { clientsNow, type GuiDomain, inMode } from "../model/guiDomain.ts";
 import { inputRules } from "../model/input.ts";
+import { geometryOf } from "../model/layout.ts";
 import { type Mode, PORTS, type Rung, SCREEN_PORT } from "../model/modes.ts";
-import { POWER_SERVICE, powerIn } from "../model/power.ts";
+import { PARTS, POWER_SERVICE, powerIn } from "../model/power.ts";
 import { GLOBAL_RWX, LOCAL_RWX } from "../policy/levels.ts";
 import { POLICY_FILE } from "../policy/load.ts";
 import { levelQuestions } from "./access.ts";
+import { litOutputs } from "./gpu.ts";
 import { followersOf } from "./preflight.ts";
 
 /** Packages without which the mode cannot work, installed in the template (qubes-host.md (b) "Template packages"). */
@@ -110,6 +113,41 @@ export function verificationsOf(
       debian ? `dpkg-query -W ${packages}` : `rpm -q ${packages}`,
     ),
     ...MODE_CHECKS[mode](gui, snapshot, given),
+    ...(mode === "gpu" ? [] : litOutputs(snapshot.facts.pci)).map((name) =>
+      // Somebody may pull a cable meanwhile.
+      host(`dom0's screen ${name} is lit as before`, ["sh", "-c", isLitOrGone(name)]),
+    ),
+    ...(qubeInside(gui, mode) ? powerEvidence(gui, mode) : []),
+  ];
+}
+
+/** Of screens that were lit before; another may be plugged in at any time, or not be there. */
+function layoutChecks(gui: GuiDomain, lit: string[] = []): Verification[] {
+  return (gui.layout ?? []).flatMap((screen) => {
+    const geometry = geometryOf(screen);
+    if (geometry === null || !lit.includes(screen.output)) return [];
+    const wanted = `^${screen.output} connected (primary )?${geometry.replaceAll("+", "\\+")}`;
+    return [
+      checksOf(gui).guest(
+        `screen ${screen.output} lies as asked`,
+        `XAUTHORITY=/var/run/lightdm/root/:0 DISPLAY=:0 xrandr --query | grep -E '${wanted}'`,
+      ),
+    ];
+  });
+}
+
+/** What its desktop sees of the machine's battery and backlight: told, but no condition, for its template may lack the parts. */
+function powerEvidence(gui: GuiDomain, mode: Mode): Verification[] {
+  const { hostPackages } = inMode(gui, mode);
+  const { guest } = checksOf(gui);
+  const none = `echo "none is seen: template ${gui.template} lacks the parts (docs/power.md), or they are not up yet"`;
+  return [
+    ...(hostPackages.includes(PARTS.battery)
+      ? [guest("battery in the qube", `cat /sys/class/power_supply/*/capacity 2>/dev/null || ${none}`)]
+      : []),
+    ...(hostPackages.includes(PARTS.backlight)
+      ? [guest("backlight in the qube", `cat /sys/class/backlight/*/brightness 2>/dev/null || ${none}`)]
+      : []),
   ];
 }
 
@@ -123,6 +161,7 @@ const MODE_CHECKS: Record<Mode, (gui: GuiDomain, snapshot: Snapshot, given: Give
       ]),
     ),
     ...screenChecks(gui, snapshot, given.lit),
+    ...layoutChecks(gui, given.lit),
   ],
   xephyr: (gui) => [
     checksOf(gui).guest("session service exists", "test -e /etc/qubes-rpc/qubes.GuiVMSession"),
@@ -201,6 +240,9 @@ export const hostScreenChecks = (gui: GuiDomain, lit: string[]): Verification[] 
 
 /** `name` is a connector's name of letters, digits and "-". */
 const isConnected = (name: string) => `grep -qx connected /sys/class/drm/card*-${name}/status`;
+
+const isLitOrGone = (name: string) =>
+  `! ${isConnected(name)} || grep -qx enabled /sys/class/drm/card*-${name}/enabled`;
 
 function checksOf({ qube, limits }: GuiDomain) {
   return {

@@ -6,7 +6,7 @@ import type { ApplyResult, Evidence, Snapshot } from "../host/protocol.ts";
 import { Refusal, sentence } from "../model/failure.ts";
 import { allPackages, contestedBy, type GuiDomain } from "../model/guiDomain.ts";
 import type { Rung } from "../model/modes.ts";
-import { wakelessOf } from "../model/power.ts";
+import { onMachine } from "../model/power.ts";
 import type { Settings } from "../model/settings.ts";
 import { inCompany, preflightAccess, reviewOf } from "../plan/access.ts";
 import { isNoted, type Plan, planRung } from "../plan/changes.ts";
@@ -120,8 +120,7 @@ export function placed({ hosts, gui, context, acts = false }: Task, snapshot: Sn
   const { urn } = context;
   const among = inCompany(gui, snapshot, hosts.claims.others(host, urn));
   const behind = hosts.claims.standing(urn, host, contestedBy(gui), snapshot, acts);
-  const wakes = wakelessOf(snapshot.facts.firmware) === null;
-  return { ...among, behind, ...(!wakes && { wakes }) };
+  return { ...onMachine(among, snapshot.facts), behind };
 }
 
 export const announceRights = (

@@ -42,7 +42,7 @@ export const modeIn = (gui: GuiDomain, { mode }: Properties, snapshot: Snapshot)
       : "dom0";
 
 /** What is not an argument but found out on the way. */
-const FOUND_OUT = ["apart", "barred", "behind", "wakes"];
+const FOUND_OUT = ["apart", "barred", "behind", "wakes", "lacks"];
 
 /** The description as arguments: what is left to the mode stays away. */
 export const described = (gui: GuiDomain): Properties =>

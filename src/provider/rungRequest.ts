@@ -2,6 +2,7 @@
  * A rung as one apply on the host: what is asked for at once, what waits until a boot has proved it, and what goes for good once the
  * change counts. Pure. Design §5.
  */
+
 import { afterFormulaOf, formulaOf, keepFormulaOf, type Part } from "../formula/formula.ts";
 import { GENERATION } from "../formula/inside/render.ts";
 import { insideOf } from "../formula/settings.ts";
@@ -9,6 +10,7 @@ import type { InsideArgs, Snapshot, Verification } from "../host/protocol.ts";
 import { NOT_THIS_BOOT } from "../model/gpu.ts";
 import type { GuiDomain } from "../model/guiDomain.ts";
 import type { Rung } from "../model/modes.ts";
+import { onMachine } from "../model/power.ts";
 import { secretsOf } from "../model/secrets.ts";
 import { deviceId, PROHIBIT_START, type Settings } from "../model/settings.ts";
 import { isForGood, type Plan, type Restore } from "../plan/changes.ts";
@@ -29,7 +31,7 @@ const LIVE = 180;
 
 /** What brings the host to `decision`'s target. `lit`: the connectors that mode "gpu" is known to light. */
 export function rungRequest(
-  gui: GuiDomain,
+  described: GuiDomain,
   decision: Decision & { wanted: Settings },
   plan: Plan,
   snapshot: Snapshot,
@@ -41,6 +43,7 @@ export function rungRequest(
   },
 ): Request {
   const { target, wanted, gpu, needsBoot, ladder } = decision;
+  const gui = onMachine(described, snapshot.facts);
   const rung = target ?? ladder.before;
   const applied = appliedSettings(gui.qube, wanted, snapshot);
   const lit = gpu?.lit.length ? gpu.lit : known.lit;

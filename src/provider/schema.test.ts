@@ -50,6 +50,7 @@ const guiArgs: Record<keyof resources.GuiDomainArgs, true> = {
   rules: true,
   power: true,
   suspend: true,
+  layout: true,
 };
 const audioArgs: Record<keyof resources.AudioDomainArgs, true> = {
   host: true,

@@ -132,6 +132,12 @@ const guiInputs: Record<string, Property> = {
     description:
       "What the person at it may do to the machine: shutdown, reboot, suspend. Default: all at levels admin and operator, else nothing.",
   },
+  layout: {
+    type: "array",
+    items: any,
+    description:
+      "Mode gpu: how its screens lie, each { output, mode, position, primary, rotate }. Default: as X finds them.",
+  },
   suspend: {
     ...text,
     description:

@@ -80,6 +80,19 @@ export interface GuiDomainArgs {
   power?: pulumi.Input<pulumi.Input<"shutdown" | "reboot" | "suspend">[]>;
   /** "blocked": the host does not sleep, neither by its lid nor when somebody asks. Default: "allowed". */
   suspend?: pulumi.Input<"allowed" | "blocked">;
+  /** Mode "gpu": how its screens lie. One that is not connected keeps nobody from the others. Default: as X finds them. */
+  layout?: pulumi.Input<pulumi.Input<ScreenLayout>[]>;
+}
+
+export interface ScreenLayout {
+  /** Connector, as in `screens`: "eDP-1". */
+  output: pulumi.Input<string>;
+  /** "2560x1440", "1920x1080@60". Default: the screen's own choice. */
+  mode?: pulumi.Input<string>;
+  /** Pixels of its left upper corner, "1920x0". */
+  position?: pulumi.Input<string>;
+  primary?: pulumi.Input<boolean>;
+  rotate?: pulumi.Input<"normal" | "left" | "right" | "inverted">;
 }
 
 /** `user` of the first is one inside it, "user" unless given; of the second one of dom0. */
@@ -203,6 +216,7 @@ export class GuiDomain extends pulumi.CustomResource {
   declare readonly rules: pulumi.Output<string[] | undefined>;
   declare readonly power: pulumi.Output<("shutdown" | "reboot" | "suspend")[] | undefined>;
   declare readonly suspend: pulumi.Output<"allowed" | "blocked">;
+  declare readonly layout: pulumi.Output<ScreenLayout[] | undefined>;
   /** Every value on the host that follows from the arguments; a preview is a diff of these. */
   declare readonly settings: pulumi.Output<Record<string, unknown>>;
   /** The display mode in force; "dom0": the host's own screen; "none" after a failure. */
@@ -271,6 +285,7 @@ const GUI_OUTPUTS = {
   rules: undefined,
   power: undefined,
   suspend: undefined,
+  layout: undefined,
   settings: undefined,
   mode: undefined,
   state: undefined,

@@ -33,6 +33,8 @@ FILES = {
     "qubes-gui-vnc": ["/usr/bin/qubes-run-x11vnc"],
     "xrdp": ["/usr/sbin/xrdp", "/usr/sbin/xrdp-sesman", "/etc/pam.d/xrdp-sesman"],
     "openssl": ["/usr/bin/openssl"],
+    "dummy-psu-receiver": ["/usr/bin/qubes-psu-client", "/usr/sbin/modprobe"],
+    "dummy-backlight-vm": ["/usr/lib/qubes/qubes-set-backlight.sh", "/usr/sbin/modprobe"],
     "xorg-x11-server-Xorg": ["/usr/bin/Xorg"],
     "xorg-x11-server-Xephyr": ["/usr/bin/Xephyr"],
     "xfce4-session": ["/usr/bin/startxfce4", "/usr/bin/xfce4-session"],
@@ -47,6 +49,14 @@ UNITS = {
         "qubes-qrexec-agent.service": "[Unit]\nDescription=Qubes remote exec agent\n\n[Service]\nExecStart=/usr/lib/qubes/qrexec-agent\n\n[Install]\nWantedBy=multi-user.target\n",
     },
     "systemd": {"systemd-journald.service": "[Unit]\nDescription=Journal Service\n\n[Service]\nExecStart=/usr/lib/systemd/systemd-journald\n"},
+    # qubes-dummy-psu 1.0.0, qubes-dummy-backlight 1.0.1
+    "dummy-psu-receiver": {
+        "qubes-psu-client@.service": "[Unit]\nDescription=Dummy power supply client service\nConditionPathExists=/var/run/qubes-service/dummy-psu@%i\nAfter=qubes-qrexec-agent.service module-load-dummy-psu.service\n\n[Service]\nExecStart=/usr/bin/qubes-psu-client %i\n\n[Install]\nWantedBy=multi-user.target\n\n[X-Twin]\n",
+        "module-load-dummy-psu.service": "[Unit]\nDescription=Dummy psu module loader service\nConditionPathExistsGlob=/var/run/qubes-service/dummy-psu@*\n\n[Service]\nType=oneshot\nRemainAfterExit=true\nExecStart=/sbin/modprobe dummy-psu\nExecStop=/sbin/rmmod dummy-psu\n\n[Install]\nWantedBy=multi-user.target\n\n[X-Twin]\n",
+    },
+    "dummy-backlight-vm": {
+        "module-load-dummy-backlight.service": "[Unit]\nDescription=Dummy backlight module loader service\nConditionPathExists=/var/run/qubes-service/dummy-backlight\nAfter=default.target\n\n[Service]\nType=oneshot\nRemainAfterExit=true\nExecStart=/sbin/modprobe dummy-backlight\nExecStop=/sbin/rmmod dummy-backlight\n\n[Install]\nWantedBy=multi-user.target\n\n[X-Twin]\n"
+    },
     "bluez": {
         "bluetooth.service": "[Unit]\nDescription=Bluetooth service\nConditionPathIsDirectory=/sys/class/bluetooth\n\n[Service]\nExecStart=/usr/libexec/bluetooth/bluetoothd\n\n[Install]\nWantedBy=bluetooth.target\n"
     },

@@ -301,6 +301,7 @@ class Hardware:
             ("bios_version", dmi.get("bios", "1.0")),
         ):
             write(os.path.join(sys, "class/dmi/id", name), text + "\n")
+        self._write_power(sys)
         self.write_consoles(sys, drivers)
         self.write_inputs(sys, drivers)
         self._write_blocks(sys, drivers)
@@ -360,6 +361,23 @@ class Hardware:
         major, minor, extra = (self.world["xen"].split(".") + ["", ""])[:3]
         for name, text in (("type", "xen"), ("version/major", major), ("version/minor", minor), ("version/extra", "." + extra)):
             write(os.path.join(sys, "hypervisor", name), text + "\n")
+
+    def _write_power(self, sys):
+        """/sys/class/power_supply and backlight: a notebook's, unless its profile says otherwise."""
+        notebook = self.world["machine"].get("kind") == "notebook"
+        found = dict({"battery": notebook, "backlights": ["intel_backlight"] if notebook else []}, **self.world["machine"].get("power", {}))
+        for part in ("power_supply", "backlight"):
+            os.makedirs(os.path.join(sys, "class", part))
+        write(os.path.join(sys, "class/power_supply/AC/type"), "Mains\n")
+        write(os.path.join(sys, "class/power_supply/AC/online"), "1\n")
+        if found["battery"]:
+            rows = {"type": "Battery", "status": "Discharging", "capacity": "72", "scope": "System"}
+            uevent = "POWER_SUPPLY_NAME=BAT0\nPOWER_SUPPLY_TYPE=Battery\nPOWER_SUPPLY_STATUS=Discharging\nPOWER_SUPPLY_CAPACITY=72\n"
+            for name, text in dict(rows, uevent=uevent).items():
+                write(os.path.join(sys, "class/power_supply/BAT0", name), text.rstrip("\n") + "\n")
+        for name in found["backlights"]:
+            write(os.path.join(sys, "class/backlight", name, "max_brightness"), "4000\n")
+            write(os.path.join(sys, "class/backlight", name, "brightness"), "4000\n")
 
     def write_consoles(self, sys, drivers):
         """/sys/class/drm: connectors of the displays that a driver of dom0 holds."""

@@ -5,6 +5,7 @@ Units of dom0 itself (/usr/lib/systemd/system) are only said to run: their progr
 is executed but what a drop-in adds. qubes-vm@NAME.service starts the qube. All others run for real.
 """
 import fnmatch
+import glob
 import os
 import re
 import shlex
@@ -177,9 +178,12 @@ class Manager:
                 break
         if not found:
             return Unit(name, "not-found")
-        unit = Unit(name, "loaded", stock=found[1], path=found[0])
         with open(self.path(found[0]), encoding="utf-8", errors="replace") as file:
-            unit.add(file.read(), instance, found[1])
+            text = file.read()
+        # A package's unit whose program the laboratory plays runs for real; systemd passes over a section of that name.
+        stock = found[1] and "[X-Twin]" not in text
+        unit = Unit(name, "loaded", stock=stock, path=found[0])
+        unit.add(text, instance, stock)
         drop_ins = {}
         for folder in (VENDOR, RUNTIME, ADMIN):
             for each in ([template] if template else []) + [name]:
@@ -295,6 +299,7 @@ class Manager:
         for key, holds in (
             ("conditionkernelcommandline", lambda value: value in words or any(w.startswith(value + "=") for w in words if "=" not in value)),
             ("conditionpathexists", self.exists),
+            ("conditionpathexistsglob", lambda value: bool(glob.glob(self.path(value)))),
             ("conditionpathisdirectory", lambda value: os.path.isdir(self.path(value))),
             ("conditiondirectorynotempty", lambda value: os.path.isdir(self.path(value)) and bool(os.listdir(self.path(value)))),
             ("conditionfilenotempty", lambda value: os.path.isfile(self.path(value)) and os.path.getsize(self.path(value)) > 0),

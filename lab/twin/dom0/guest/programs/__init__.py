@@ -15,6 +15,7 @@ PLAYED = {
         "management": "qubes.SaltLinuxVM",
         "packages": "rpm dnf dpkg dpkg-query apt-get",
         "played": "pgrep ss hostname lspci xrandr pactl mountpoint",
+        "power": "modprobe qubes-psu-client",
         "qubesdb": "qubesdb-read qubesdb-list qubesdb-multiread",
         "remote": "openssl pkill systemd-sysusers x11vnc xrdp xrdp-sesman",
         "systemctl": "systemctl",
@@ -24,7 +25,7 @@ PLAYED = {
 
 
 # Those that are there where a package brings them, and not in every qube.
-BROUGHT = {"openssl", "qubes.SaltLinuxVM", "x11vnc", "xrdp", "xrdp-sesman"}
+BROUGHT = {"modprobe", "openssl", "qubes-psu-client", "qubes.SaltLinuxVM", "x11vnc", "xrdp", "xrdp-sesman"}
 
 
 class Model(dict):

@@ -1,5 +1,6 @@
 """Programs that answer from the model: INSIDE, what content.py says of this qube."""
 
+import json
 import os
 import re
 import socket
@@ -104,9 +105,12 @@ def lspci(args):
     return 0
 
 
+XRANDR = "/run/twin-xrandr.json"
+ROTATIONS = ("normal", "left", "right", "inverted")
+
+
 def xrandr(args):
-    if args not in ([], ["--query"], ["-q"], ["--current"]):
-        loud(" ".join(args))
+    asked = args not in ([], ["--query"], ["-q"], ["--current"])
     if INSIDE["x"] is None or os.environ.get("DISPLAY", "") not in (":0", ":0.0"):
         print("Can't open display %s" % os.environ.get("DISPLAY", ""), file=sys.stderr)
         return 1
@@ -114,13 +118,92 @@ def xrandr(args):
         print("Authorization required, but no authorization protocol specified\n", file=sys.stderr)
         print("Can't open display :0", file=sys.stderr)
         return 1
-    print("Screen 0: minimum 320 x 200, current 1920 x 1080, maximum 16384 x 16384")
+    state = screens()
+    if asked:
+        status = lay_out(state, list(args))
+        if status == 0:
+            with open(XRANDR, "w") as file:
+                json.dump(state, file)
+        return status
+    right, low = 0, 0
+    for each in state.values():
+        width, height = extent(each)
+        right, low = max(right, each["x"] + width), max(low, each["y"] + height)
+    print("Screen 0: minimum 320 x 200, current %d x %d, maximum 16384 x 16384" % (right, low))
     for output in INSIDE["x"]:
         if output["connected"]:
-            print("%s connected primary 1920x1080+0+0 (normal left inverted right x axis y axis) 309mm x 173mm" % output["name"])
-            print("   1920x1080     60.01*+  59.93  ")
+            each = state[output["name"]]
+            rotation = "" if each["rotate"] == "normal" else each["rotate"] + " "
+            print(
+                "%s connected %s%dx%d+%d+%d %s(normal left inverted right x axis y axis) 309mm x 173mm"
+                % ((output["name"], "primary " if each["primary"] else "") + extent(each) + (each["x"], each["y"], rotation))
+            )
+            for mode in modes(output):
+                print("   %-13s 60.01%s%s  59.93  " % (mode, "*" if mode == each["mode"] else " ", "+" if mode == modes(output)[0] else " "))
         else:
             print("%s disconnected (normal left inverted right x axis y axis)" % output["name"])
+    return 0
+
+
+def modes(output):
+    return output.get("modes", ["1920x1080", "1280x720"])
+
+
+def screens():
+    """{connected output: how it lies}: at first all show the same, the first is the primary one."""
+    try:
+        with open(XRANDR) as file:
+            known = json.load(file)
+    except (OSError, ValueError):
+        known = {}
+    there = [each for each in INSIDE["x"] if each["connected"]]
+    return {
+        each["name"]: known.get(each["name"], {"mode": modes(each)[0], "x": 0, "y": 0, "rotate": "normal", "primary": number == 0})
+        for number, each in enumerate(there)
+    }
+
+
+def extent(each):
+    width, height = (int(part) for part in each["mode"].split("x"))
+    return (width, height) if each["rotate"] in ("normal", "inverted") else (height, width)
+
+
+def lay_out(state, args):
+    """--output NAME {--mode M | --auto | --rate R | --pos XxY | --rotate R | --primary}…"""
+    found = {each["name"]: each for each in INSIDE["x"]}
+    name = None
+    while args:
+        word = args.pop(0)
+        if word == "--output":
+            name = args.pop(0)
+            if name not in found:
+                print("warning: output %s not found; ignoring" % name, file=sys.stderr)
+        elif word in ("--auto", "--primary"):
+            if word == "--primary":
+                for each in state.values():
+                    each["primary"] = False
+                state.get(name, {})["primary"] = True
+        elif word in ("--mode", "--rate", "--pos", "--rotate"):
+            value = args.pop(0)
+            if name not in state:
+                if word == "--mode" and name in found:
+                    print("xrandr: cannot find mode %s" % value, file=sys.stderr)
+                    return 1
+                continue
+            if word == "--mode":
+                if value not in modes(found[name]):
+                    print("xrandr: cannot find mode %s" % value, file=sys.stderr)
+                    return 1
+                state[name]["mode"] = value
+            elif word == "--pos":
+                state[name]["x"], state[name]["y"] = (int(part) for part in value.split("x"))
+            elif word == "--rotate":
+                if value not in ROTATIONS:
+                    print("xrandr: invalid argument '%s' for option --rotate" % value, file=sys.stderr)
+                    return 1
+                state[name]["rotate"] = value
+        else:
+            loud(word)
     return 0
 
 
