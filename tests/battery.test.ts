@@ -57,6 +57,8 @@ test("the same after each start, where the root file system is new", async () =>
 test("what a person clicks restarts the machine", async () => {
   const { number } = twin.machine();
   await twin.exec("qvm-run -p --no-gui sys-gui '/usr/lib/guidomain/power reboot </dev/null'");
+  for (let i = 0; i < 300 && twin.machine().number === number; i++)
+    await new Promise((done) => setTimeout(done, 100));
   assert.is((await twin.waitForBoot()).state, "running");
   assert.is(twin.machine().number, number + 1);
 });

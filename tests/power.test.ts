@@ -168,9 +168,10 @@ test("while a change of the host is under way nothing is done; it ends well", as
 test("reboot: a flood restarts it once, all is as it was", async () => {
   const number = twin.machine().number;
   await flood("reboot", 20);
-  await twin.until("running");
-  await new Promise((done) => setTimeout(done, 300));
+  for (let i = 0; i < 300 && twin.machine().number === number; i++)
+    await new Promise((done) => setTimeout(done, 100));
   assert.is((await twin.waitForBoot()).state, "running");
+  await new Promise((done) => setTimeout(done, 1000));
   assert.is(twin.machine().number, number + 1);
   const preview = await stack.preview();
   assert.ok(preview.ok, preview.output);
