@@ -305,8 +305,10 @@ export const TRANSITIONS: Transition[] = [
 /** What a process, a line, a machine may meet. */
 const OF_MACHINE = ["hang", "reset", "power"];
 const OF_CLOCK = ["clock-on", "clock-back"];
-const OF_AGENT = ["kill", "cut-line", "kill-controller", "kill-guard", "disk-full", "second"];
-const OF_GUARD = ["kill", "disk-full"];
+/** Somebody at the GUI domain clicks: dom0's service guidomain.Power is asked. */
+const OF_PERSON = ["ask-reboot", "ask-shutdown"];
+const OF_AGENT = ["kill", "cut-line", "kill-controller", "kill-guard", "disk-full", "second", ...OF_PERSON];
+const OF_GUARD = ["kill", "disk-full", ...OF_PERSON];
 
 function faultsAt([kind, name, , process]: Passed): string[] {
   if (kind === "message") return ["cut-line", "kill-controller"];
@@ -444,6 +446,13 @@ export const CONTROLS: Control[] = [
     parts: ["guard_off"],
     cases: isAt(/^cut-off$/, /^apply\.verified$/, ["kill"]),
     counts: "locked out",
+  },
+  {
+    // What a person clicks meanwhile would switch the machine off.
+    name: "power service without its refusal",
+    parts: ["power_unguarded"],
+    cases: isAt(/^(first|xephyr-gpu|update-xephyr)$/, /^(apply|salt)\./, ["ask-shutdown"]),
+    counts: "needs a hand",
   },
   { name: "journal off", parts: ["journal_off"], cases: isBrokenLater, counts: "locked out" },
   {
