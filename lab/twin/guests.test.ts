@@ -176,6 +176,12 @@ test("a power cut leaves what was written, as a state that can be reverted; a cl
   const revision = (await api("admin.vm.volume.ListSnapshots+root", TEMPLATE)).trim();
   assert.is(await api("admin.vm.volume.Revert+root", TEMPLATE, revision), "");
   assert.is(await made(), "before\n");
+  // A host that stands still and is switched off by hand is no other case; what ran in the qube stands still with it.
+  await run(TEMPLATE, "echo hung >/etc/made; (sleep 1; echo late >/etc/late) >/dev/null 2>&1 &");
+  await twin.strike("hang");
+  await twin.powerCycle();
+  await run(TEMPLATE, "test -e /etc/late", 1);
+  assert.is(await made(), "hung\n");
   await run(TEMPLATE, "echo after >/etc/made");
   await twin.reboot();
   assert.is(await made(), "after\n");
@@ -298,6 +304,21 @@ test("packages: dnf and apt record what they did; its files and units come and g
   await dom0(`qvm-shutdown --wait ${DEBIAN}`);
   const { volumes } = await twin.dump();
   assert.equal(volumes[DEBIAN], undefined); // nothing is left of it
+});
+
+test("a qube that ends while its inside begins leaves nothing of it, and nothing waits for ever", async () => {
+  await run("vault", "echo kept >/home/user/kept"); // so that its inside begins with it
+  await stop("vault");
+  for (let n = 0; n < 6; n += 1) {
+    await dom0("qvm-start vault");
+    const asked = twin.exec("qvm-run -n -p vault true");
+    await dom0(n % 2 ? "qvm-kill vault" : "qvm-shutdown --wait vault");
+    await asked;
+    await twin.exec("qvm-shutdown --wait vault"); // qvm-run may have started it anew
+    await dom0("test ! -e /run/twin/guests/vault/pid");
+  }
+  assert.is(await run("vault", "cat /home/user/kept; rm /home/user/kept"), "kept\n");
+  await stop("vault");
 });
 
 test("accounts: a password's hash, and who may change it", async () => {

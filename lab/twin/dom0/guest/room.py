@@ -205,6 +205,8 @@ class Guest:
         """Makes its namespaces and its process 1, unless they are there. Call under `lock`."""
         if self.pid():
             return
+        if announced(self.name) != str(self.qube["xid"]):
+            raise OSError("%s is gone" % self.name)
         if os.path.isdir(self.folder):
             shutil.rmtree(self.folder)
         for name in ("run/systemd/system", "run/qubes-service", "run/user/1000", "run/lock", "tmp", "sys", "proc", "guest"):
@@ -410,14 +412,29 @@ def running(name):
     return int(pid) if started(int(pid)) == start else None
 
 
+def announce(name, xid):
+    """The domain runs under this id: from now on its inside may begin."""
+    write("%s/.xid/%s" % (GUESTS, name), str(xid))
+
+
+def announced(name):
+    try:
+        with open("%s/.xid/%s" % (GUESTS, name)) as file:
+            return file.read()
+    except OSError:
+        return None
+
+
 def end(name):
-    """All that runs in the qube is gone, and its namespaces with it."""
+    """All that runs in the qube is gone, and its namespaces with it. One that is about to begin its inside finds that out."""
     folder = os.path.join(GUESTS, name)
-    if not os.path.isdir(folder):
-        return
     os.makedirs(GUESTS + "/.lock", exist_ok=True)
     with open("%s/.lock/%s" % (GUESTS, name), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink("%s/.xid/%s" % (GUESTS, name))
+        if not os.path.isdir(folder):
+            return
         pid = running(name)
         if pid:
             os.kill(pid, signal.SIGKILL)  # the last of a pid namespace takes all others with it

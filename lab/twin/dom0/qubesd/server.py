@@ -77,6 +77,8 @@ class Dom0(Host):
 
     def started(self, qube):
         """Begins the inside of a qube that has anything to run; of another it begins with the first command."""
+        if self.owner:
+            room.announce(qube.name, qube.run["xid"])
         if self.owner and any(os.path.isdir(each) and os.listdir(each) for each in self.written(qube)):
             view = json.dumps(qube.system.inside(qube))
             subprocess.Popen([GUEST, "--begin", view], stdin=subprocess.DEVNULL, start_new_session=True)
