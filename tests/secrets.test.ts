@@ -8,11 +8,14 @@ import { suite } from "uvu";
 import * as assert from "uvu/assert";
 import { layout } from "../lab/twin/sandbox.ts";
 import { startTwin } from "../lab/twin/twin.ts";
+import { saltOf, sha512crypt } from "../src/model/crypt.ts";
 import { hostOf, scratch } from "./harness.ts";
 import { Project } from "./project.ts";
 
 const folder = scratch("secrets");
 const twin = await startTwin({ dir: path.join(folder, "twin") });
+
+const LOGIN = 'Kanari "51" & co/\u00e4nd+login';
 
 /** Each with characters that JSON, URLs, YAML, a shell and base64 spell in their own way. */
 const CANARIES = {
@@ -20,6 +23,9 @@ const CANARIES = {
   "wrong passphrase": 'Kanari "28" & co/\u00e4nd+wrong',
   password: 'Kanari "39" & co/\u00e4nd+password',
   "secret argument": "kanari-40-argument",
+  login: LOGIN,
+  // What the host gets of it, which none but its root may see.
+  "hash of login": sha512crypt(LOGIN, saltOf("lab", "sys-gui", "login")),
 };
 
 /** The spellings in which a text may be hidden in another one. */
@@ -107,7 +113,8 @@ const site = new Project(
   `
 const host = new Host("lab");
 const template = config.get("badTemplate") ? config.requireSecret("badTemplate") : "fedora-43-xfce";
-export const mode = new GuiDomain("sys-gui", { host, clients: ["personal"], template, maxmem: config.requireNumber("maxmem") }).mode;
+const login = config.get("login") && { login: { password: config.requireSecret("login") } };
+export const mode = new GuiDomain("sys-gui", { host, clients: ["personal"], template, maxmem: config.requireNumber("maxmem"), ...login }).mode;
 export const password = config.requireSecret("password");
 `,
   { TMPDIR: path.join(written, "tmp"), PULUMI_HOME: path.join(written, "home") },
@@ -186,6 +193,37 @@ test("up, preview, refresh, a failing up and a wrong passphrase show no secret a
   await site.configure("guidomain:hosts", hosts(CANARIES["wrong passphrase"]), "--secret");
   assert.not(await watched(...UP));
   assert.match(outputs.at(-1) ?? "", /lab: wrong passphrase for the identity file/);
+  assert.equal(await everywhere(), []);
+});
+
+test("the password of a GUI domain is nowhere, and its hash only where root of dom0 and of that qube keep it", async () => {
+  await site.configure("guidomain:hosts", hosts(CANARIES.passphrase), "--secret");
+  await site.configure("login", CANARIES.login, "--secret");
+  assert.ok(await watched("preview", "--diff"), outputs.at(-1)?.slice(-3000));
+  assert.ok(await watched(...UP), outputs.at(-1)?.slice(-3000));
+  assert.ok(await watched("refresh", "--yes", "--skip-preview"), outputs.at(-1)?.slice(-3000));
+  // One that fails while it is being changed.
+  await site.configure("login", "another", "--secret");
+  await site.configure("maxmem", "3100");
+  const refuse = { "sys-gui": { "admin.vm.property.Set+maxmem": "Not on my watch" } };
+  await twin.world({ faults: { refuse } });
+  assert.not(await watched(...UP));
+  await twin.world({ faults: { refuse: undefined } });
+  const where = (await everywhere()).sort();
+  assert.ok(where.includes("the host's disk: var/lib/guidomain/secrets/sys-gui/login: hash of login"));
+  const image =
+    /^the host's disk: var\/lib\/qubes\/appvms\/sys-gui\/root-dirty\.img\/etc\/shadow-?: hash of login$/;
+  assert.equal(
+    where.filter((found) => !image.test(found)),
+    ["the host's disk: var/lib/guidomain/secrets/sys-gui/login: hash of login"],
+  );
+  const { stdout } = await twin.exec(
+    "stat -c '%a %n' /var/lib/guidomain /var/lib/guidomain/secrets/sys-gui/login",
+  );
+  assert.is(stdout, "700 /var/lib/guidomain\n600 /var/lib/guidomain/secrets/sys-gui/login\n");
+  await site.run("config", "rm", "login");
+  assert.ok(await watched(...UP), outputs.at(-1)?.slice(-3000));
+  await twin.exec("qvm-shutdown --wait sys-gui");
   assert.equal(await everywhere(), []);
 });
 

@@ -1,7 +1,7 @@
 /** The password of a GUI domain: what the host is handed, what is said of it, and what is put in place inside. */
 import { test } from "uvu";
 import * as assert from "uvu/assert";
-import { differing, everything } from "../plan/testing/hostModel.ts";
+import { differing, everything, HostModel, laptop } from "../plan/testing/hostModel.ts";
 import type { Properties } from "./handler.ts";
 import { PartialFailure } from "./handler.ts";
 import { failing, Program } from "./testProgram.ts";
@@ -71,6 +71,29 @@ test("what cannot be put in place inside fails the mode, and all is as before", 
   const error = await failing(PartialFailure, program.up({ login }));
   assert.match(error.message, /what is put in place inside is in force: cat: no such file/);
   assert.equal(differing(before, everything(program.host.snapshot())), []);
+});
+
+test("in a boot of its own: what is inside comes in that boot, and only then has to be in force", async () => {
+  const program = new Program(new HostModel(laptop()));
+  const { host } = program;
+  await program.up({ display: ["gpu"], reboot: "allowed", login });
+  assert.equal([program.outputs["mode"], host.boots], ["gpu", 1]);
+  const { inside, insideBoot = [], verify = [], verifyBoot = [] } = program.hosts.applied[0] ?? {};
+  const id = "what is put in place inside is in force";
+  assert.equal([inside, insideBoot.length], [undefined, 1]);
+  assert.ok(insideBoot[0]?.sls && insideBoot[0].activate);
+  assert.not(verify.some((check) => check.id === id));
+  assert.ok(
+    verifyBoot.findIndex((check) => check.id === id) >
+      verifyBoot.findIndex((check) => check.kind === "start"),
+  );
+  assert.ok(host.snapshot().secrets?.["sys-gui:login"]);
+  // Where it does not get into force the machine goes back.
+  const other = new Program(new HostModel(laptop()));
+  const before = everything(other.host.snapshot());
+  other.host.failing.set(id, "cat: no such file");
+  await failing(PartialFailure, other.up({ display: ["gpu"], reboot: "allowed", login }));
+  assert.equal(differing(before, everything(other.host.snapshot())), []);
 });
 
 test("it follows a user of dom0: nothing of that password leaves the host", async () => {
