@@ -437,9 +437,9 @@ def end(name):
             return
         pid = running(name)
         if pid:
-            os.kill(pid, signal.SIGKILL)  # the last of a pid namespace takes all others with it
-            limit = time.monotonic() + 2
-            while running(name) and time.monotonic() < limit:
+            os.kill(pid, signal.SIGKILL)  # a pid namespace's first takes all others with it, and is reaped after them
+            limit = time.monotonic() + 5
+            while os.path.exists("/proc/%d" % pid) and time.monotonic() < limit:
                 time.sleep(0.002)
         shutil.rmtree(folder, ignore_errors=True)
 
