@@ -28,8 +28,8 @@ install -m 600 "$LAB_OUT/id_ed25519.pub" "$root/root/.ssh/authorized_keys"
 rm -f "$root"/etc/ssh/ssh_host_*
 install -m 600 "$LAB_OUT/host_key" "$root/etc/ssh/ssh_host_ed25519_key"
 install -m 644 "$LAB_OUT/host_key.pub" "$root/etc/ssh/ssh_host_ed25519_key.pub"
-sed -i 's/^#XENCONSOLED_TRACE=.*/XENCONSOLED_TRACE=guest/' "$root/etc/default/xen" # what guests say on their consoles is kept
-grep -q '^XENCONSOLED_TRACE=guest$' "$root/etc/default/xen"
+# What guests say on their consoles is kept. Debian's init script does not read the XENCONSOLED_TRACE that this file speaks of.
+echo 'XENCONSOLED_ARGS=--log=guest' >> "$root/etc/default/xen"
 inside useradd --create-home --shell /bin/bash user
 
 # ---- units
