@@ -13,19 +13,35 @@ export const ROOT = path.resolve(import.meta.dirname, "..");
 const PROJECT = "gui-domains";
 
 /** The stack's configuration as the engine would hand it to the program: texts, structured values as JSON. */
-async function configuration(stack: string): Promise<Record<string, string>> {
-  const file = path.join(ROOT, "stacks", `Pulumi.${stack}.yaml`);
+async function configuration(stack: string, folder: string): Promise<Record<string, string>> {
+  const file = path.join(folder, `Pulumi.${stack}.yaml`);
   const text = await readFile(file, "utf8").catch(() => "");
   const config = ((parse(text) as { config?: Record<string, unknown> } | null)?.config ?? {}) as Record<
     string,
     unknown
   >;
+  const hidden = JSON.parse(JSON.stringify(config), (_, value) => (isEncrypted(value) ? STAND_IN : value));
   return Object.fromEntries(
-    Object.entries(config).map(([key, value]) => [
+    Object.entries(hidden as Record<string, unknown>).map(([key, value]) => [
       key,
       typeof value === "string" ? value : JSON.stringify(value),
     ]),
   );
+}
+
+/** In place of an encrypted value, which nobody here can read; no password is part of what is described. */
+const STAND_IN = "stand-in";
+const isMap = (value: unknown): value is Record<string, unknown> =>
+  typeof value === "object" && value !== null && !Array.isArray(value);
+const isEncrypted = (value: unknown) => isMap(value) && typeof value["secure"] === "string";
+
+/** The SDK's mocks hand a secret over as the engine gets it (sdk/nodejs/runtime/rpc.ts). */
+const SIGNATURE = "4dabf18193072939515e22adb298388d";
+function plain(value: unknown): unknown {
+  if (Array.isArray(value)) return value.map(plain);
+  if (!isMap(value)) return value;
+  if (value[SIGNATURE] !== undefined && "value" in value) return plain(value["value"]);
+  return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, plain(item)]));
 }
 
 const PARSERS = {
@@ -43,8 +59,14 @@ const WORDS: Record<Kind, string> = {
 };
 const isKind = (kind: string): kind is Kind => kind in PARSERS;
 
-/** What a stack's program registers, and what is wrong with what cannot be. Once a process: the SDK keeps what it was told. */
-export async function describe(stack: string): Promise<Described & { faults: string[] }> {
+/**
+ * What a stack's program registers, and what is wrong with what cannot be. Once a process: the SDK keeps what it was told. `folder`: where the
+ * stacks' configuration lies.
+ */
+export async function describe(
+  stack: string,
+  folder = path.join(ROOT, "stacks"),
+): Promise<Described & { faults: string[] }> {
   const found: { kind: Kind; name: string; inputs: Record<string, unknown> }[] = [];
   const described: Described & { faults: string[] } = {
     hosts: [],
@@ -56,9 +78,10 @@ export async function describe(stack: string): Promise<Described & { faults: str
   };
   await runtime.setMocks(
     {
-      newResource({ type, name, inputs }) {
+      newResource({ type, name, inputs: sent }) {
+        const inputs = plain(sent) as Record<string, unknown>;
         const kind = type.replace("guidomain:index:", "");
-        if (kind === "Host") described.hosts.push(inputs["name"] ?? name);
+        if (kind === "Host") described.hosts.push(String(inputs["name"] ?? name));
         if (isKind(kind)) found.push({ kind, name, inputs });
         return {
           id: name,
@@ -70,7 +93,7 @@ export async function describe(stack: string): Promise<Described & { faults: str
     PROJECT,
     stack,
   );
-  runtime.setAllConfig(await configuration(stack));
+  runtime.setAllConfig(await configuration(stack, folder));
   await import("../stacks/index.ts");
   // Registrations settle asynchronously after the program's last line.
   await runtime.disconnect();

@@ -25,14 +25,19 @@ NEVER = 5  # seconds after which a qube that is off was never started
 
 
 def fault(qube, volume):
-    """Why the volume could not be taken back; None where it can."""
-    info = admin.volume_info(qube, volume)
+    """Why the volume could not be taken back; None where it can. Whatever Qubes says of it: a look at
+    the host is not to fail because of one volume."""
+    try:
+        info = admin.volume_info(qube, volume)
+    except admin.AdminError as error:
+        return "Qubes tells nothing of its volume %s: %s" % (volume, common.clean(str(error), 200))
     if info is None:
         return "%s has no volume %s" % (qube, volume)
-    driver = admin.pool_driver(info["pool"])
+    driver = admin.pool_driver(info.get("pool", ""))
     if driver not in DRIVERS:
-        return "its pool %s (driver %s) takes no volume back" % (info["pool"], driver or "unknown")
-    if int(info.get("revisions_to_keep", "0")) < 1:
+        return "its pool %s (driver %s) takes no volume back" % (info.get("pool", ""), driver or "unknown")
+    kept = info.get("revisions_to_keep", "0")
+    if not kept.isdigit() or int(kept) < 1:
         return "Qubes keeps no revision of its volume %s (revisions_to_keep is %s)" % (
             volume,
             info.get("revisions_to_keep"),
@@ -58,7 +63,7 @@ def mark(qube, volume):
     marks = _marks()
     marks["%s:%s" % (qube, volume)] = {
         "revisions": admin.volume_revisions(qube, volume),
-        "driver": admin.pool_driver(info["pool"]),
+        "driver": admin.pool_driver(info.get("pool", "")),
         "back": None,
         "done": False,
     }

@@ -345,7 +345,9 @@ class Qubes:
         self.at(dest)
         if arg != "root":
             raise RecursionError
-        return "pool=main\nvid=x\nrevisions_to_keep=%d\n" % self.keeps
+        if self.keeps is None:
+            raise Refusal("StoragePoolException", "pool main is gone")
+        return "pool=main\nvid=x\nrevisions_to_keep=%s\n" % self.keeps
 
     def pool_Info(self, *_):
         return "driver=%s\n" % self.driver

@@ -104,6 +104,10 @@ class Template(HostCase):
         refused("no-revision", "driver file")
         self.qubes.driver, self.qubes.keeps = "lvm_thin", 0
         refused("no-revision", "revisions_to_keep is 0")
+        # One volume of which Qubes tells nothing, or nonsense, is no reason not to look at the host.
+        for odd, word in ((None, "Qubes tells nothing of its volume root"), ("x", "revisions_to_keep is x")):
+            self.qubes.keeps = odd
+            refused("no-revision", word)
         self.qubes.keeps = 1
         admin.start("fedora")
         refused("template-busy", "fedora is running")

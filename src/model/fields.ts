@@ -1,10 +1,11 @@
 /** Valibot schemas whose refusals name the value and what is allowed. */
 import * as v from "valibot";
 
-/** A value as a message shows it: JSON, short. */
+/** A value as an error shows it: in its form, not too long, without what is secret in it wherever that stands. */
 export function shown(value: unknown): string {
   if (value === undefined) return "nothing";
-  const json = JSON.stringify(value) ?? String(value);
+  const hidden = (key: string, item: unknown) => (/^pass(word|phrase)$/i.test(key) ? "(not shown)" : item);
+  const json = JSON.stringify(value, hidden) ?? String(value);
   return json.length > 80 ? `${json.slice(0, 80)}…` : json;
 }
 

@@ -30,6 +30,8 @@ const TEMPLATE_FEATURES = [
   "template-buildtime",
   "template-installtime",
   "last-update",
+  // What guidomain has put into it, see template.ts.
+  "guidomain-inside",
 ];
 
 /** As text, with the template and the kernel that a qube of it would run; equal texts mean that nothing of it has changed. */

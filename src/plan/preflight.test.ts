@@ -34,7 +34,21 @@ const running = { state: "Running" };
 const device = { port: "00_02.0", device: "*", mode: "required", options: {} };
 const hvm = { properties: { virt_mode: explicit("hvm") } };
 
+const NO_MANAGEMENT = { globals: { management_dispvm: explicit("") } };
+
 const REFUSED: [string, object, Partial<Snapshot>, RegExp][] = [
+  [
+    "a password inside it, and nothing to manage it from",
+    { login: { password: "geheimes Wort" } },
+    NO_MANAGEMENT,
+    /no disposable to manage "sys-gui" from \(property management_dispvm\).*qvm\.default-mgmt-dvm/s,
+  ],
+  [
+    "the same of a qube that has its own setting",
+    { login: { password: "geheimes Wort" } },
+    { qubes: { "sys-gui": qube({ properties: { management_dispvm: explicit("") } }) } },
+    /no disposable to manage "sys-gui" from/,
+  ],
   [
     "not Qubes",
     {},
@@ -154,6 +168,7 @@ const ALLOWED: [string, object, Partial<Snapshot>][] = [
     { qubes: { work: qube({ features: { os: "Windows" }, properties: { guivm: explicit("dom0") } }) } },
   ],
   ["an existing AppVM", {}, { qubes: { "sys-gui": qube(running) } }],
+  ["nothing inside it, and nothing to manage it from", {}, NO_MANAGEMENT],
 ];
 
 for (const [name, args, host] of ALLOWED)

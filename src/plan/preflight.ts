@@ -1,4 +1,5 @@
 /** What must hold on the host before a GUI domain may be brought up there. Pure. qubes-host.md (h); design §4, §6. */
+import { qubeInside } from "../formula/inside/qube.ts";
 import type { PciFunction, QubeSnapshot, Snapshot } from "../host/protocol.ts";
 import { Refusal } from "../model/failure.ts";
 import { NOT_THIS_BOOT } from "../model/gpu.ts";
@@ -41,6 +42,16 @@ export function requireQubes(resource: string, host: string, snapshot: Snapshot)
   return release;
 }
 
+/** Salt inside a qube is run from a disposable (qubes-mgmt-salt): why there is none for it; null: there is. */
+export function managementFault(qube: string, snapshot: Snapshot): { what: string; next: string } | null {
+  const from = snapshot.qubes[qube]?.properties["management_dispvm"] ?? snapshot.globals["management_dispvm"];
+  if (from?.value !== "") return null;
+  return {
+    what: `there is no disposable to manage "${qube}" from (property management_dispvm)`,
+    next: "Make one (qubesctl state.sls qvm.default-mgmt-dvm), or set it: qubes-prefs management_dispvm default-mgmt-dvm",
+  };
+}
+
 /** Refuses what cannot work in whatever mode; returns what the user should know beforehand. */
 export function preflight(
   gui: GuiDomain,
@@ -72,6 +83,11 @@ export function preflight(
       `label "${gui.label}" does not exist there; labels are ${list(snapshot.labels)}`,
       `Set "label" to one of them`,
     );
+
+  const unmanaged = gui.display.some((rung) => qubeInside(gui, rung) !== null)
+    ? managementFault(gui.qube, snapshot)
+    : null;
+  if (unmanaged) throw refuse(unmanaged.what, unmanaged.next);
 
   const existing = snapshot.qubes[gui.qube];
   if (existing && existing.class !== "AppVM")

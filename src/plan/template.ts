@@ -6,7 +6,7 @@ import type { InsideArgs, Snapshot } from "../host/protocol.ts";
 import { Refusal } from "../model/failure.ts";
 import { NO_SETTINGS, type Settings } from "../model/settings.ts";
 import { DISTRIBUTIONS, type Distribution, type Template } from "../model/template.ts";
-import { requireQubes } from "./preflight.ts";
+import { managementFault, requireQubes } from "./preflight.ts";
 
 /** Feature of a template: what it was last given, as a digest. Equal to what is wanted: nothing is run, nothing is started. */
 export const INSIDE = "guidomain-inside";
@@ -161,11 +161,8 @@ export function preflightTemplate(template: Pick<Template, "qube" | "host">, sna
       `what is done inside template "${qube}" could not be undone: ${is.noRevert}`,
       `Let Qubes keep a revision (qvm-volume config ${qube}:root revisions_to_keep 1), or move the template to a pool that can (lvm_thin, file-reflink, zfs)`,
     );
-  if (is.properties["management_dispvm"]?.value === "")
-    throw refuse(
-      `there is no disposable to manage template "${qube}" from (property management_dispvm)`,
-      "Make one (qubesctl state.sls qvm.default-mgmt-dvm), or set it: qubes-prefs management_dispvm default-mgmt-dvm",
-    );
+  const unmanaged = managementFault(qube, snapshot);
+  if (unmanaged) throw refuse(unmanaged.what, unmanaged.next);
 }
 
 /** Running qubes that were made from the template and have started before it was last changed. */

@@ -206,6 +206,19 @@ test("an imported one is changed where the program differs, and stays when it is
   assert.equal(everything(program.host.snapshot()), before);
 });
 
+test("what a release before some arguments has left is not changed by their defaults", async () => {
+  const program = new Program();
+  await program.up();
+  const later = ["suspend", "power", "login", "remote"];
+  for (const part of [program.state?.inputs, program.state?.outputs]) {
+    assert.ok(part);
+    assert.equal(
+      later.filter((name) => name in part),
+      [],
+    );
+  }
+});
+
 test("import says what of a qube cannot be described; a qube that is not there is not found", async () => {
   const { handler, hosts, host } = new Program(handMade());
   assert.is(await handler.read({ id: "lab/nosuch", inputs: {}, outputs: {} }, hosts.context("x")), null);

@@ -44,13 +44,14 @@ export const modeIn = (gui: GuiDomain, { mode }: Properties, snapshot: Snapshot)
 /** What is not an argument but found out on the way. */
 const FOUND_OUT = ["apart", "barred", "behind", "wakes", "lacks"];
 
-/** The description as arguments: what is left to the mode stays away. */
-export const described = (gui: GuiDomain): Properties =>
-  asProperties(
-    Object.fromEntries(
+/** The description as arguments: what is left to the mode stays away, and so does what a state of before that argument has not. */
+export const described = ({ suspend, ...gui }: GuiDomain): Properties =>
+  asProperties({
+    ...Object.fromEntries(
       Object.entries(gui).filter(([name, value]) => value !== null && !FOUND_OUT.includes(name)),
     ),
-  );
+    ...(suspend === "blocked" && { suspend }),
+  });
 
 /** Checked inputs back as a description. */
 export function guiOf(inputs: Properties): GuiDomain {

@@ -82,6 +82,22 @@ test("a property is secret when anything inside it is", () => {
   assert.equal(secrets.texts, new Set(["password", "hunter22"]));
 });
 
+test("of a secret map the password is kept out of messages, a user's name is a word like any other", () => {
+  const secrets = new Secrets();
+  const login = { user: "alice1", password: "hunter22" };
+  assert.equal(
+    decode(toStruct({ login: secret(login), deep: secret([{ passphrase: "so secret" }]) }), secrets),
+    {
+      login,
+      deep: [{ passphrase: "so secret" }],
+    },
+  );
+  assert.equal(secrets.texts, new Set(["hunter22", "so secret"]));
+  // What is made of it is secret in an output, too.
+  const wire = fromStruct(encode({ shown: "it is hunter22", user: "alice1" }, new Set(), secrets.texts));
+  assert.equal(wire, { shown: secret("it is hunter22"), user: "alice1" });
+});
+
 test("an encoded secret property is secret as a whole", () => {
   const wire = fromStruct(encode({ open: 1, hidden: { a: ["b"] } }, new Set(["hidden"])));
   assert.equal(wire, { open: 1, hidden: secret({ a: ["b"] }) });

@@ -13,6 +13,9 @@ const SECRET = "1b47061264138c4ac30d75fd1eb44270";
 /** Shorter texts would black out ordinary words. */
 const SHORTEST_SECRET = 6;
 
+/** What is secret in a map that is secret as a whole; its other texts (a user, say) are ordinary words. */
+const CREDENTIALS = new Set(["password", "passphrase"]);
+
 /** What was secret in the values that were decoded with it. */
 export class Secrets {
   /** The top-level properties that were or held a secret. */
@@ -38,9 +41,19 @@ function unwrap(value: Value, key: string, secrets: Secrets, secret: boolean): V
   if (Array.isArray(value)) return value.map((item) => unwrap(item, key, secrets, false));
   if (value[SIGNATURE] === SECRET) {
     secrets.keys.add(key);
-    return unwrap(value.value ?? null, key, secrets, true);
+    const inner = value.value ?? null;
+    if (typeof inner === "object" && inner !== null) rememberCredentials(inner, secrets);
+    return unwrap(inner, key, secrets, true);
   }
   return mapValues(value, (item) => unwrap(item, key, secrets, false));
+}
+
+function rememberCredentials(value: Value, secrets: Secrets): void {
+  if (typeof value !== "object" || value === null) return;
+  for (const [name, item] of Object.entries(value)) {
+    if (typeof item !== "string") rememberCredentials(item, secrets);
+    else if (CREDENTIALS.has(name) && item.length >= SHORTEST_SECRET) secrets.texts.add(item);
+  }
 }
 
 /**

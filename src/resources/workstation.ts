@@ -16,7 +16,9 @@ type Known<T> =
           ? { [K in keyof T]: Known<T[K]> }
           : T;
 
-type Settings = Known<Omit<GuiDomainArgs, "host">>;
+/** Passwords come from secret configuration, so they need not be known yet. */
+type Credentials = "login" | "remote";
+type Settings = Known<Omit<GuiDomainArgs, "host" | Credentials>> & Pick<GuiDomainArgs, Credentials>;
 
 /** A person at a machine: a GUI domain, and so rights, of their own. */
 export interface WorkstationUser extends Omit<Settings, "input" | "unreachable"> {
@@ -48,7 +50,11 @@ export class Workstation extends pulumi.ComponentResource {
   constructor(name: string, args: WorkstationArgs, options?: pulumi.ComponentResourceOptions) {
     const { host, ...rest } = args;
     const given = Object.fromEntries(Object.entries(rest).filter(([, value]) => value !== undefined));
-    const parsed = parseWorkstation(typeof host === "string" ? host : "host", given);
+    const people = Array.isArray(rest.users) ? { users: rest.users.map(standIns) } : {};
+    const parsed = parseWorkstation(typeof host === "string" ? host : "host", {
+      ...standIns(given),
+      ...people,
+    });
     if ("faults" in parsed) {
       const lines = parsed.faults.map(({ property, reason }) =>
         [`workstation ${name}`, property, reason].filter(Boolean).join(": "),
@@ -66,11 +72,42 @@ export class Workstation extends pulumi.ComponentResource {
             { ...audio.args, qube: audio.qube, host },
             { parent: this },
           );
-    this.guiDomains = users.map(({ qube, args: settings }) => {
+    this.guiDomains = users.map(({ qube, args: settings }, i) => {
       // A GUI domain that plays its own sound names no audio domain.
       const sound = this.audioDomain && audio?.qube !== qube && { audiovm: this.audioDomain.sound };
-      return new GuiDomain(`${name}-${qube}`, { ...sound, ...settings, host }, { parent: this });
+      const credentials = { ...credentialsOf(rest), ...credentialsOf(rest.users?.[i] ?? {}) };
+      return new GuiDomain(
+        `${name}-${qube}`,
+        { ...sound, ...settings, ...credentials, host },
+        { parent: this },
+      );
     });
     this.registerOutputs({});
   }
 }
+
+const credentialsOf = ({ login, remote }: Pick<GuiDomainArgs, Credentials>) => ({
+  ...(login !== undefined && { login }),
+  ...(remote !== undefined && { remote }),
+});
+
+/** What is checked in place of a password that is not known yet; the GUI domain checks the real one. */
+const STAND_IN = "stand-in";
+
+/** The arguments with passwords that can be looked at now. */
+function standIns<T extends object>(args: T): T {
+  const { login, remote } = args as Pick<GuiDomainArgs, Credentials>;
+  const isMap = (value: unknown): value is { password?: unknown } =>
+    typeof value === "object" && value !== null;
+  const shown = (value: { password?: unknown }) =>
+    isLater(value) || isLater(value.password)
+      ? { ...(isLater(value) ? {} : value), password: STAND_IN }
+      : value;
+  return {
+    ...args,
+    ...(isMap(login) && { login: shown(login) }),
+    ...(isMap(remote) && { remote: shown(remote) }),
+  };
+}
+
+const isLater = (value: unknown) => pulumi.Output.isInstance(value) || value instanceof Promise;
