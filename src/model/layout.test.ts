@@ -1,9 +1,8 @@
-/** How screens lie: what a program may say, and what X says of it then. */
+/** How screens lie: what a program may say, and what X is told. */
 import { test } from "uvu";
 import * as assert from "uvu/assert";
 import { qubeInside } from "../formula/inside/qube.ts";
 import { parseGuiDomain } from "./guiDomain.ts";
-import { geometryOf } from "./layout.ts";
 
 const parse = (args: object) => parseGuiDomain("sys-gui", { host: "lab", display: ["gpu"], ...args });
 const faultsOf = (args: object) => {
@@ -73,20 +72,6 @@ test("what xrandr is told, for the greeter and the session", () => {
     /^\[Seat:\*\]\ndisplay-setup-script=\/usr\/lib\/guidomain\/layout$/m,
   );
   assert.is(qubeInside(parsed.gui, "xephyr"), null, "the other mode has none of it");
-});
-
-test("geometry: as xrandr says it of a screen that is turned", () => {
-  const screen = {
-    output: "DP-1",
-    mode: "1920x1080@60",
-    position: "10x20",
-    primary: false,
-    rotate: "normal",
-  } as const;
-  assert.is(geometryOf(screen), "1920x1080+10+20");
-  assert.is(geometryOf({ ...screen, rotate: "left" }), "1080x1920+10+20");
-  assert.is(geometryOf({ ...screen, mode: null }), null);
-  assert.is(geometryOf({ ...screen, position: null }), null);
 });
 
 test.run();

@@ -86,11 +86,3 @@ export function layoutFaults(
       `layout[${primaries[0]}] is the primary screen already; there is one`,
     );
 }
-
-/** What xrandr says of it then: "1920x1080+0+0"; null where the screen chooses. */
-export function geometryOf({ mode, position, rotate }: Screen): string | null {
-  const [width, height] = mode?.split("@")[0]?.split("x") ?? [];
-  if (!width || !height || !position) return null;
-  const upright = rotate === "normal" || rotate === "inverted";
-  return `${upright ? `${width}x${height}` : `${height}x${width}`}+${position.replace("x", "+")}`;
-}
