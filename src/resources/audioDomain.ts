@@ -1,7 +1,9 @@
 import * as pulumi from "@pulumi/pulumi";
+import { DEFAULT_TEMPLATE } from "../model/guiDomain.ts";
 import type { Attempt, Evidence, Pending } from "./guiDomain.ts";
 import { Host } from "./host.ts";
 import type { Selector } from "./selector.ts";
+import { afterItsTemplate } from "./template.ts";
 import { failAtTheEnd } from "./unreached.ts";
 
 export interface AudioDomainArgs {
@@ -124,7 +126,12 @@ export class AudioDomain extends pulumi.CustomResource {
   constructor(name: string, args: AudioDomainArgs, options?: pulumi.CustomResourceOptions) {
     const { host, ...rest } = args;
     const inputs = { ...AUDIO_OUTPUTS, ...rest, host: host instanceof Host ? host.name : host };
-    super("guidomain:index:AudioDomain", name, inputs, options);
+    super(
+      "guidomain:index:AudioDomain",
+      name,
+      inputs,
+      afterItsTemplate(host, args.template ?? DEFAULT_TEMPLATE, options),
+    );
     failAtTheEnd(`Audio domain ${name}`, this.looked);
   }
 }

@@ -1,6 +1,8 @@
 import * as pulumi from "@pulumi/pulumi";
+import { DEFAULT_TEMPLATE } from "../model/guiDomain.ts";
 import { Host } from "./host.ts";
 import type { Selector } from "./selector.ts";
+import { afterItsTemplate } from "./template.ts";
 import { failAtTheEnd } from "./unreached.ts";
 
 export interface GuiDomainArgs {
@@ -248,7 +250,12 @@ export class GuiDomain extends pulumi.CustomResource {
       ...(login !== undefined && { login: pulumi.secret(login) }),
     };
     const inputs = { ...GUI_OUTPUTS, ...rest, ...secrets, host: host instanceof Host ? host.name : host };
-    super("guidomain:index:GuiDomain", name, inputs, options);
+    super(
+      "guidomain:index:GuiDomain",
+      name,
+      inputs,
+      afterItsTemplate(host, args.template ?? DEFAULT_TEMPLATE, options),
+    );
     failAtTheEnd(`GUI domain ${name}`, this.looked);
   }
 }

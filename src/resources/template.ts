@@ -54,7 +54,29 @@ export class Template extends pulumi.CustomResource {
     const inputs = { ...TEMPLATE_OUTPUTS, ...rest, host: host instanceof Host ? host.name : host };
     super("guidomain:index:Template", name, inputs, options);
     failAtTheEnd(`Template ${name}`, this.looked);
+    const qube = args.qube ?? name;
+    if (host instanceof Host && typeof qube === "string")
+      ofHosts.set(host, { ...ofHosts.get(host), [qube]: this });
   }
+}
+
+/** The templates of a program by their hosts. */
+const ofHosts = new WeakMap<Host, Record<string, Template>>();
+
+/**
+ * What is made from a template waits for it, however the program names it: else the engine works on both at once, and what comes first finds a
+ * template without what it needs. The template then also goes last. It has to be made before, on the same `Host`.
+ */
+export function afterItsTemplate(
+  host: Host | pulumi.Input<string>,
+  template: pulumi.Input<string> | undefined,
+  options: pulumi.CustomResourceOptions = {},
+): pulumi.CustomResourceOptions {
+  const made =
+    host instanceof Host && typeof template === "string" ? ofHosts.get(host)?.[template] : undefined;
+  if (!made) return options;
+  const others = options.dependsOn === undefined ? [] : [options.dependsOn].flat();
+  return { ...options, dependsOn: [...(others as pulumi.Input<pulumi.Resource>[]), made] };
 }
 
 /** Every output has to be named, or it is not there. */
