@@ -1,4 +1,5 @@
 """What runs inside a qube, answered from lab/twin's model of its content (dom0/guest/content.py). Formats: lab/twin/dom0/guest/guest-tool."""
+import json
 import re
 
 from guest.content import content
@@ -20,6 +21,7 @@ FOLDER = "/rw/config/guidomain/"
 ACTIVATE = re.compile(re.escape(FOLDER) + "([0-9a-f]+)/activate")
 HOOK = re.compile(r"test ! -x (\S+) \|\| \1")
 IN_FORCE = re.compile(r'test "\$\(cat /run/guidomain/generation\)" = ([0-9a-f]+)')
+IS_ENABLED = re.compile(r"systemctl is-enabled (\S+)")
 SECRET = re.compile(r"^try \"\$here/secret\" '([a-z-]+)'$", re.M)
 
 
@@ -38,6 +40,15 @@ def generation(machine, qube, command, may, in_force):
         code = activate(machine, qube, wanted, may) if wanted else 0
         in_force[key] = wanted if code == 0 else None
         return code, "" if code == 0 else "guidomain: failed\n"
+    found = IS_ENABLED.fullmatch(command)
+    if found:
+        try:
+            with open("%s/var/lib/qubes/vm-templates/%s/root-dirty.img/.units.json" % (machine.root, qube)) as file:
+                units = json.load(file)
+        except FileNotFoundError:
+            units = {}
+        state = units.get(found.group(1), "disabled")
+        return int(state != "enabled"), state + "\n"
     found = IN_FORCE.fullmatch(command)
     if found:
         return (0, "") if in_force[key] == found.group(1) else (1, "")

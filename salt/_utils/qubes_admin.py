@@ -471,6 +471,10 @@ def volume_revisions(qube, volume):
     return _lines(call("admin.vm.volume.ListSnapshots", qube, volume))
 
 
+def keep_revisions(qube, volume, number):
+    call("admin.vm.volume.Set.revisions_to_keep", qube, volume, str(number))
+
+
 def revert_volume(qube, volume, revision):
     """Refused while the qube runs. Afterwards the revision is still there, or (reflink) is not."""
     call("admin.vm.volume.Revert", qube, volume, revision, 600)

@@ -37,6 +37,9 @@ def check(entries):
             names = brought.get("packages")
             good = good and isinstance(names, list)
             good = good and all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9+._-]*", n) for n in names)
+            units = brought.setdefault("units", [])
+            good = good and isinstance(units, list)
+            good = good and all(re.fullmatch(r"[A-Za-z0-9@:._-]+", unit) for unit in units)
         if not good:
             raise Failure("bad-request", "apply: inside is not of the form that was agreed")
 
@@ -92,12 +95,14 @@ def _apply(one, emit, stop, run):
     reach("inside.marked")
     if volume or admin.power_state(qube) != "Running":
         emit("inside", "starting %s" % qube)
-        ok, text = verify.start(qube, START, stop)
+        ok, text = verify.start(qube, START, stop, lambda s: emit("inside", "%s starts" % qube))
         if not ok:
             raise Failure("inside-failed", text)
+    if volume:
+        volumes.started(qube, volume)
     reach("inside.started")
     if one.get("brought"):
-        _note(qube, one["brought"], run, stop)
+        _note(qube, one["brought"], emit, run, stop)
     reach("inside.noted")
     states = _salt(one, emit, stop, run) if one["sls"] else []
     reach("inside.salt")
@@ -105,7 +110,7 @@ def _apply(one, emit, stop, run):
         _off(qube, volume, emit, stop)
     elif one.get("activate"):
         emit("inside", "%s: %s" % (qube, one["activate"]))
-        ended = _in(qube, one["activate"], 120, run, stop)
+        ended = _in(qube, one["activate"], 120, emit, run, stop)
         if ended.code != 0:
             text = common.clean(ended.err or ended.out, 1000)
             raise Failure("inside-failed", "%s in %s: %s" % (one["activate"], qube, text or "failed"))
@@ -114,32 +119,63 @@ def _apply(one, emit, stop, run):
     return "%d states, %d of them changed something" % (len(states), changed)
 
 
-def _in(qube, command, timeout, run, stop):
+def _in(qube, command, timeout, emit, run, stop):
     """A command as root in the qube."""
     argv = ["qvm-run", "-p", "--no-gui", "-u", "root", qube, command]
-    ended = run(argv, timeout, stop=stop)
+    ended = run(argv, timeout, stop=stop, tick=lambda s: emit("inside", "%s answers" % qube))
     stop.check()
     if ended.why == "timeout":
         raise Failure("inside-failed", "%s: no end within %d s in %s" % (command, timeout, qube))
     return ended
 
 
-def _note(qube, brought, run, stop):
-    """Which packages we bring: those that are not there yet, and those that we had brought before."""
-    names, missing = brought["packages"], []
-    if names:
-        command = "LC_ALL=C %s %s" % (QUERIES[brought["query"]], " ".join(names))
-        ended = _in(qube, command, 120, run, stop)
-        if ended.code not in (0, 1) and ended.code > len(names):  # rpm: as many as are missing
-            text = common.clean(ended.err or ended.out, 500)
-            raise Failure("inside-failed", "%s cannot be asked for its packages: %s" % (qube, text))
-        lines = ended.out.decode("utf-8", "replace").splitlines()
-        there = {line.split()[0] for line in lines if re.fullmatch(r"[A-Za-z0-9+._-]+( +.i.*)?", line)}
-        missing = [name for name in names if name not in there]
+def _note(qube, brought, emit, run, stop):
+    """What we bring: packages that are not there yet, units that do not start yet ("unit:NAME"), and of
+    what we had brought before what is still wanted."""
+    names, units = brought["packages"], brought["units"]
+    missing = _missing(qube, names, brought["query"], emit, run, stop) if names else []
+    for unit in units:
+        ended = _in(qube, "systemctl is-enabled %s" % unit, 60, emit, run, stop)
+        if ended.out.decode("utf-8", "replace").strip() != "enabled":
+            missing.append("unit:" + unit)
     noted = admin.get_feature(qube, brought["feature"])
-    value = " ".join(sorted(set(missing) | (set((noted or "").split(" ")) & set(names))))
+    wanted = set(names) | {"unit:" + unit for unit in units}
+    value = " ".join(sorted(set(missing) | (set((noted or "").split(" ")) & wanted)))
     if noted != value:
         admin.set_feature(qube, brought["feature"], value)
+
+
+def _missing(qube, names, query, emit, run, stop):
+    """Of packages those that are not installed. Each must be accounted for: what is not known to be
+    missing would be taken away by a delete."""
+    command = "LC_ALL=C %s %s" % (QUERIES[query], " ".join(names))
+    ended = _in(qube, command, 120, emit, run, stop)
+    lines = (ended.out + b"\n" + ended.err).decode("utf-8", "replace").splitlines()
+    there, missing = set(), set()
+    for line in lines:
+        words = line.split()
+        if query == "rpm":
+            found = re.fullmatch(r"package (\S+) is not installed", line.strip())
+            if found:
+                missing.add(found.group(1))
+            elif len(words) == 1:
+                there.add(words[0])
+        else:
+            found = re.search(r"no packages found matching (\S+)", line)
+            if found:
+                missing.add(found.group(1))
+            elif words and words[0] in names:
+                installed = len(words) > 1 and words[1][1:2] == "i"
+                (there if installed else missing).add(words[0])
+    unknown = [name for name in names if name not in there | missing]
+    if unknown or (query == "dpkg" and ended.code not in (0, 1)):
+        text = common.clean(ended.err or ended.out, 500)
+        raise Failure(
+            "inside-failed",
+            "%s cannot be asked for its packages (%s): %s"
+            % (qube, ", ".join(unknown[:3]) or "exit %d" % ended.code, text or "no answer"),
+        )
+    return [name for name in names if name not in there]
 
 
 def _off(qube, volume, emit, stop):
@@ -149,11 +185,13 @@ def _off(qube, volume, emit, stop):
     until = time.monotonic() + STOP
     while admin.power_state(qube) not in (None, "Halted"):
         stop.check()
+        emit("inside", "%s shuts down" % qube)
         if time.monotonic() > until:
             raise Failure("shutdown-refused", "%s did not shut down within %d s" % (qube, STOP))
-        time.sleep(0.1)
+        time.sleep(0.25)
     reach("inside.off")
-    if volumes.await_revision(qube, volume, volumes.APPEARS, stop) is None:
+    emit("inside", "%s is off" % qube)
+    if volumes.await_revision(qube, volume, volumes.APPEARS / 2, stop) is None:
         raise Failure("inside-failed", "Qubes has kept no revision of %s after it was stopped" % qube)
 
 
@@ -221,7 +259,8 @@ def _told(state, one):
         if re.search(r"(?<![A-Za-z0-9+._-])%s(?![A-Za-z0-9+_-])" % re.escape(name), comment)
     ]
     if state["function"].startswith("pkg.") and named and len(named) < len(packages):
-        return "package %s: %s" % (", ".join(named), comment)
+        text = "%s (%s): %s" % (state["id"], state["function"], comment)
+        return "package %s: %s" % (", ".join(named), text)
     return "%s (%s): %s" % (state["id"], state["function"], comment)
 
 

@@ -275,6 +275,9 @@ def put_back(record, emit, run):
     for key in removed - set(left):
         reasons[key] = LOST
 
+    for key in [key for key in reasons if key.startswith("volume:")]:
+        # Whatever is in it now, it is not what was noted of it.
+        _attempt({}, key, admin.remove_feature, keys.split(key)[1], "guidomain-inside")
     for qube in record.get("inside", []):
         _attempt({}, "", _in_force, qube, run)
     for qube in again:

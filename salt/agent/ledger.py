@@ -12,6 +12,7 @@ import os
 import sys
 
 import common
+import secret
 from common import Failure
 
 
@@ -177,17 +178,21 @@ def tidy(ledger):
 
 
 def remove_ours():
-    """Everything of ours on this host but what the last look of the guard had to tell."""
+    """Everything of ours on this host but what the last look of the guard had to tell, and what a qube
+    that stays goes on fetching."""
     import units  # only here: reading the host needs no guard
 
     units.remove()
     common.remove_file(common.POWER)
     outcome = common.read_text(common.OUTCOME)
-    if outcome is None:
+    secrets = secret.every()  # of a qube that stays as it is ("keep"), and goes on fetching them
+    if outcome is None and not secrets:
         common.remove_tree(common.STATE)
         return
     for name in os.listdir(common.path(common.STATE)):
         whole = common.STATE + "/" + name
+        if whole == secret.FOLDER and secrets:
+            continue
         if os.path.isdir(common.path(whole)):
             common.remove_tree(whole)
         elif whole != common.OUTCOME:

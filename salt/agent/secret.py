@@ -25,10 +25,17 @@ case $1 in
 '' | *[!a-z0-9-]*) exit 1 ;;
 esac
 value=$(sudo -n -- sed 1d "%s/$QREXEC_REMOTE_DOMAIN/$1") || exit 1
-case $value in
-dom0:*) sudo -n -- getent shadow "${value#dom0:}" | cut -d: -f2 ;;
-*) printf '%%s\\n' "$value" ;;
+case $1:$value in
+login:dom0:*)
+	value=$(sudo -n -- getent shadow "${value#dom0:}" | cut -d: -f2)
+	# One that is locked or empty would lock everybody out, or let everybody in.
+	case $value in
+	'$'*'$'*) ;;
+	*) exit 1 ;;
+	esac
+	;;
 esac
+printf '%%s\\n' "$value"
 """ % FOLDER
 NAME = "[a-z][a-z0-9-]{0,30}"
 LIMIT = 1 << 16

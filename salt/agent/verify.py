@@ -47,9 +47,10 @@ def verify(checks, run, emit, stop):
     return evidence
 
 
-def start(qube, timeout, stop):
-    """Starts a qube if need be and waits until its agent answers. (ok, what was seen)."""
-    begun, problem = time.monotonic(), []
+def start(qube, timeout, stop, tick=lambda seconds: None):
+    """Starts a qube if need be and waits until its agent answers. (ok, what was seen). `tick(seconds)` is
+    called about every 5 s."""
+    begun, problem, ticks = time.monotonic(), [], 0
 
     def call():
         try:
@@ -65,6 +66,9 @@ def start(qube, timeout, stop):
         thread.join(0.02)
         stop.check()
         seconds = time.monotonic() - begun
+        if seconds // 5 > ticks:
+            ticks = seconds // 5
+            tick(seconds)
         if problem:
             return False, "%s does not start: %s" % (qube, problem[0])
         if not thread.is_alive() and admin.power_state(qube) == "Running":

@@ -9,6 +9,7 @@ Pools that keep none cannot be taken back (`fault` says so before anything is st
 """
 
 import json
+import os
 import time
 
 import common
@@ -21,6 +22,7 @@ MARKS = common.STATE + "/volumes.json"
 # "file" cannot.
 DRIVERS = ("lvm_thin", "file-reflink", "zfs")
 APPEARS = 60  # seconds for a revision to appear once the qube is off
+MORE = 3  # revisions more than usual are kept meanwhile: somebody else may start and stop it, too
 NEVER = 5  # seconds after which a qube that is off was never started
 
 
@@ -54,7 +56,20 @@ def _save(marks):
 
 
 def forget():
-    common.remove_file(MARKS)
+    """The change is over: as many revisions are kept as before."""
+    for name, found in _marks().items():
+        try:
+            _usual(*name.split(":"), found)
+        except admin.AdminError:
+            pass  # more are kept than before: that must not stop whoever tidies up
+    if os.path.isdir(os.path.dirname(common.path(MARKS))):
+        common.remove_file(MARKS)
+
+
+def _usual(qube, volume, found):
+    info = admin.volume_info(qube, volume)
+    if info and int(info["revisions_to_keep"]) == found["keeps"] + MORE:
+        admin.keep_revisions(qube, volume, found["keeps"])
 
 
 def mark(qube, volume):
@@ -64,9 +79,20 @@ def mark(qube, volume):
     marks["%s:%s" % (qube, volume)] = {
         "revisions": admin.volume_revisions(qube, volume),
         "driver": admin.pool_driver(info.get("pool", "")),
+        "keeps": int(info["revisions_to_keep"]),
+        "started": False,
         "back": None,
+        "reverting": False,
         "done": False,
     }
+    _save(marks)
+    admin.keep_revisions(qube, volume, int(info["revisions_to_keep"]) + MORE)
+
+
+def started(qube, volume):
+    """From here on a stop of it leaves a revision, or something is wrong."""
+    marks = _marks()
+    marks["%s:%s" % (qube, volume)]["started"] = True
     _save(marks)
 
 
@@ -102,23 +128,29 @@ def put_back(qube, volume):
     if found["back"] is None:
         # One that was only about to be started has nothing to show.
         back = await_revision(qube, volume, APPEARS if ran else NEVER)
-        if back is None:
-            if _kill(qube):  # it had only been slow to start
-                back = await_revision(qube, volume, APPEARS)
-            elif ran:
-                raise Failure("internal", "Qubes has kept no revision of it after it was stopped")
+        if back is None and _kill(qube):  # it had only been slow to start
+            ran, back = True, await_revision(qube, volume, APPEARS)
+        if back is None and (ran or found["started"]):
+            raise Failure("internal", "Qubes has kept no revision of it after it was stopped")
+        new = [one for one in admin.volume_revisions(qube, volume) if one not in found["revisions"]]
+        if len(new) >= found["keeps"] + MORE:
+            text = "it was started and stopped so often since that what it was before is gone"
+            raise Failure("internal", text)
         # On disk before it is used: a pool may give a revision up by going back to it.
         found["back"] = back
         _save(marks)
     reach("undo.volume")
     if found["back"] is not None:
         if found["back"] in admin.volume_revisions(qube, volume):
+            found["reverting"] = True
+            _save(marks)
             admin.revert_volume(qube, volume, found["back"])
-        elif found["driver"] != "file-reflink":
+        elif not (found["reverting"] and found["driver"] == "file-reflink"):
             raise Failure("internal", "Qubes does not have its revision %s any more" % found["back"])
     reach("undo.reverted")
     found["done"] = True
     _save(marks)
+    _usual(qube, volume, found)
 
 
 def _kill(qube):

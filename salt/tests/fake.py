@@ -349,6 +349,10 @@ class Qubes:
             raise Refusal("StoragePoolException", "pool main is gone")
         return "pool=main\nvid=x\nrevisions_to_keep=%s\n" % self.keeps
 
+    def vm_volume_Set_revisions_to_keep(self, _, dest, payload):
+        self.keeps = int(payload)
+        return ""
+
     def pool_Info(self, *_):
         return "driver=%s\n" % self.driver
 
@@ -578,6 +582,9 @@ print("\\n".join(info if sys.argv[1] == "info" else dmesg))
 """
 QVM_RUN = """
 import json, os, re, sys
+if sys.argv[-1].startswith("systemctl is-enabled"):
+    print("enabled" if os.path.exists(os.environ["FAKE_ROOT"] + "/enabled") else "disabled")
+    sys.exit()
 if re.match("LC_ALL=C (rpm -q|dpkg-query)", sys.argv[-1]):
     sys.dont_write_bytecode = True
     sys.path.insert(0, os.environ["FAKE_UTILS"])
@@ -590,8 +597,12 @@ if re.match("LC_ALL=C (rpm -q|dpkg-query)", sys.argv[-1]):
     for name in names:
         if name in there:
             print(name if rpm else name + " ii ")
+        elif os.path.exists(os.environ["FAKE_ROOT"] + "/no-answer"):
+            pass
         elif rpm:
             print("package %s is not installed" % name)
+        else:
+            sys.stderr.write("dpkg-query: no packages found matching %s\\n" % name)
     sys.exit(min(len(missing), 100) if rpm else int(bool(missing)))
 print("in %s: \\x1b[31m%s\\x07" % (sys.argv[-2], sys.argv[-1]))
 sys.exit(3 if sys.argv[-1] == "false" else 0)

@@ -72,6 +72,49 @@ class Template(HostCase):
         self.assertEqual(set(ledger.load()["entries"]), {DIGEST, BROUGHT})
         self.assertFalse(os.path.exists(self.root + volumes.MARKS))
 
+    def test_units_that_were_enabled_before_are_not_ours(self):
+        args = self.template()
+        args["inside"][0]["brought"]["units"] = ["lightdm.service"]
+        self.apply(args)
+        features = self.qubes.qubes["fedora"]["features"]
+        self.assertEqual(features["guidomain-brought"], "kept unit:lightdm.service x11vnc")
+        self.doCleanups()
+        self.setUp()
+        self.put("/enabled", "")
+        self.apply(args)
+        features = self.qubes.qubes["fedora"]["features"]
+        self.assertEqual(features["guidomain-brought"], "kept x11vnc")
+
+    def test_an_answer_that_is_none_makes_no_package_ours(self):
+        self.put("/no-answer", "")
+        for query in ("rpm", "dpkg"):
+            before = self.seen()
+            failure = self.fails("inside-failed", self.template(query=query))
+            self.assertIn("cannot be asked for its packages (x11vnc)", failure.message)
+            self.assertEqual(self.seen(), before)
+
+    def test_who_starts_it_in_between_does_not_take_the_revision(self):
+        for driver in ("lvm_thin", "file-reflink"):
+            before = self.interrupted("inside.salt", driver, "reset")
+            admin.start("fedora")
+            self.qubes.stopped("fedora")
+            self.machine.clock += 10_000
+            self.alone()
+            self.assertEqual(self.seen()["qubes"], before["qubes"], driver)
+            self.assertEqual(self.qubes.keeps, 1)
+
+    def test_a_revision_that_is_gone_is_told_and_the_digest_lies_no_more(self):
+        self.interrupted("inside.salt", "lvm_thin", "reset")
+        self.qubes.revisions["fedora"] = []
+        self.machine.clock += 10_000
+        real, volumes.APPEARS = volumes.APPEARS, 0.2
+        self.addCleanup(setattr, volumes, "APPEARS", real)
+        self.alone()
+        outcome = common.read_json(common.OUTCOME)
+        self.assertEqual(outcome["what"], "left")
+        self.assertIn("has kept no revision", outcome["left"][KEY])
+        self.assertNotIn("guidomain-inside", self.qubes.qubes["fedora"]["features"])
+
     def test_packages_of_debian_are_asked_as_debian_says_them(self):
         self.apply(self.template(query="dpkg"))
         self.assertEqual(self.qubes.qubes["fedora"]["features"]["guidomain-brought"], "kept x11vnc")
@@ -84,7 +127,7 @@ class Template(HostCase):
             failure = self.fails("inside-failed", self.template(INSTALL[:1] + [["fail", comment]]))
             self.assertEqual(self.seen(), before, driver)
             self.assertTrue(
-                failure.message.startswith("Salt failed in fedora: package x11vnc: Problem"),
+                failure.message.startswith("Salt failed in fedora: package x11vnc: s1 (pkg.installed): Problem"),
                 failure.message,
             )
             self.assertIn(KEY, failure.more["undone"])
@@ -304,6 +347,13 @@ class Secrets(HostCase):
         self.apply(self.given(None, release=[self.SECRET]))
         self.assertEqual(set(self.dump()["files"]), set(before["files"]))
 
+    def test_what_is_kept_with_its_qube_is_still_handed_out(self):
+        self.apply(self.given(self.VALUE))
+        self.apply(dict(self.args(), touch=[], release=[self.SECRET], sls="", formula={}, modules={}))
+        self.assertEqual(ledger.load()["entries"], {})
+        self.assertEqual(self.text(self.FILE), "m1\n$6$salt$hash")
+        self.assertTrue(os.path.exists(self.root + secret.SERVICE))
+
     def test_a_crash_after_it_was_written_is_undone_by_the_guard(self):
         self.apply(self.given(self.VALUE))
         kept = self.dump()
@@ -339,11 +389,11 @@ class Secrets(HostCase):
         self.apply(self.given(self.VALUE))
         text = self.text(secret.SERVICE).replace(secret.FOLDER, self.root + secret.FOLDER)
 
-        def asked(qube, name):
+        def asked(qube, name, hash_="$6$salt$of-alice"):
             """(status, output), with a sudo and a getent of dom0's."""
             self.put("/bin/sudo", "#!/bin/sh\nshift 2\nexec \"$@\"\n", 0o755)
-            self.put("/bin/getent", "#!/bin/sh\necho \"$2:HASH-OF-$2:1:2\"\n", 0o755)
-            env = dict(self.env, QREXEC_REMOTE_DOMAIN=qube)
+            self.put("/bin/getent", "#!/bin/sh\necho \"$2:$HASH:1:2\"\n", 0o755)
+            env = dict(self.env, QREXEC_REMOTE_DOMAIN=qube, HASH=hash_)
             done = subprocess.run(
                 ["sh", "-c", text, "service"] + name, env=env, stdout=subprocess.PIPE, check=False,
                 stderr=subprocess.DEVNULL,
@@ -361,7 +411,9 @@ class Secrets(HostCase):
         ):
             self.assertEqual((asked(qube, name)[0] != 0, asked(qube, name)[1]), (True, ""), (qube, name))
         self.apply(self.given({"mark": "dom0:alice", "value": "dom0:alice"}))
-        self.assertEqual(asked("work", ["login"]), (0, "HASH-OF-alice\n"))
+        self.assertEqual(asked("work", ["login"]), (0, "$6$salt$of-alice\n"))
+        for locked in ("", "!", "!!", "*", "!$6$salt$of-alice"):
+            self.assertEqual(asked("work", ["login"], locked), (1, ""), locked)
 
 
 class Text(unittest.TestCase):

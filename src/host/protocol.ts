@@ -320,8 +320,8 @@ export interface InsideArgs {
    * back to what it was. null: what is written does nothing by itself, and stays.
    */
   volume: "root" | null;
-  /** Which of `packages` were not there before is noted in this feature, beside those of them that it names already: apart by blanks. */
-  brought: { feature: string; query: "rpm" | "dpkg"; packages: string[] } | null;
+  /** Which of `packages` were not there before, and which of `units` not enabled ("unit:NAME"), is noted in this feature: apart by blanks. */
+  brought: { feature: string; query: "rpm" | "dpkg"; packages: string[]; units: string[] } | null;
   /** A command that puts it in force in the running qube, as root; null for a template. */
   activate: string | null;
 }

@@ -98,9 +98,16 @@ export function liveTemplate(
     : { distribution, packages: {}, files: {}, units: {}, digest };
 }
 
-/** What guidomain brought into the template. */
-export const broughtInto = (qube: string, snapshot: Snapshot): string[] =>
+const UNIT = "unit:";
+const noted = (qube: string, snapshot: Snapshot): string[] =>
   (snapshot.qubes[qube]?.features[BROUGHT] ?? "").split(" ").filter((name) => name !== "");
+
+/** Packages that guidomain brought into the template. */
+export const broughtInto = (qube: string, snapshot: Snapshot): string[] =>
+  noted(qube, snapshot).filter((name) => !name.startsWith(UNIT));
+
+const enabledOf = (units: Record<string, string>): string[] =>
+  Object.keys(units).filter((unit) => units[unit] === "enabled");
 
 /** Of dom0's own only the two features, by which the next run knows what is there. */
 export const featuresOf = (qube: string, digest: string, snapshot: Snapshot): Settings => ({
@@ -108,7 +115,7 @@ export const featuresOf = (qube: string, digest: string, snapshot: Snapshot): Se
   features: { [INSIDE]: digest, [BROUGHT]: snapshot.qubes[qube]?.features[BROUGHT] ?? "" },
 });
 
-/** What was put there and is not wanted any more. A package that was there before us stays. */
+/** What was put there and is not wanted any more. A package that was there before us stays, and so does a unit that was enabled. */
 export function goneOf(
   qube: string,
   wanted: TemplateSettings | null,
@@ -120,7 +127,7 @@ export function goneOf(
     packages: left(broughtInto(qube, snapshot), wanted?.packages),
     files: left(Object.keys(last?.files ?? {}), wanted?.files),
     units: left(
-      Object.entries(last?.units ?? {}).flatMap(([unit, state]) => (state === "enabled" ? [unit] : [])),
+      noted(qube, snapshot).flatMap((name) => (name.startsWith(UNIT) ? [name.slice(UNIT.length)] : [])),
       wanted?.units,
     ),
   };
@@ -139,7 +146,7 @@ export function insideArgs(
     sls,
     timeout,
     volume: "root",
-    brought: wanted && { feature: BROUGHT, query, packages },
+    brought: wanted && { feature: BROUGHT, query, packages, units: enabledOf(wanted.inside.units) },
     activate: null,
   };
 }

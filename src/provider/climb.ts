@@ -355,7 +355,7 @@ class Climb {
             ),
         };
         const request: ApplyRequest = {
-          ...stagedRequest(gui, wanted, plan, snapshot),
+          ...stagedRequest(gui, wanted, plan, snapshot, screen, verified(this.#olds)),
           claims: hosts.claims.argsOf(context.urn, plan),
           owner: context.urn,
         };

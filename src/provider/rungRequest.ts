@@ -159,19 +159,30 @@ export function withoutGone(snapshot: Snapshot, { restores }: Plan): Snapshot {
 }
 
 /** What is there while the boot is waited for: inert, and checked as far as that goes. */
-export function stagedRequest(gui: GuiDomain, wanted: Settings, plan: Plan, snapshot: Snapshot): Request {
+export function stagedRequest(
+  gui: GuiDomain,
+  wanted: Settings,
+  plan: Plan,
+  snapshot: Snapshot,
+  /** The mode in force, which `wanted` speaks of; "dom0": the one that is staged. */
+  screen: Rung,
+  isThere: boolean,
+): Request {
   const applied = appliedSettings(gui.qube, wanted, snapshot);
   if (PROHIBIT_START in wanted.features)
     applied.features = { ...applied.features, [PROHIBIT_START]: NOT_THIS_BOOT };
+  const within = insideRequest(gui, screen === "dom0" ? "gpu" : screen, plan, snapshot, isThere);
   const { now, words, ...parts } = parted(gui.qube, plan);
   const formula = formulaOf({ qube: gui.qube, mode: "staged", settings: applied, restores: now });
   const checks = verificationsOf(gui, "gpu", withoutGone(snapshot, plan), Object.keys(applied.files));
   return {
     ...parts,
-    secrets: secretsRequest(gui.qube, plan, insideOf(gui, "gpu") ? secretsOf(gui, "gpu") : {}),
+    secrets: within.secrets,
+    // Of one that does not run before the boot nothing is in force before it either.
+    inside: screen === "dom0" ? [] : within.inside,
     restart: [],
     shutdown: [],
-    formula: formula.files,
+    formula: { ...formula.files, ...within.formula },
     sls: formula.sls,
     verify: checks.filter((check) => check.id.startsWith("policies lint")),
     keep: keepOf(gui.qube, NOTHING, words),

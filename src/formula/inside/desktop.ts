@@ -77,4 +77,4 @@ export const loginInside = ({ login }: GuiDomain): Partial<QubeInside> =>
     : {};
 
 /** Where there is a greeter nobody may log in as root at it, who has no password in Qubes' templates. */
-export const greeterInside = (): Partial<QubeInside> => ({ commands: ["usermod --lock root"] });
+export const greeterInside = (): Partial<QubeInside> => ({ before: ["usermod --lock root"] });

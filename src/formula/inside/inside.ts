@@ -19,11 +19,13 @@ export interface Inside {
 
 /**
  * What a GUI domain puts in place at each of its starts, by a script that runs as root (its root file system is that of its template
- * again each time). In this order: files, units, secrets, commands.
+ * again each time). In this order: files, `before`, secrets, units, commands.
  */
 export interface QubeInside {
   /** Absolute path → file. */
   files: Record<string, InsideFile>;
+  /** Shell commands before all that lets anybody in. */
+  before?: string[];
   /** Units to start (or start anew), after systemd has read the files. */
   start: string[];
   /**
@@ -50,6 +52,7 @@ export function together(...parts: Partial<Inside>[]): Inside {
 export function qubeTogether(...parts: Partial<QubeInside>[]): QubeInside {
   return {
     files: merged(parts.map((part) => part.files ?? {})),
+    before: [...new Set(parts.flatMap((part) => part.before ?? []))],
     start: [...new Set(parts.flatMap((part) => part.start ?? []))],
     secrets: merged(parts.map((part) => part.secrets ?? {})),
     commands: [...new Set(parts.flatMap((part) => part.commands ?? []))],

@@ -72,6 +72,7 @@ export function generationOf(qube: string, inside: QubeInside, former: string | 
     [`${here}/activate`]: script("activate", {
       files: listOf(inside.files),
       units: inside.start.length > 0 || Object.keys(inside.files).some((path) => path.startsWith(UNITS)),
+      before: inside.before ?? [],
       start: inside.start,
       secrets,
       commands: inside.commands,

@@ -392,9 +392,14 @@ export class HostModel {
     if (volume && this.#now.qubes[qube]?.state !== "Halted") throw new Error(`${qube} is not off`);
     if (brought) {
       const there = this.insides[qube]?.packages ?? [];
-      const missing = brought.packages.filter((name) => !there.includes(name));
+      const { units = {} } = this.insides[qube] ?? {};
+      const missing = [
+        ...brought.packages.filter((name) => !there.includes(name)),
+        ...brought.units.filter((unit) => units[unit] !== "enabled").map((unit) => `unit:${unit}`),
+      ];
       const noted = (this.#now.qubes[qube]?.features[brought.feature] ?? "").split(" ");
-      const kept = noted.filter((name) => brought.packages.includes(name));
+      const known = [...brought.packages, ...brought.units.map((unit) => `unit:${unit}`)];
+      const kept = noted.filter((name) => known.includes(name));
       this.#put(`feature:${qube}:${brought.feature}`, [...new Set([...missing, ...kept])].sort().join(" "));
     }
     runInside(this.insides, one, formula, this.lacking);
