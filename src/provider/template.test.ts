@@ -124,7 +124,7 @@ test("what would fail, or could not be taken back, is refused before anything is
     [{ class: "AppVM" }, /is not a template but of class AppVM; templates are "debian-13-xfce"/],
     [
       { properties: { ...templateQube().properties, management_dispvm: explicit("") } },
-      /no disposable to manage template/,
+      /no disposable to manage/,
     ],
     [{ features: {} }, /does not say of what distribution/],
     [
