@@ -462,6 +462,19 @@ const machinePrograms = [
 const extraPrograms = [
   { name: "chromium", debian: ["chromium"], fedora: ["chromium"], title: "Chromium" }, // looks at `npm run picture`
 ];
+/** Servers and a client of remote screens, and the X server that stands for a screen (tests/remoteServers.test.ts). */
+const screenPrograms = [
+  { name: "x11vnc", debian: ["x11vnc"], fedora: ["x11vnc"], title: "x11vnc" },
+  { name: "xrdp", debian: ["xrdp"], fedora: ["xrdp"], title: "xrdp" },
+  { name: "xfreerdp", debian: ["freerdp2-x11"], fedora: ["freerdp"], title: "FreeRDP's client" },
+  { name: "Xvfb", debian: ["xvfb"], fedora: ["xorg-x11-server-Xvfb"], title: "Xvfb" },
+  { name: "xsetroot", debian: ["x11-xserver-utils"], fedora: ["xsetroot", "xset"], title: "xsetroot" },
+];
+/** Units that Debian starts, open to every network, as soon as a package is there. Nothing of the machine must appear because of us. */
+const SERVERS = {
+  "openssh-server": ["ssh.service", "ssh.socket"],
+  xrdp: ["xrdp.service", "xrdp-sesman.service"],
+};
 /** Programs of the Xen lab, which is started by `npm run lab:xen` and `npm run test:xen` alone. */
 const xenPrograms = [
   {
@@ -480,7 +493,7 @@ const xenPrograms = [
 ];
 const missingOf = (programs) => programs.filter(({ name }) => !find(name));
 const missingPrograms = () => missingOf(machinePrograms);
-const extrasReady = () => missingOf(extraPrograms).length === 0;
+const extrasReady = () => missingOf([...extraPrograms, ...screenPrograms]).length === 0;
 const xenReady = () => missingOf(xenPrograms).length === 0;
 
 /** Installs packages of the machine as root, or throws `otherwise`. */
@@ -492,16 +505,17 @@ async function installOnMachine(packages, otherwise) {
   if (!command) throw new SetupError(otherwise);
   const names = packages.debian.join(" ");
   const env = { ...machineEnv(), DEBIAN_FRONTEND: "noninteractive" };
-  const isServer = packages.debian.includes("openssh-server") && fs.existsSync("/run/systemd/system");
+  const units = fs.existsSync("/run/systemd/system")
+    ? packages.debian.flatMap((name) => SERVERS[name] ?? [])
+    : [];
   await step(`${names} (${command[0]}, as root)`, async () => {
-    // The lab starts an sshd of its own on loopback. The machine's must not appear because of us.
-    if (isServer) await ask("systemctl", ["mask", "--runtime", "ssh.service", "ssh.socket"]);
+    if (units.length) await ask("systemctl", ["mask", "--runtime", ...units]);
     if (command[0] === "apt-get")
       await run("apt-get", ["update", "-q"], { log: "apt-update", what: "apt-get update", env });
     const result = await run(command[0], command.slice(1), { log: "packages", what: names, env });
-    if (isServer) {
-      await ask("systemctl", ["disable", "ssh.service", "ssh.socket"]);
-      await ask("systemctl", ["unmask", "--runtime", "ssh.service", "ssh.socket"]);
+    if (units.length) {
+      await ask("systemctl", ["disable", ...units]);
+      await ask("systemctl", ["unmask", "--runtime", ...units]);
     }
     if (result.status !== 0) throw new SetupError(`${otherwise}\n${tail(result)}`);
   });
@@ -674,7 +688,9 @@ export async function setUp(parts) {
     const started = Date.now();
     // What the machine lacks is said before anything long starts.
     if (parts.includes("lab")) await installPrograms("The lab needs", machinePrograms);
-    if (parts.includes("extras")) await installIfPossible("Tests that are skipped here need", extraPrograms);
+    if (parts.includes("extras"))
+      for (const programs of [extraPrograms, screenPrograms])
+        await installIfPossible("Tests that are skipped here need", programs);
     if (parts.includes("xen")) await installIfPossible("The Xen lab needs", xenPrograms);
     if (!packagesReady()) await installPackages();
     if (!findNode()?.startsWith(bins)) await installNode();

@@ -21,10 +21,10 @@ async function opening() {
 export const openStack = async (stackName: string): Promise<Stack> =>
   automation.LocalWorkspace.createOrSelectStack({ stackName, workDir: ROOT }, await opening());
 
-/** null: there is none of that name. */
-export async function selectStack(stackName: string): Promise<Stack | null> {
+/** null: there is none of that name. `workDir`: the folder of another project. */
+export async function selectStack(stackName: string, workDir = ROOT): Promise<Stack | null> {
   try {
-    return await automation.LocalWorkspace.selectStack({ stackName, workDir: ROOT }, await opening());
+    return await automation.LocalWorkspace.selectStack({ stackName, workDir }, await opening());
   } catch (error) {
     if (error instanceof automation.StackNotFoundError) return null;
     throw error;

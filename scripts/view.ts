@@ -1,7 +1,7 @@
 /**
- * `npm run view -- HOST [--stack NAME] [--qube QUBE] [--port PORT]`: leads a port of this machine's loopback interface to the remote screen of
+ * `npm run view -- HOST [--stack NAME] [--qube QUBE] [--port PORT] [--cwd FOLDER]`: leads a port of this machine's loopback interface to the remote screen of
  * a GUI domain, over the SSH of its host, and says what to type into a viewer. Until Ctrl-C; exit status 0 then, 1 where it cannot be, 2
- * for a wrong command.
+ * for a wrong command. `--cwd`: the folder of a Pulumi project of one's own, instead of this one.
  */
 import { parseArgs } from "node:util";
 import { configuredHosts } from "../src/host/configured.ts";
@@ -11,9 +11,9 @@ import { Tunnel } from "../src/host/tunnel.ts";
 import { isRemote, PORTS, RDP_SERVICE, type RemoteMode } from "../src/model/modes.ts";
 import { guiDomainNameFault } from "../src/model/names.ts";
 import { GREETS, HELLO, viewingText } from "../src/report/viewing.ts";
-import { selectStack } from "./stack.ts";
+import { ROOT, selectStack } from "./stack.ts";
 
-const USAGE = "Usage: npm run view -- HOST [--stack NAME] [--qube QUBE] [--port PORT]\n";
+const USAGE = "Usage: npm run view -- HOST [--stack NAME] [--qube QUBE] [--port PORT] [--cwd FOLDER]\n";
 
 /** Something that ends it, with what to do next. */
 class Stop extends Error {
@@ -32,13 +32,14 @@ function parse() {
         stack: { type: "string", short: "s", default: "lab" },
         qube: { type: "string", short: "q" },
         port: { type: "string", short: "p" },
+        cwd: { type: "string", short: "C", default: ROOT },
       },
     });
     const [host, ...rest] = positionals;
     const port = values.port === undefined ? undefined : Number(values.port);
     const isPort = port === undefined || (Number.isInteger(port) && port > 0 && port < 65536);
     if (host && rest.length === 0 && isPort && /^[\w.-]+$/.test(values.stack))
-      return { host, stack: values.stack, qube: values.qube, port };
+      return { host, stack: values.stack, qube: values.qube, port, folder: values.cwd };
   } catch {
     // An option that there is not.
   }
@@ -52,8 +53,9 @@ interface Known {
 }
 
 /** How the stack reaches its hosts, and the GUI domains that its state knows of `host`. */
-async function ask(stackName: string, host: string) {
-  const stack = await selectStack(stackName);
+async function ask(stackName: string, folder: string, host: string) {
+  process.chdir(folder); // where an inventory's path starts
+  const stack = await selectStack(stackName, folder);
   if (!stack)
     throw new Stop(
       `there is no stack "${stackName}"`,
@@ -141,8 +143,8 @@ async function modeOf(line: SshLine, qube: string): Promise<RemoteMode> {
 }
 
 async function main(): Promise<void> {
-  const { host, stack, port, ...asked } = parse();
-  const { connection, known } = await ask(stack, host);
+  const { host, stack, port, folder, ...asked } = parse();
+  const { connection, known } = await ask(stack, folder, host);
   const qube = asked.qube ?? choose(host, stack, known);
   const fault = guiDomainNameFault(qube);
   if (fault) throw new Stop(`--qube: ${fault}`, "Name a GUI domain.");

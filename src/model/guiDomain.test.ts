@@ -197,7 +197,14 @@ test("who lets viewers in by VNC asks them for a password; a state of before tha
   );
   assert.equal(programFaults({ ...parsed.gui, remote: { password: "geheim12" } }), []);
   assert.equal(programFaults({ ...parsed.gui, viewers: [] }), []);
-  assert.equal(programFaults({ ...parsed.gui, display: ["rdp"] }), []);
+  const rdp = { ...parsed.gui, display: ["rdp" as const] };
+  assert.match(
+    programFaults(rdp)
+      .map((f) => `${f.property}: ${f.reason}`)
+      .join(),
+    /^login: missing: mode "rdp"/,
+  );
+  assert.equal(programFaults({ ...rdp, login: { follow: "dom0", user: "user" } }), []);
 });
 
 test("no object, and a resource's name that cannot be a qube's", () => {

@@ -395,18 +395,22 @@ function rules(gui: GuiDomain, name: string, args: GuiDomainArgs): Fault[] {
 }
 
 /**
- * What a program must keep beyond `parseGuiDomain`. A state may lack it, for an earlier release did not ask for it, and can still be read,
- * changed and destroyed.
+ * What a program must keep beyond `parseGuiDomain`: the secrets that a remote screen needs. A state may lack them, for it was imported, or an
+ * earlier release did not ask for them, and can still be read, changed and destroyed.
  */
-export function programFaults(gui: GuiDomain): Fault[] {
-  return gui.display.includes("vnc") && gui.viewers.length && !gui.remote
-    ? [
-        {
-          property: "remote",
-          reason: `missing: whoever gets as far as a viewer (${gui.viewers.join(", ")}) would have the session that is open; give remote: { password }, as a secret`,
-        },
-      ]
-    : [];
+export function programFaults({ display, viewers, remote, login }: GuiDomain): Fault[] {
+  const faults: Fault[] = [];
+  if (display.includes("vnc") && viewers.length && !remote)
+    faults.push({
+      property: "remote",
+      reason: `missing: whoever gets as far as a viewer (${viewers.join(", ")}) would have the session that is open; give remote: { password }, as a secret`,
+    });
+  if (display.includes("rdp") && !login)
+    faults.push({
+      property: "login",
+      reason: `missing: mode "rdp" asks who connects for a user of the qube and a password, and Qubes' templates give nobody one; give login: { password }, as a secret`,
+    });
+  return faults;
 }
 
 /** docs/power.md. */

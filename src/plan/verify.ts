@@ -164,7 +164,7 @@ const MODE_CHECKS: Record<Mode, (gui: GuiDomain, snapshot: Snapshot, given: Give
   ],
   vnc: (gui) => [
     checksOf(gui).guest("greeter runs", "systemctl is-active lightdm"),
-    checksOf(gui).guest("VNC listens", "ss -ltn | grep -q ':5900 '"),
+    checksOf(gui).guest("VNC listens, for the qube alone", listensAlone(PORTS.vnc, gui.limits.checks)),
   ],
   rdp: (gui) => [
     checksOf(gui).guest("greeter runs", "systemctl is-active lightdm"),
@@ -173,12 +173,15 @@ const MODE_CHECKS: Record<Mode, (gui: GuiDomain, snapshot: Snapshot, given: Give
   ],
 };
 
+/** ADDRESS:PORT of each. */
+const LISTENING = "ss -Hltn | tr -s ' ' | cut -d ' ' -f 4";
+
 /**
  * A command that passes where something listens on `port` of the loopback interface, and nothing on that port of another address; it waits
  * for the first up to a bit less than `seconds`. What it sees of the second it says.
  */
 export function listensAlone(port: number, seconds: number): string {
-  const seen = `ss -Hltn | awk '{print $4}' | grep -Eq '^(127[.][0-9.]+|\\[::1\\]):${port}$'`;
+  const seen = `${LISTENING} | grep -Eq '^(127[.][0-9.]+|\\[::1\\]):${port}$'`;
   return [
     `for i in $(seq ${Math.max(1, seconds - 5)}); do ${seen} && break; sleep 1; done`,
     `if ${openTo([port])}; then exit 1; fi`,
@@ -188,7 +191,7 @@ export function listensAlone(port: number, seconds: number): string {
 
 /** A command that passes where something listens on one of `ports` of an address that a network could reach, and says where. */
 const openTo = (ports: readonly number[]) =>
-  `ss -Hltn | awk '{print $4}' | grep -E ':(${ports.join("|")})$' | grep -vE '^(127[.]|\\[::1\\]:)' | sed 's/.*/it listens on &, which a network could reach/' | grep .`;
+  `${LISTENING} | grep -E ':(${ports.join("|")})$' | grep -vE '^(127[.]|\\[::1\\]:)' | sed 's/.*/it listens on &, which a network could reach/' | grep .`;
 
 /**
  * What shows that a person sees and steers the GUI domain. Each boot asks these again (the boot watch), so they name nothing that may

@@ -139,7 +139,6 @@ for (const args of [
   { clients: ["work"] },
   { clients: "default" },
   { display: ["vnc"] },
-  { display: ["rdp"], viewers: ["work"] },
   { session: "preselect" },
   { hostPackages: [] },
 ])
@@ -186,6 +185,22 @@ test("viewers of a release before passwords: imported and destroyed as they are;
   });
   await program.destroy();
   assert.is(program.hosts.applied.length, 0);
+});
+
+test("an import of mode rdp: its viewers are read, and a program has to give a login", async () => {
+  const args = { display: ["rdp"], viewers: ["work"] };
+  const program = new Program(handMade(args));
+  program.state = await program.handler.read(
+    { id: "lab/sys-gui", inputs: {}, outputs: {} },
+    program.hosts.context("sys-gui"),
+  );
+  const { mode, viewers, endpoint } = program.outputs;
+  assert.equal([mode, viewers, (endpoint as Properties)["port"]], ["rdp", ["work"], 3389]);
+  const checked = await program.handler.check({ host: "lab", ...args }, {}, program.hosts.context("sys-gui"));
+  assert.equal(
+    checked.failures.map((f) => f.property),
+    ["login"],
+  );
 });
 
 test("an imported one is changed where the program differs, and stays when it is destroyed", async () => {

@@ -10,7 +10,7 @@ import { render } from "../templates.ts";
 import { file, type Inside, type InsideFile, type QubeInside } from "./inside.ts";
 
 const UNITS = "/etc/systemd/system";
-const PROGRAMS = "/usr/lib/guidomain";
+const PROGRAMS = "/usr/libexec/guidomain";
 
 /** Who xrdp runs as, and so whom x11vnc lets in. */
 const RDP_USER = "guidomain-rdp";
@@ -57,7 +57,7 @@ export const vncInside = ({ remote }: GuiDomain): Partial<QubeInside> =>
     ? {
         files: screen("password"),
         secrets: {
-          vnc: "umask 077 && cat >/run/guidomain/vnc && systemctl daemon-reload && systemctl restart guidomain-vnc.service",
+          vnc: "umask 077 && cat >/run/guidomain/vnc && systemctl restart guidomain-vnc.service",
         },
       }
     : { files: screen("nothing"), start: ["guidomain-vnc.service"] };

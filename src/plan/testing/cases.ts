@@ -45,6 +45,7 @@ export const description: fc.Arbitrary<Record<string, unknown>> = fc
     session: mode === "xephyr" ? session : undefined,
     sessionUser: mode === "xephyr" && session === "autologin" ? "user" : undefined,
     viewers: isRemote(mode) ? viewers : undefined,
+    login: mode === "rdp" ? { password: "geheim-lang-34" } : undefined,
     remote: mode === "vnc" && password ? { password } : undefined,
   }))
   .map((args) => Object.fromEntries(Object.entries(args).filter(([, value]) => value !== undefined)));
