@@ -44,6 +44,12 @@ const REFUSED: [string, object, Partial<Snapshot>, RegExp][] = [
     /no disposable to manage "sys-gui" from \(property management_dispvm\).*qvm\.default-mgmt-dvm/s,
   ],
   [
+    "a password inside a qube that runs nothing of its own at its start",
+    { login: { password: "geheimes Wort" } },
+    { qubes: { "sys-gui": qube({ features: { "service.custom-persist": "1" } }) } },
+    /qube "sys-gui" has the service custom-persist.*qvm-service --unset sys-gui custom-persist/s,
+  ],
+  [
     "the same of a qube that has its own setting",
     { login: { password: "geheimes Wort" } },
     { qubes: { "sys-gui": qube({ properties: { management_dispvm: explicit("") } }) } },
@@ -169,6 +175,16 @@ const ALLOWED: [string, object, Partial<Snapshot>][] = [
   ],
   ["an existing AppVM", {}, { qubes: { "sys-gui": qube(running) } }],
   ["nothing inside it, and nothing to manage it from", {}, NO_MANAGEMENT],
+  [
+    "custom-persist, and nothing inside it",
+    {},
+    { qubes: { "sys-gui": qube({ features: { "service.custom-persist": "1" } }) } },
+  ],
+  [
+    "custom-persist that is off",
+    { login: { password: "geheimes Wort" } },
+    { qubes: { "sys-gui": qube({ features: { "service.custom-persist": "" } }) } },
+  ],
 ];
 
 for (const [name, args, host] of ALLOWED)

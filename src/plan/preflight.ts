@@ -84,12 +84,18 @@ export function preflight(
       `Set "label" to one of them`,
     );
 
-  const unmanaged = gui.display.some((rung) => qubeInside(gui, rung) !== null)
-    ? managementFault(gui.qube, snapshot)
-    : null;
-  if (unmanaged) throw refuse(unmanaged.what, unmanaged.next);
-
   const existing = snapshot.qubes[gui.qube];
+  if (gui.display.some((rung) => qubeInside(gui, rung) !== null)) {
+    const unmanaged = managementFault(gui.qube, snapshot);
+    if (unmanaged) throw refuse(unmanaged.what, unmanaged.next);
+    // core-agent-linux 4.3.46, init/misc-post.sh: what puts the inside in place at each start would not be run.
+    if (existing && on(featureOf(existing, snapshot, "service.custom-persist")))
+      throw refuse(
+        `qube "${gui.qube}" has the service custom-persist, with which Qubes runs nothing of /rw/config at its start: its passwords and its remote screen would be there once, and not after a restart`,
+        `Take the service away (qvm-service --unset ${gui.qube} custom-persist), or choose another name with "qube"`,
+      );
+  }
+
   if (existing && existing.class !== "AppVM")
     throw refuse(
       `qube "${gui.qube}" is there already, of class ${existing.class}; a GUI domain is an AppVM`,
