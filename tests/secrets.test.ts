@@ -26,6 +26,8 @@ const CANARIES = {
   login: LOGIN,
   // What the host gets of it, which none but its root may see.
   "hash of login": sha512crypt(LOGIN, saltOf("lab", "sys-gui", "login")),
+  // VNC uses no more than eight letters.
+  screen: 'K"6&/+2q',
 };
 
 /** The spellings in which a text may be hidden in another one. */
@@ -55,7 +57,10 @@ function spellings(secret: string): string[] {
 }
 
 const SPELLINGS = Object.entries(CANARIES).flatMap(([name, secret]) =>
-  [...new Set(spellings(secret))].map((text) => [name, Buffer.from(text)] as const),
+  // Of a short one parts would be found anywhere.
+  [...new Set([...spellings(secret), Buffer.from(secret).toString("base64")])]
+    .filter((text) => text.length >= 8)
+    .map((text) => [name, Buffer.from(text)] as const),
 );
 
 /** Names of the canaries in there. */
@@ -113,8 +118,9 @@ const site = new Project(
   `
 const host = new Host("lab");
 const template = config.get("badTemplate") ? config.requireSecret("badTemplate") : "fedora-43-xfce";
+const remote = config.get("screen") && { display: ["vnc"], remote: { password: config.requireSecret("screen") } };
 const login = config.get("login") && { login: { password: config.requireSecret("login") } };
-export const mode = new GuiDomain("sys-gui", { host, clients: ["personal"], template, maxmem: config.requireNumber("maxmem"), ...login }).mode;
+export const mode = new GuiDomain("sys-gui", { host, clients: ["personal"], template, maxmem: config.requireNumber("maxmem"), ...login, ...remote }).mode;
 export const password = config.requireSecret("password");
 `,
   { TMPDIR: path.join(written, "tmp"), PULUMI_HOME: path.join(written, "home") },
@@ -222,6 +228,24 @@ test("the password of a GUI domain is nowhere, and its hash only where root of d
   );
   assert.is(stdout, "700 /var/lib/guidomain\n600 /var/lib/guidomain/secrets/sys-gui/login\n");
   await site.run("config", "rm", "login");
+  assert.ok(await watched(...UP), outputs.at(-1)?.slice(-3000));
+  await twin.exec("qvm-shutdown --wait sys-gui");
+  assert.equal(await everywhere(), []);
+});
+
+test("the password of a remote screen is nowhere but in dom0's file for it and in that qube's memory", async () => {
+  await site.configure("screen", CANARIES.screen, "--secret");
+  assert.ok(await watched("preview", "--diff"), outputs.at(-1)?.slice(-3000));
+  assert.ok(await watched(...UP), outputs.at(-1)?.slice(-3000));
+  assert.ok(await watched("refresh", "--yes", "--skip-preview"), outputs.at(-1)?.slice(-3000));
+  assert.equal(await everywhere(), ["the host's disk: var/lib/guidomain/secrets/sys-gui/vnc: screen"]);
+  const inside = await twin.exec(
+    "qvm-run -p -u root sys-gui 'stat -c %a /run/guidomain/vnc; cat /run/guidomain/vnc'",
+  );
+  assert.is(inside.stdout, `600\n${CANARIES.screen}`);
+  const dom0 = await twin.exec("stat -c %a /var/lib/guidomain/secrets/sys-gui/vnc");
+  assert.is(dom0.stdout, "600\n");
+  await site.run("config", "rm", "screen");
   assert.ok(await watched(...UP), outputs.at(-1)?.slice(-3000));
   await twin.exec("qvm-shutdown --wait sys-gui");
   assert.equal(await everywhere(), []);

@@ -172,6 +172,23 @@ export function preflightTemplate(template: Pick<Template, "qube" | "host">, sna
   if (unmanaged) throw refuse(unmanaged.what, unmanaged.next);
 }
 
+/** Refuses to take packages from under a GUI or audio domain that stays: it would have no screen, or no sound, from its next start on. */
+export function preflightTaking(template: Pick<Template, "qube" | "host">, snapshot: Snapshot): void {
+  const { qube, host } = template;
+  const need = Object.entries(snapshot.qubes).filter(
+    ([, { properties, features }]) =>
+      properties["template"]?.value === qube && (features["service.guivm"] || features["service.audiovm"]),
+  );
+  if (need.length === 0) return;
+  const names = need.map(([name]) => `"${name}"`).join(", ");
+  throw new Refusal({
+    resource: resourceOf(template),
+    host,
+    what: `${names} ${need.length > 1 ? "are made from it and need" : "is made from it and needs"} what would be taken away`,
+    next: 'Destroy what makes it a GUI or audio domain first; or set onDelete to "keep", which leaves all inside the template',
+  });
+}
+
 /** Running qubes that were made from the template and have started before it was last changed. */
 export function notRestarted(qube: string, snapshot: Snapshot): string[] {
   const entry = snapshot.ledger[`feature:${qube}:${INSIDE}`];

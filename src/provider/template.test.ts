@@ -142,6 +142,33 @@ test("what would fail, or could not be taken back, is refused before anything is
   assert.match((await failing(Refusal, missing.up())).message, /"nosuch" is not installed; templates are/);
 });
 
+test("nothing is taken from under a GUI or audio domain that stays, of whomever it is", async () => {
+  for (const service of ["service.guivm", "service.audiovm"]) {
+    const made = program();
+    await made.up();
+    const written = made.host.written.length;
+    made.host.byHand((now) => {
+      now.qubes["theirs"] = qube({ properties: { template: explicit(NAME) }, features: { [service]: "1" } });
+    });
+    const error = await failing(Refusal, made.destroy());
+    assert.match(
+      error.message,
+      /"theirs" is made from it and needs what would be taken away.*onDelete to "keep"/,
+    );
+    assert.is(made.host.written.length, written);
+    // One that is off, or made from another template, is no matter.
+    made.host.byHand((now) => {
+      now.qubes["theirs"] = qube({ properties: { template: explicit(NAME) }, features: { [service]: "" } });
+      now.qubes["other"] = qube({
+        properties: { template: explicit("debian-13-xfce") },
+        features: { [service]: "1" },
+      });
+    });
+    await made.destroy();
+    assert.is(made.host.written.length, written + 1);
+  }
+});
+
 test("one that runs is no matter where there is nothing to do", async () => {
   const made = program();
   await made.up();

@@ -16,6 +16,7 @@ import {
   isGiven,
   liveTemplate,
   notRestarted,
+  preflightTaking,
   preflightTemplate,
   resourceOf,
   type TemplateSettings,
@@ -149,6 +150,7 @@ export function templateHandler(hosts: HostAccess): Handler {
         return;
       }
       preflightTemplate({ qube, host }, snapshot);
+      preflightTaking({ qube, host }, snapshot);
       context.log(
         `template ${qube} is started, ${gone.packages.length} packages that guidomain brought are removed, and it is shut down again`,
       );
