@@ -129,6 +129,12 @@ def _in(qube, command, timeout, emit, run, stop):
     return ended
 
 
+# What `systemctl is-enabled` may say (systemctl(1)); those with which a unit starts, or is the one that a link of another name
+# starts: Debian's lightdm has no [Install], it is display-manager.service.
+STARTS = ("enabled", "enabled-runtime", "static", "indirect", "alias", "linked", "generated")
+UNIT_STATES = STARTS + ("disabled", "masked", "masked-runtime", "linked-runtime", "transient", "not-found")
+
+
 def _note(qube, brought, emit, run, stop):
     """What we bring: packages that are not there yet, units that do not start yet ("unit:NAME"), and of
     what we had brought before what is still wanted."""
@@ -136,7 +142,16 @@ def _note(qube, brought, emit, run, stop):
     missing = _missing(qube, names, brought["query"], emit, run, stop) if names else []
     for unit in units:
         ended = _in(qube, "systemctl is-enabled %s" % unit, 60, emit, run, stop)
-        if ended.out.decode("utf-8", "replace").strip() != "enabled":
+        said = (ended.out + b"\n" + ended.err).decode("utf-8", "replace").strip()
+        state = said.splitlines()[0] if said else ""
+        # What is not known to be off would be switched off by a delete.
+        if state not in UNIT_STATES and not re.search(r"No such file|not-found|does not exist", said):
+            raise Failure(
+                "inside-failed",
+                "it is not known whether %s starts in %s: %s"
+                % (unit, qube, common.clean(said, 300) or "systemctl said nothing"),
+            )
+        if state not in STARTS:
             missing.append("unit:" + unit)
     noted = admin.get_feature(qube, brought["feature"])
     wanted = set(names) | {"unit:" + unit for unit in units}

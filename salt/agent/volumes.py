@@ -60,7 +60,7 @@ def forget():
     for name, found in _marks().items():
         try:
             _usual(*name.split(":"), found)
-        except admin.AdminError:
+        except (admin.AdminError, ValueError):
             pass  # more are kept than before: that must not stop whoever tidies up
     if os.path.isdir(os.path.dirname(common.path(MARKS))):
         common.remove_file(MARKS)

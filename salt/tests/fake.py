@@ -583,7 +583,8 @@ print("\\n".join(info if sys.argv[1] == "info" else dmesg))
 QVM_RUN = """
 import json, os, re, sys
 if sys.argv[-1].startswith("systemctl is-enabled"):
-    print("enabled" if os.path.exists(os.environ["FAKE_ROOT"] + "/enabled") else "disabled")
+    said = os.environ["FAKE_ROOT"] + "/enabled"
+    print(open(said).read() or "enabled" if os.path.exists(said) else "disabled")
     sys.exit()
 if re.match("LC_ALL=C (rpm -q|dpkg-query)", sys.argv[-1]):
     sys.dont_write_bytecode = True

@@ -93,6 +93,21 @@ class Template(HostCase):
             self.assertIn("cannot be asked for its packages (x11vnc)", failure.message)
             self.assertEqual(self.seen(), before)
 
+    def test_an_answer_that_is_none_makes_no_unit_ours(self):
+        args = self.template()
+        args["inside"][0]["brought"]["units"] = ["lightdm.service"]
+        self.put("/enabled", "Connection to the qube was lost")
+        before = self.seen()
+        failure = self.fails("inside-failed", args)
+        self.assertIn("not known whether lightdm.service starts in fedora", failure.message)
+        self.assertEqual(self.seen(), before)
+        # Debian's lightdm, which a link of another name starts.
+        self.put("/enabled", "indirect")
+        self.apply(args)
+        self.assertNotIn(
+            "unit:", self.qubes.qubes["fedora"]["features"]["guidomain-brought"]
+        )
+
     def test_who_starts_it_in_between_does_not_take_the_revision(self):
         for driver in ("lvm_thin", "file-reflink"):
             before = self.interrupted("inside.salt", driver, "reset")

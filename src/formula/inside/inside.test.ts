@@ -128,6 +128,44 @@ test("scripts of a generation are scripts that a shell takes", () => {
   }
 });
 
+test("what runs while the qube starts waits for no unit: the greeter waits for it, and the screens for the greeter", () => {
+  const asks = [
+    { display: ["vnc"], remote: { password: "geheim12" }, viewers: [], power: ["reboot"] },
+    { display: ["vnc"], login: { password: "x" }, power: [] },
+    { display: ["rdp"], login: { password: "x" }, power: ["shutdown"] },
+    { display: ["gpu"], login: { follow: "dom0", user: "alice" }, power: ["shutdown"] },
+    { display: ["xephyr"], login: { password: "x" }, power: ["shutdown"] },
+  ];
+  let units = 0;
+  for (const args of asks) {
+    const gui = guiOf(args);
+    const [mode = "xephyr"] = gui.display;
+    const inside = qubeInside(gui, mode);
+    assert.ok(inside);
+    const { formula } = generationOf("sys-gui", inside, null);
+    const scripts = Object.values(states(Object.values(formula.files)[0])).flatMap((state) => {
+      const { contents = "" } = Object.assign({}, ...(Object.values(state)[0] as object[]));
+      return contents.includes("Puts generation") || contents.includes("Fetches a secret")
+        ? [contents as string]
+        : [];
+    });
+    assert.is(scripts.length, Object.keys(inside.secrets).length ? 2 : 1);
+    for (const script of scripts)
+      for (const [call] of script.matchAll(/systemctl (?!daemon-reload)[^;&}\n]*/g)) {
+        assert.match(call, /^systemctl --no-block (re)?start /, call);
+        units += 1;
+      }
+    // What lets people in does not start where a password did not come.
+    for (const unit of inside.start)
+      assert.ok(
+        scripts[0]?.includes(`[ -n "$failed" ] || try systemctl --no-block restart '${unit}'`) ||
+          scripts[0]?.includes(`[ -n "$failed" ] || try systemctl --no-block restart ${unit}`),
+        unit,
+      );
+  }
+  assert.ok(units > 6, `${units}`);
+});
+
 test("a template's arguments: defaults, and what is refused", () => {
   assert.equal(templateOf({}), {
     host: "h",

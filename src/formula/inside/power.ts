@@ -33,7 +33,7 @@ const BACKLIGHT_FLAG = "/run/qubes-service/dummy-backlight";
 
 /** Where the template has the part: its flag, and its units. Without it nothing is missed. */
 const begin = (program: string, flag: string, ...units: string[]) =>
-  `{ test ! -e ${program} || { mkdir -p /run/qubes-service && touch ${flag} && systemctl start ${units.join(" ")}; }; } || true`;
+  `{ test ! -e ${program} || { mkdir -p /run/qubes-service && touch ${flag} && systemctl --no-block start ${units.join(" ")}; }; } || true`;
 
 /** What its level, or its program, lets it do to the machine as entries of its menu, and what its machine has. */
 export const powerInside =

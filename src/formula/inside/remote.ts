@@ -57,7 +57,7 @@ export const vncInside = ({ remote }: GuiDomain): Partial<QubeInside> =>
     ? {
         files: screen("password"),
         secrets: {
-          vnc: "umask 077 && cat >/run/guidomain/vnc && systemctl restart guidomain-vnc.service",
+          vnc: "umask 077 && cat >/run/guidomain/vnc && systemctl --no-block restart guidomain-vnc.service",
         },
       }
     : { files: screen("nothing"), start: ["guidomain-vnc.service"] };

@@ -352,10 +352,10 @@ def apt_get(args):
     has = installed()
     if action == "update":
         if not online(world()):
-            print("Err:1 https://deb.debian.org/debian trixie InRelease\n  Invalid response from proxy: HTTP/1.0 500 Unable to connect", file=sys.stderr)
-            print("W: Failed to fetch https://deb.debian.org/debian/dists/trixie/InRelease", file=sys.stderr)
+            print("Err:1 https://deb.example.org/debian trixie InRelease\n  Invalid response from proxy: HTTP/1.0 500 Unable to connect", file=sys.stderr)
+            print("W: Failed to fetch https://deb.example.org/debian/dists/trixie/InRelease", file=sys.stderr)
         else:
-            print("Hit:1 https://deb.debian.org/debian trixie InRelease\nReading package lists...")
+            print("Hit:1 https://deb.example.org/debian trixie InRelease\nReading package lists...")
         return 0
     if action in ("remove", "purge"):
         there_is = set(has) | set(((world().get("distributions") or {}).get("debian")) or {})
@@ -385,7 +385,7 @@ def apt_get(args):
             print("The following packages have unmet dependencies:\n E: Unable to correct problems, you have held broken packages.", file=sys.stderr)
             return 100
     if wanted and not online(world()):
-        print("E: Failed to fetch https://deb.debian.org/debian/pool/main/%s.deb  Invalid response from proxy: HTTP/1.0 500 Unable to connect" % wanted[0], file=sys.stderr)
+        print("E: Failed to fetch https://deb.example.org/debian/pool/main/%s.deb  Invalid response from proxy: HTTP/1.0 500 Unable to connect" % wanted[0], file=sys.stderr)
         print("E: Unable to fetch some archives, maybe run apt-get update or try with --fix-missing?", file=sys.stderr)
         return 100
     for name in wanted:
