@@ -8,6 +8,7 @@ import { join } from "node:path";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
 import { startTwin } from "../lab/twin/twin.ts";
+import { fixture, type Install } from "../lab/twin/world.ts";
 
 interface Command {
   run: string;
@@ -43,8 +44,19 @@ const MAY_DIFFER = 5;
 const scenarios: Scenario[] = JSON.parse(
   readFileSync(new URL("fixtures/recordings/qubes-4.3.json", import.meta.url), "utf8"),
 );
+/** The recorded dom0 had no disposable to manage qubes from. */
+function recorded(): Install {
+  const install = fixture<Install & Record<"globals" | "qubes", Record<string, unknown>>>(
+    "installs",
+    "qubes-4.3",
+  );
+  delete install.globals["management_dispvm"];
+  delete install.qubes["default-mgmt-dvm"];
+  return install;
+}
 const twin = await startTwin({
   dir: mkdtempSync(join(tmpdir(), "guidomain-recordings-")),
+  install: recorded(),
   machine: "recorded-laptop",
   // It was killed while it shut down; however slow this machine is, that must still be so here.
   world: { faults: { shutdown: { vault: 60 } } },
