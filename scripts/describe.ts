@@ -7,6 +7,7 @@ import { parseAccess } from "../src/model/access.ts";
 import { parseAudioDomain } from "../src/model/audioDomain.ts";
 import { parseGuiDomain } from "../src/model/guiDomain.ts";
 import { parsePciAttachment } from "../src/model/pciAttachment.ts";
+import { plainOf } from "../src/provider/values.ts";
 import type { Described } from "../src/report/described.ts";
 
 export const ROOT = path.resolve(import.meta.dirname, "..");
@@ -34,15 +35,6 @@ const STAND_IN = "stand-in";
 const isMap = (value: unknown): value is Record<string, unknown> =>
   typeof value === "object" && value !== null && !Array.isArray(value);
 const isEncrypted = (value: unknown) => isMap(value) && typeof value["secure"] === "string";
-
-/** The SDK's mocks hand a secret over as the engine gets it (sdk/nodejs/runtime/rpc.ts). */
-const SIGNATURE = "4dabf18193072939515e22adb298388d";
-function plain(value: unknown): unknown {
-  if (Array.isArray(value)) return value.map(plain);
-  if (!isMap(value)) return value;
-  if (value[SIGNATURE] !== undefined && "value" in value) return plain(value["value"]);
-  return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, plain(item)]));
-}
 
 const PARSERS = {
   GuiDomain: (name: string, given: unknown) => parseGuiDomain(name, given),
@@ -79,7 +71,8 @@ export async function describe(
   await runtime.setMocks(
     {
       newResource({ type, name, inputs: sent }) {
-        const inputs = plain(sent) as Record<string, unknown>;
+        // The SDK's mocks hand a secret over as the engine gets it.
+        const inputs: Record<string, unknown> = plainOf(sent);
         const kind = type.replace("guidomain:index:", "");
         if (kind === "Host") described.hosts.push(String(inputs["name"] ?? name));
         if (isKind(kind)) found.push({ kind, name, inputs });

@@ -31,9 +31,12 @@ export class Secrets {
 /** The plain values of a Struct; what was secret is added to `secrets`. A missing Struct has no properties. */
 export function decode(message: Struct | undefined, secrets = new Secrets()): Properties {
   // Struct's type promises richer JavaScript than a Struct can hold: it is JSON.
-  const wire = (message?.toJavaScript() ?? {}) as Properties;
-  return mapValues(wire, (value, key) => unwrap(value, key, secrets, false));
+  return plainOf((message?.toJavaScript() ?? {}) as Properties, secrets);
 }
+
+/** The same of values as they are on the wire. */
+export const plainOf = (wire: Properties, secrets = new Secrets()): Properties =>
+  mapValues(wire, (value, key) => unwrap(value, key, secrets, false));
 
 function unwrap(value: Value, key: string, secrets: Secrets, secret: boolean): Value {
   if (typeof value === "string" && secret && value.length >= SHORTEST_SECRET) secrets.texts.add(value);
