@@ -231,7 +231,7 @@ test("what a confirmed boot adds is a formula of its own", () => {
 });
 
 test("what goes for good is a formula of its own: a qube before the packages that serve it", () => {
-  const { sls, files } = afterFormulaOf("sys-gui", "gui", [
+  const { sls, files } = afterFormulaOf("qubes", "sys-gui", "gui", [
     { key: "package:dummy-psu-sender", to: null },
     { key: "qube:sys-gui", to: null },
   ]);
@@ -536,9 +536,9 @@ test("a policy, an INI file and a comment refuse what they cannot hold", () => {
         refuses("qubes/xsession.desktop", { qube: text }, /cannot be written in an INI file/),
         !good.test(text),
       );
-      const session = { qube: "x", user: text };
+      const session = { session: "x", user: text };
       assert.is(
-        refuses("qubes/lightdm-session.conf", session, /in an INI file/),
+        refuses("dom0/lightdm-session.conf", session, /in an INI file/),
         text !== "" && !good.test(text),
       );
       const formula = () =>

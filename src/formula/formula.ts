@@ -2,6 +2,7 @@
 import { createHash } from "node:crypto";
 import { NOT_THIS_BOOT } from "../model/gpu.ts";
 import type { DeviceValue, FileValue, PropertyValue, QubeValue } from "../model/keys.ts";
+import type { Platform } from "../model/platform.ts";
 import { assignmentOf, modeOf, othersOf, PROHIBIT_START, type Settings } from "../model/settings.ts";
 import type { Restore } from "../plan/changes.ts";
 import { partsOf } from "../plan/values.ts";
@@ -22,6 +23,8 @@ export interface Formula {
 export type Part = "gui" | "audio";
 
 export interface FormulaRequest {
+  /** Whose states it speaks to; Qubes' unless given. */
+  platform?: Platform;
   qube: string;
   part?: Part;
   mode: string;
@@ -32,13 +35,14 @@ export interface FormulaRequest {
   quiet?: string[];
 }
 
-export function formulaOf({ qube, part = "gui", mode, settings, restores, quiet }: FormulaRequest): Formula {
+export function formulaOf(request: FormulaRequest): Formula {
+  const { platform = "qubes", qube, part = "gui", mode, settings, restores, quiet } = request;
   const at = placeOf(qube, part);
   const sls = at.replaceAll("/", ".");
   const { files, beside } = folder(at);
-  const back = restored(qube, restores, beside);
+  const back = restored(platform, qube, restores, beside);
   files[`guidomain/${at}/init.sls`] = settings
-    ? render("qubes/gui-domain.sls", {
+    ? render(`${platform}/gui-domain.sls`, {
         scope: qube,
         qube,
         sls,
@@ -70,6 +74,7 @@ export function formulaOf({ qube, part = "gui", mode, settings, restores, quiet 
           policy: path.endsWith(".policy"),
         })),
         bootArguments: Object.keys(settings.bootArguments),
+        assignable: listOrNot(Object.keys(settings.assignable ?? {})),
         devicesBack: back.devices,
         restore: back.rest,
       })
@@ -98,15 +103,18 @@ const clientsOf = (property: string, clients: Record<string, string>) =>
 
 /** Assignments of one qube ("*:ID" or "PORT:ID" → options, and those that go). `name` sets it apart from others of the same qube. */
 export function devicesFormulaOf(request: {
+  platform?: Platform;
   qube: string;
   name: string;
   assign: Record<string, Record<string, string>>;
   unassign: string[];
+  /** Functions that dom0 gives up, and takes back: by port. Plain Xen alone. */
+  assignable?: { add: string[]; remove: string[] };
 }): Formula {
-  const { qube, name, assign, unassign } = request;
+  const { platform = "qubes", qube, name, ...given } = request;
   const folderName = `${slsName(qube)}/pci-${name}`;
   const sls = folderName.replace("/", ".");
-  const text = render("qubes/devices.sls", { scope: qube, qube, sls, assign, unassign });
+  const text = render(`${platform}/devices.sls`, { scope: qube, qube, sls, ...given });
   const files = { [`guidomain/${folderName}/init.sls`]: text };
   return { sls: `guidomain.${sls}`, files, digest: digestOf(files) };
 }
@@ -124,7 +132,7 @@ export function policyFormulaOf(request: {
   const at = `${slsName(qube)}/access-${name}`;
   const sls = at.replace("/", ".");
   const { files, beside } = folder(at);
-  const back = restored(qube, restores, beside);
+  const back = restored("qubes", qube, restores, beside);
   files[`guidomain/${at}/init.sls`] = render("qubes/policy.sls", {
     title,
     sls,
@@ -149,22 +157,23 @@ export function templateNotesOf(qube: string, settings: Settings | null, restore
     sls,
     inside: `${slsName(qube)}.inside`,
     features: settings ? listOrNot(pairs(settings.features)) : false,
-    restore: restored(qube, restores, beside).rest,
+    restore: restored("qubes", qube, restores, beside).rest,
   });
   return { sls: `guidomain.${sls}`, files, digest: digestOf(files) };
 }
 
 /** What is applied once a trial boot is confirmed: boot arguments, the start with the host, and what is for good. */
 export function keepFormulaOf(request: {
+  platform?: Platform;
   qube: string;
   settings: Pick<Settings, "bootArguments" | "properties">;
   restores: Restore[];
 }): Formula {
-  const { qube, settings, restores } = request;
+  const { platform = "qubes", qube, settings, restores } = request;
   const at = `${slsName(qube)}/keep`;
   const { files, beside } = folder(at);
-  const back = restored(qube, restores, beside);
-  files[`guidomain/${at}/init.sls`] = render("qubes/keep.sls", {
+  const back = restored(platform, qube, restores, beside);
+  files[`guidomain/${at}/init.sls`] = render(`${platform}/keep.sls`, {
     scope: qube,
     qube,
     title: `${TITLES.gui} ${qube}`,
@@ -176,11 +185,11 @@ export function keepFormulaOf(request: {
 }
 
 /** What goes for good once the change counts: packages of dom0, qubes that were created. */
-export function afterFormulaOf(qube: string, part: Part, restores: Restore[]): Formula {
+export function afterFormulaOf(platform: Platform, qube: string, part: Part, restores: Restore[]): Formula {
   const at = `${placeOf(qube, part)}/after`;
   const { files, beside } = folder(at);
-  files[`guidomain/${at}/init.sls`] = render("qubes/after.sls", {
-    restore: restored(qube, restores, beside).rest,
+  files[`guidomain/${at}/init.sls`] = render(`${platform}/after.sls`, {
+    restore: restored(platform, qube, restores, beside).rest,
   });
   return { sls: `guidomain.${at.replaceAll("/", ".")}`, files, digest: digestOf(files) };
 }
@@ -204,7 +213,12 @@ function folder(sls: string): { files: Record<string, string>; beside: Beside } 
 const DEVICE_STATES: Partial<Record<string, string>> = { device: "devices", usb: "usb" };
 
 /** Devices are taken away first: with one of them a qube cannot be of virt_mode pvh (qubes-cli-formats.md §3). */
-function restored(qube: string, restores: Restore[], beside: Beside): { devices: string; rest: string } {
+function restored(
+  platform: Platform,
+  qube: string,
+  restores: Restore[],
+  beside: Beside,
+): { devices: string; rest: string } {
   const gone = restores
     .filter((r) => r.to === null)
     .map((r) => partsOf(r.key))
@@ -219,8 +233,8 @@ function restored(qube: string, restores: Restore[], beside: Beside): { devices:
   });
   const rest = restores.filter((r) => r.to !== null || !(partsOf(r.key).kind in DEVICE_STATES));
   return {
-    devices: devices.length ? render("qubes/devices-back.sls", { scope: qube, devices }) : "",
-    rest: render("qubes/restore.sls", { scope: qube, ...restoreView(rest, beside) }),
+    devices: devices.length ? render(`${platform}/devices-back.sls`, { scope: qube, devices }) : "",
+    rest: render(`${platform}/restore.sls`, { scope: qube, ...restoreView(rest, beside) }),
   };
 }
 
@@ -262,12 +276,8 @@ function restoreView(restores: Restore[], beside: Beside) {
       options: (r.to as DeviceValue).options,
     })),
     usb: of("usb").map((r) => ({ qube: r.of, device: r.name, mode: (r.to as DeviceValue).mode })),
-    bootArguments: of("bootarg").length
-      ? {
-          add: of("bootarg").flatMap((r) => (r.to === null ? [] : [r.name])),
-          remove: of("bootarg").flatMap((r) => (r.to === null ? [r.name] : [])),
-        }
-      : false,
+    bootArguments: comingAndGoing(of("bootarg")),
+    assignable: comingAndGoing(of("assignable")),
     linesBack: byFile(of("line").filter((r) => r.to !== null)),
     linesGone: byFile(of("line").filter((r) => r.to === null)),
     // A level goes last: what the other files allow is wider.
@@ -296,6 +306,13 @@ function restoreView(restores: Restore[], beside: Beside) {
     packages: of("package").map((r) => r.name),
   };
 }
+
+/** What is there or not, as two lists; false where there is nothing of it. */
+const comingAndGoing = (restores: { name: string; to: Restore["to"] }[]) =>
+  restores.length > 0 && {
+    add: restores.flatMap((r) => (r.to === null ? [] : [r.name])),
+    remove: restores.flatMap((r) => (r.to === null ? [r.name] : [])),
+  };
 
 function digestOf(files: Record<string, string>): string {
   const hash = createHash("sha256");

@@ -11,6 +11,7 @@ import { grantOf } from "../policy/levels.ts";
 import { qubeInside } from "./inside/qube.ts";
 import { GENERATION, type Generation, generationOf, secretScript } from "./inside/render.ts";
 import { prepare, render } from "./templates.ts";
+import { xenSettingsOf } from "./xen/settings.ts";
 
 const FEATURES: Record<Mode, Record<string, string>> = {
   gpu: { "video-model": "none", [PROHIBIT_START]: NOT_THIS_BOOT },
@@ -49,6 +50,7 @@ const NO_GRANT: GpuGrant = { devices: {}, inputs: [], kernelOptions: null };
 /** `grant`: what the host gives away in mode "gpu"; without a host to ask nothing is. */
 export function settingsOf(gui: GuiDomain, rung: Rung, grant: GpuGrant = NO_GRANT): Settings {
   if (rung === "dom0") return NO_SETTINGS;
+  if (gui.domain) return xenSettingsOf(gui, gui.domain, rung, grant);
   const { qube } = gui;
   const gpu = rung === "gpu";
   const { memory, maxmem, audiovm, hostPackages } = inMode(gui, rung);
@@ -96,7 +98,7 @@ export function settingsOf(gui: GuiDomain, rung: Rung, grant: GpuGrant = NO_GRAN
     devices: gpu ? grant.devices : {},
     ...(Object.keys(marks).length && { secrets: marks }),
     bootArguments: gpu
-      ? Object.fromEntries(bootWords(qube, ports).map((word) => [word, "set" as const]))
+      ? Object.fromEntries(bootWords("qubes", qube, ports).map((word) => [word, "set" as const]))
       : {},
   };
   return standBehind(settings, gui.behind ?? []);
@@ -202,8 +204,8 @@ function filesOf(
   if (mode === "xephyr") {
     files[`/usr/share/xsessions/${qube}.desktop`] = render("qubes/xsession.desktop", { qube });
     if (gui.session !== "choose")
-      files["/etc/lightdm/lightdm.conf.d/50-guidomain-session.conf"] = render("qubes/lightdm-session.conf", {
-        qube,
+      files["/etc/lightdm/lightdm.conf.d/50-guidomain-session.conf"] = render("dom0/lightdm-session.conf", {
+        session: qube,
         user: gui.sessionUser,
       });
   }

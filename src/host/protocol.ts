@@ -132,6 +132,8 @@ export const BootFacts = v.object({
   unattendedWhy: v.string(),
   /** dom0's own initramfs script understands path ids in rd.qubes.hide_pci. */
   hidePaths: v.nullable(v.boolean()),
+  /** Plain Xen: what hides a function there, and why not. */
+  hideWhy: v.optional(v.string()),
   /** Words of GRUB_CMDLINE_LINUX, a comma list of rd.qubes.hide_pci as one word for each of its parts. */
   args: v.array(v.string()),
   /** There is a xenwatchdogd to arm. */
@@ -141,6 +143,10 @@ export const BootFacts = v.object({
 });
 
 export const Facts = v.object({
+  /** "xen": plain Xen with xl. "none": neither Qubes nor a dom0 of Xen. */
+  platform: v.optional(v.picklist(["qubes", "xen", "none"])),
+  /** What the installation calls itself (/etc/os-release), on plain Xen. */
+  release: v.optional(v.nullable(v.string())),
   /** First line of /etc/qubes-release, null where the file is missing (not a Qubes host). */
   qubesRelease: v.nullable(v.string()),
   kernel: v.string(),

@@ -18,11 +18,13 @@ import { LAYOUT, layoutFaults, layoutOf, type Screen } from "./layout.ts";
 import { isRemote, MODES, type Mode, type Rung } from "./modes.ts";
 import { guiDomainNameFault, hostNameFault, qubeNameFault } from "./names.ts";
 import { PARTS, POWER, POWERLESS, type PowerAction, type PowerPart, powerIn } from "./power.ts";
+import { PVH_WORDS, XEN_DOMAIN, type XenDomain, xenDomainOf } from "./xenDomain.ts";
 
 const allowedModes = MODES.map((m) => `"${m}"`).join(", ");
 
 /** The newest template that the supported release offers (qubes-host.md (b)). */
 export const DEFAULT_TEMPLATE = "fedora-43-xfce";
+const DEFAULT_LABEL = "black";
 
 /** What takes devices of a USB qube in dom0, and what passes dom0's own on. */
 const RECEIVER = "qubes-input-proxy";
@@ -34,6 +36,14 @@ const HOST_PACKAGES: Record<Mode, string[]> = {
   xephyr: ["dummy-backlight-dom0", "dummy-psu-sender"],
   vnc: ["dummy-psu-sender"],
   rdp: ["dummy-psu-sender"],
+};
+
+/** Debian's names, on plain Xen: what serves framebuffers and emulated machines, and dom0's window. */
+const XEN_PACKAGES: Record<Mode, string[]> = {
+  gpu: [],
+  xephyr: ["qemu-system-xen", "xauth", "xserver-xephyr", "xtightvncviewer"],
+  vnc: ["qemu-system-xen"],
+  rdp: [],
 };
 
 /** Seconds: for the GUI domain to start, for one check, and from the start of a trial (or of a boot) until all is proved. */
@@ -147,6 +157,7 @@ const fields = {
   power: v.optional(listOf(oneOf(...POWER))),
   suspend: v.optional(oneOf("allowed", "blocked")),
   layout: v.optional(LAYOUT),
+  domain: v.optional(XEN_DOMAIN),
 };
 
 /** What a program may give; every argument but `host` may be left out. */
@@ -214,6 +225,8 @@ export interface GuiDomain {
   suspend: "allowed" | "blocked";
   /** How its screens lie in mode "gpu"; null: as X finds them. */
   layout: Screen[] | null;
+  /** On plain Xen, and only there: what the domain is made of. */
+  domain: XenDomain | null;
   /** false: the host is known not to wake. Not an argument: the host says what it is. */
   wakes?: boolean;
   /** What of battery and backlight the machine does not have. Not an argument either. */
@@ -259,6 +272,13 @@ export interface InMode {
 
 export function inMode(gui: GuiDomain, mode: Mode): InMode {
   const gpu = mode === "gpu";
+  if (gui.domain)
+    return {
+      memory: gui.memory,
+      maxmem: gui.maxmem ?? 0,
+      audiovm: "",
+      hostPackages: gui.hostPackages ?? XEN_PACKAGES[mode],
+    };
   return {
     // With PCI devices there is no balancing: what it has at its start is what it has.
     memory: gui.memory ?? (gpu ? GPU_MEMORY : null),
@@ -320,7 +340,7 @@ export function parseGuiDomain(name: string, value: unknown): { gui: GuiDomain }
     onDelete: args.onDelete ?? "restore",
     unreachable: args.unreachable ?? "fail",
     template: args.template ?? DEFAULT_TEMPLATE,
-    label: args.label ?? "black",
+    label: args.label ?? DEFAULT_LABEL,
     memory: args.memory ?? null,
     maxmem: args.maxmem ?? null,
     vcpus: args.vcpus ?? null,
@@ -337,6 +357,7 @@ export function parseGuiDomain(name: string, value: unknown): { gui: GuiDomain }
     power: args.power ? POWER.filter((one) => args.power?.includes(one)) : null,
     suspend: args.suspend ?? "allowed",
     layout: args.layout ? layoutOf(args.layout) : null,
+    domain: args.domain ? xenDomainOf(args.domain) : null,
   };
   const faults = rules(gui, name, args);
   return faults.length ? { faults } : { gui: sorted(gui) };
@@ -385,6 +406,7 @@ function rules(gui: GuiDomain, name: string, args: GuiDomainArgs): Fault[] {
   accessFaults(gui, add);
   powerFaults(gui, add);
   if (gui.layout) layoutFaults(gui.layout, gui.display, add);
+  if (gui.domain) xenFaults(gui, gui.domain, add);
   for (const mode of modesOf(gui)) {
     const { memory, maxmem } = inMode(gui, mode);
     if (maxmem === 0 || memory === null || maxmem >= memory) continue;
@@ -411,6 +433,49 @@ export function programFaults({ display, viewers, remote, login }: GuiDomain): F
       reason: `missing: mode "rdp" asks who connects for a user of the qube and a password, and Qubes' templates give nobody one; give login: { password }, as a secret`,
     });
   return faults;
+}
+
+/** What plain Xen does not have, and why: a domain there is no qube. */
+export const ONLY_QUBES: Partial<Record<keyof GuiDomain, string>> = {
+  template: 'its domains are not made from templates of Qubes; say what it is made of in "domain"',
+  label: "its windows have no labels",
+  clients: "a domain there shows itself alone, since no windows of others go to it",
+  restartClients: "a GUI domain has no clients there",
+  audiovm: "sound does not go from domain to domain there; an AudioDomain is given its devices",
+  viewers: "there is no qrexec policy by which others could be let in; a viewer comes over SSH (docs/xen.md)",
+  remote: "xl would keep the password in clear in its configuration; who views it comes over SSH",
+  login: "guidomain puts nothing inside a domain of xl",
+  input: "there is no qrexec policy for input devices; give it a USB controller with a PciAttachment",
+  level: "there is no qrexec policy, so no level could be kept",
+  apps: "there is no qrexec policy that would keep to them",
+  rules: "there is no qrexec policy",
+  power: "no domain may ask anything of dom0 there",
+  suspend: "guidomain does not set up the sleep of plain Xen hosts",
+  layout: "guidomain puts nothing inside a domain of xl",
+};
+
+/** What a description has where the program says nothing, if that is not nothing. */
+const DEFAULTS: Partial<Record<string, string>> = {
+  template: DEFAULT_TEMPLATE,
+  label: DEFAULT_LABEL,
+  restartClients: "never",
+  suspend: "allowed",
+};
+const isSaid = (property: string, value: unknown) =>
+  value !== null && value !== DEFAULTS[property] && !(Array.isArray(value) && value.length === 0);
+
+/** docs/xen.md. */
+function xenFaults(gui: GuiDomain, { type }: XenDomain, add: (property: string, reason: string) => void) {
+  for (const [property, why] of Object.entries(ONLY_QUBES))
+    if (isSaid(property, gui[property as keyof GuiDomain]))
+      add(property, `it has no meaning on plain Xen: ${why}; leave it out`);
+  if (gui.display.includes("rdp"))
+    add(
+      `display[${gui.display.indexOf("rdp")}]`,
+      `"rdp" is not for plain Xen: its server would have to be set up inside the domain, where guidomain puts nothing; allowed are "gpu", "xephyr", "vnc"`,
+    );
+  if (type === "pvh" && gui.display.includes("gpu"))
+    add("domain.type", `"pvh" cannot have a display of its own: xl says "${PVH_WORDS}"; give "hvm" or "pv"`);
 }
 
 /** docs/power.md. */
@@ -469,9 +534,9 @@ function ladderFaults(gui: GuiDomain, add: (property: string, reason: string) =>
     if (gui.gpu) add("gpu", `only mode "gpu" gives a display away; leave it out, or add "gpu" to display`);
     return;
   }
-  if (gui.memory !== null && gui.memory < GPU_MEMORY)
+  if (gui.domain === null && gui.memory !== null && gui.memory < GPU_MEMORY)
     add("memory", `${gui.memory} MiB is below what mode "gpu" needs (${GPU_MEMORY} MiB)`);
-  if (modesOf(gui).length === 1 && gui.maxmem !== null && gui.maxmem !== 0)
+  if (gui.domain === null && modesOf(gui).length === 1 && gui.maxmem !== null && gui.maxmem !== 0)
     add(
       "maxmem",
       `${gui.maxmem} MiB: with PCI devices there is no memory balancing, so in mode "gpu" it is 0; leave it out`,

@@ -14,7 +14,10 @@
  *     secret:sys-gui:login               what dom0 keeps for a qube       value: its mark, which says what it is and not how it is | null
  *     volume:fedora-43-xfce:root         a volume of a qube, of which the journal alone speaks: true while it is as it was
  *     line:/etc/qubes/policy.d/include/x:a b allow   a line of a file that others write to as well   value: true | null
- *     bootarg:guidomain.gpu=sys-gui      a word of GRUB_CMDLINE_LINUX (one part of the list rd.qubes.hide_pci)   value: true | null
+ *     bootarg:guidomain.gpu=sys-gui      a word of GRUB_CMDLINE_LINUX (one part of the list rd.qubes.hide_pci, of xen-pciback.hide)   value: true | null
+ *     assignable:0000_00_07.0            a function that dom0 has given up to pciback, on plain Xen   value: true | null
+ *
+ * On plain Xen a qube is a domain of xl: /etc/xen/NAME.cfg, whose keys are its properties and whose list "pci" is its assignments.
  */
 export type Key =
   | `qube:${string}`
@@ -29,7 +32,8 @@ export type Key =
   | `line:${string}:${string}`
   | `secret:${string}:${string}`
   | `volume:${string}:${string}`
-  | `bootarg:${string}`;
+  | `bootarg:${string}`
+  | `assignable:${string}`;
 
 /** A property as the Admin API gives it; `default: true` means it follows the default and `value` is what that is now. */
 export interface PropertyValue {

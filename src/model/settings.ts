@@ -52,6 +52,8 @@ export interface Settings {
   secrets?: Record<string, string>;
   /** Words of the kernel's arguments that every boot is to have. */
   bootArguments: Record<string, "set">;
+  /** Functions that dom0 gives up while it runs, by port; plain Xen alone has it. */
+  assignable?: Record<string, "pciback">;
 }
 
 /** Of nothing at all: what "as before" comes to. */
@@ -142,6 +144,9 @@ export function wishes(qube: string, settings: Settings): Wish[] {
     ),
     ...entries(settings.globals).map(([g, value]): Wish => ({ key: `global:${g}`, value: explicit(value) })),
     ...Object.keys(settings.bootArguments).map((word): Wish => ({ key: `bootarg:${word}`, value: true })),
+    ...Object.keys(settings.assignable ?? {}).map(
+      (port): Wish => ({ key: `assignable:${port}`, value: true }),
+    ),
   ];
 }
 

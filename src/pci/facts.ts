@@ -24,6 +24,7 @@ export interface PciFunction {
 }
 
 export interface Facts {
+  platform?: "qubes" | "xen" | "none" | undefined;
   xen: {
     virtCaps: string[];
     totalMemory: number;
@@ -37,6 +38,7 @@ export interface Facts {
     unattended: boolean | null;
     unattendedWhy: string;
     hidePaths: boolean | null;
+    hideWhy?: string | undefined;
   };
   keyboards: string[] | null;
 }

@@ -65,6 +65,8 @@ export interface GpuWish {
   noStrictReset?: boolean;
   /** MiB the qube is to get. */
   memory?: number;
+  /** Plain Xen: it goes to a PV domain. */
+  isPv?: boolean;
 }
 
 /** A display and what goes with it, for gpu mode. */
@@ -76,21 +78,31 @@ export function verdictGpu(facts: Facts, of: PciFunction, wish: GpuWish = {}): V
   const resets = given.map((fn) => resetOf(tree, fn, given));
   const accepted = wish.noStrictReset === true;
   const reasons = [
-    ...hostReasons(facts),
+    ...hostReasons(facts, wish.isPv),
     ...bootReasons(facts),
-    ...given.flatMap((fn) => portReasons(tree, fn, true)),
+    ...given.flatMap((fn) => portReasons(facts, tree, fn, true)),
     // A sibling without a reset is the display's lesser part: it is given with no-strict-reset, as sound is elsewhere.
     ...given.map((fn, i) =>
-      resetReason(fn, resets[i] ?? UNSURE, fn === display && !accepted ? "no" : "option"),
+      resetReason(
+        facts,
+        fn,
+        resets[i] ?? UNSURE,
+        fn === display && !accepted && !isPlainXen(facts) ? "no" : "option",
+      ),
     ),
     ...screenReasons(tree, display),
     ...given.flatMap(quirkReasons),
-    ...memoryReasons(facts, wish.memory),
+    ...(isPlainXen(facts) ? [] : memoryReasons(facts, wish.memory)),
   ];
-  const loose = given.filter((fn, i) => isLoose(resets[i]) && (fn !== display || accepted));
+  const loose = isPlainXen(facts)
+    ? []
+    : given.filter((fn, i) => isLoose(resets[i]) && (fn !== display || accepted));
   const permissive = new Set([display]);
   return verdictOf(tree, reasons, given, loose, permissive, resets.includes(RESETS_ONCE));
 }
+
+/** There what cannot be reset is given all the same: xl says so and goes on (libxl_pci.c of Xen 4.17; xen-lab.md). */
+const isPlainXen = ({ platform }: Pick<Facts, "platform">) => platform === "xen";
 
 /** Sound functions for an audio domain: all of them. */
 export const verdictAudio = verdictSet;
@@ -98,17 +110,19 @@ export const verdictAudio = verdictSet;
 export const verdictDevice = verdictSet;
 
 /** Devices that no screen hangs on. What cannot be reset is given with no-strict-reset, as stock Qubes does with sound (qubes-host.md (b)). */
-function verdictSet(facts: Facts, of: readonly PciFunction[]): Verdict {
+function verdictSet(facts: Facts, of: readonly PciFunction[], isPv = false): Verdict {
   const tree = pciTree(facts.pci);
   const functions = of.map((fn) => ofTree(tree, fn));
   const resets = functions.map((fn) => resetOf(tree, fn, functions));
   const reasons = [
-    ...hostReasons(facts),
-    ...functions.flatMap((fn) => portReasons(tree, fn, false)),
-    ...functions.map((fn, i) => resetReason(fn, resets[i] ?? UNSURE, "option")),
+    ...hostReasons(facts, isPv),
+    ...functions.flatMap((fn) => portReasons(facts, tree, fn, false)),
+    ...functions.map((fn, i) => resetReason(facts, fn, resets[i] ?? UNSURE, "option")),
     ...functions.flatMap(quirkReasons),
   ];
-  const loose = functions.filter((_, i) => isLoose(resets[i]) || resets[i]?.kind === "unknown");
+  const loose = isPlainXen(facts)
+    ? []
+    : functions.filter((_, i) => isLoose(resets[i]) || resets[i]?.kind === "unknown");
   return verdictOf(tree, reasons, functions, loose, new Set(), resets.includes(RESETS_ONCE));
 }
 
@@ -155,7 +169,7 @@ function verdictOf(
  * IOMMU and interrupt remapping. Xen says hvm_directio where it has an IOMMU for HVM; the boot log, where it still has the line, must
  * agree (qubes-host.md (a): the ring buffer may have rolled over).
  */
-function hostReasons({ xen }: Facts): Reason[] {
+function hostReasons({ xen, platform }: Facts, isPv = false): Reason[] {
   const iommu = (effect: Reason["effect"], text: string): Reason => ({
     rule: "iommu",
     fact: "xen.virtCaps, xen.iommu",
@@ -168,12 +182,15 @@ function hostReasons({ xen }: Facts): Reason[] {
     effect,
     text,
   });
-  const isDirect = xen.virtCaps.includes("hvm_directio");
+  const isDirect = xen.virtCaps.includes(isPv ? "pv_directio" : "hvm_directio");
+  const xl = `: "xl info" says virt_caps ${xen.virtCaps.join(" ")}, and with that xl says "passthrough not supported on this platform"`;
   return [
     xen.iommu === false || (!isDirect && xen.virtCaps.length > 0)
       ? iommu(
           "no",
-          "this machine has no IOMMU in use (VT-d or AMD-Vi), so no device can be given to a qube; look for it in the firmware's settings",
+          isPlainXen({ platform })
+            ? `this machine has no IOMMU in use (VT-d or AMD-Vi), so no device can be given to a domain${isDirect ? "" : xl}; look for it in the firmware's settings`
+            : "this machine has no IOMMU in use (VT-d or AMD-Vi), so no device can be given to a qube; look for it in the firmware's settings",
         )
       : isDirect
         ? iommu("go", "the IOMMU is in use")
@@ -190,7 +207,7 @@ function hostReasons({ xen }: Facts): Reason[] {
 }
 
 /** What gpu mode needs of the boot: hidden from the start, and a way back. Design §5. */
-function bootReasons({ boot }: Facts): Reason[] {
+function bootReasons({ boot, platform }: Facts): Reason[] {
   const reason = (
     rule: string,
     fact: string,
@@ -208,11 +225,17 @@ function bootReasons({ boot }: Facts): Reason[] {
       `the host cannot boot an entry once and come back by itself: ${boot.oneShotWhy}`,
       `it is not known whether the host can boot an entry once and come back by itself: ${boot.oneShotWhy}`,
     ]),
-    reason("hide-path", "hidePaths", boot.hidePaths, [
-      "the host can hide a device from dom0 by its path",
-      "the host's initramfs cannot hide a device by its path, and a bus number may go stale",
-      "it is not known whether the host's initramfs can hide a device by its path",
-    ]),
+    isPlainXen({ platform })
+      ? reason("pciback-first", "hidePaths", boot.hidePaths, [
+          "pciback takes a hidden device before its driver does",
+          `pciback does not take a device before its driver does: ${boot.hideWhy ?? ""}`,
+          `it is not known whether pciback takes a hidden device before its driver does: ${boot.hideWhy ?? ""}`,
+        ])
+      : reason("hide-path", "hidePaths", boot.hidePaths, [
+          "the host can hide a device from dom0 by its path",
+          "the host's initramfs cannot hide a device by its path, and a bus number may go stale",
+          "it is not known whether the host's initramfs can hide a device by its path",
+        ]),
     ...(boot.unattended === false
       ? [
           {
@@ -226,7 +249,8 @@ function bootReasons({ boot }: Facts): Reason[] {
   ];
 }
 
-function portReasons(tree: PciTree, fn: PciFunction, isHidden: boolean): Reason[] {
+function portReasons(facts: Facts, tree: PciTree, fn: PciFunction, isHidden: boolean): Reason[] {
+  if (isPlainXen(facts)) return []; // xl takes every function by its address
   const fact = `pci[${fn.sbdf}].port`;
   const isListed = tree.byPort.size > 0;
   if (fn.port === null)
@@ -285,7 +309,7 @@ const WAYS: Record<string, string> = {
   pm: "power management",
 };
 
-function resetReason(fn: PciFunction, reset: Reset, without: "no" | "option"): Reason {
+function resetReason(facts: Facts, fn: PciFunction, reset: Reset, without: "no" | "option"): Reason {
   const reason = (effect: Reason["effect"], text: string): Reason => ({
     rule: "reset",
     fact: `pci[${fn.sbdf}].reset`,
@@ -309,7 +333,9 @@ function resetReason(fn: PciFunction, reset: Reset, without: "no" | "option"): R
         fn.parent === null
           ? "sits on a root bus, which has none"
           : `a bus reset would hit what stays with dom0: ${listed(reset.blockers)}`;
-      const given = "; it is given with no-strict-reset, and one qube may find in it what another left there";
+      const given = isPlainXen(facts)
+        ? "; xl gives it all the same, and one domain may find in it what another left there"
+        : "; it is given with no-strict-reset, and one qube may find in it what another left there";
       return reason(
         without,
         `has no reset method of its own, and ${bus}${without === "option" ? given : ""}`,

@@ -2,7 +2,9 @@
 import type { PciFunction, Snapshot } from "../host/protocol.ts";
 import { Refusal } from "../model/failure.ts";
 import type { PciAttachment } from "../model/pciAttachment.ts";
+import { platformOf } from "../model/platform.ts";
 import { assignmentOf, NO_SETTINGS, type Settings } from "../model/settings.ts";
+import { PVH_WORDS } from "../model/xenDomain.ts";
 import { find, type Identity, identityOf, type Place, reached } from "../pci/identity.ts";
 import type { Refused } from "../pci/refused.ts";
 import { hostRules } from "../pci/rules.ts";
@@ -67,9 +69,9 @@ export function resolve(attachment: PciAttachment, snapshot: Snapshot, known: re
   const verdict = verdictDevice(snapshot.facts, functions);
   const given = verdict.devices.map((device) => ({
     ...device,
-    options: optionsOf(attachment, device.options),
+    options: optionsOf(attachment, device.options, snapshot),
   }));
-  const settings = { ...NO_SETTINGS, devices: devicesOf(given, qube, snapshot) };
+  const settings = givenUp(snapshot, { ...NO_SETTINGS, devices: devicesOf(given, qube, snapshot) });
   const isNew = (fn: PciFunction) =>
     !(snapshot.qubes[qube]?.pci ?? []).some((one) => reached(tree, one).includes(fn));
   const reasons = (effect: string) => verdict.reasons.filter((r) => r.effect === effect).map((r) => r.text);
@@ -96,6 +98,22 @@ export function resolve(attachment: PciAttachment, snapshot: Snapshot, known: re
   };
 }
 
+/**
+ * On plain Xen dom0 gives the devices up to pciback now, and xl takes them by itself ("seize") each time that the domain is created, also in the next
+ * boot. Qubes does both at a qube's start.
+ */
+export function givenUp(snapshot: Pick<Snapshot, "facts">, settings: Settings): Settings {
+  if (platformOf(snapshot.facts) !== "xen") return settings;
+  const devices = Object.entries(settings.devices).map(
+    ([name, device]) => [name, { ...device, options: { ...device.options, seize: "True" } }] as const,
+  );
+  return {
+    ...settings,
+    devices: Object.fromEntries(devices),
+    assignable: Object.fromEntries(devices.map(([, { port }]) => [port, "pciback" as const])),
+  };
+}
+
 /** "0000:01:00.0 (00_01.0-00_00.0)" */
 export const placeText = ({ path, sbdf }: Place) => `${sbdf} (${path})`;
 
@@ -103,11 +121,13 @@ export const placeText = ({ path, sbdf }: Place) => `${sbdf} (${path})`;
 function optionsOf(
   { options }: PciAttachment,
   needed: Readonly<Record<string, "True">>,
+  { facts }: Snapshot,
 ): Record<string, "True"> {
   const { permissive = undefined, "no-strict-reset": noStrictReset = undefined } = needed;
   const isOn = (asked: boolean | null, need: string | undefined) => asked ?? need !== undefined;
   return {
-    ...(isOn(options.noStrictReset, noStrictReset) && { "no-strict-reset": "True" as const }),
+    ...(platformOf(facts) === "qubes" &&
+      isOn(options.noStrictReset, noStrictReset) && { "no-strict-reset": "True" as const }),
     ...(isOn(options.permissive, permissive) && { permissive: "True" as const }),
   };
 }
@@ -127,6 +147,13 @@ function qubeFaults(name: string, snapshot: Snapshot): { what: string; next: str
   if (qube.class === "DispVM" && qube.properties["auto_cleanup"]?.value === "True")
     return [
       { what: `"${name}" is a disposable that is gone when it is shut down`, next: "Name a qube that stays" },
+    ];
+  if (qube.properties["type"]?.value === "pvh")
+    return [
+      {
+        what: `domain "${name}" is of type pvh: xl gives it no devices ("${PVH_WORDS}")`,
+        next: `Set type = "hvm" or "pv" in /etc/xen/${name}.cfg`,
+      },
     ];
   const mode = qube.properties["virt_mode"];
   if (mode && !mode.default && mode.value === "pvh")

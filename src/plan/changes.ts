@@ -132,7 +132,8 @@ export function owns(entry: LedgerEntry | undefined, owner: string): boolean {
  * Everything else has one owner. The same as in salt/agent/ledger.py.
  */
 export const shareable = (key: string) => SHARED.test(key);
-const SHARED = /^(package:|file:\/etc\/qubes-rpc\/guidomain\.|file:\/etc\/systemd\/sleep\.conf\.d\/)/;
+const SHARED =
+  /^(package:|file:\/etc\/qubes-rpc\/guidomain\.|file:\/etc\/systemd\/sleep\.conf\.d\/|file:\/usr\/local\/libexec\/guidomain-)/;
 
 /** Only a value that is still ours goes back; what somebody changed since is theirs. */
 function restoreOf(key: string, entry: LedgerEntry, snapshot: Snapshot): Restore[] {

@@ -1,8 +1,9 @@
 /** May this host give its display to the qube, and what would it give? Pure. Sources: design §5, §6; qubes-host.md (b), (g), (h). */
 import type { PciFunction, QubeSnapshot, Snapshot } from "../host/protocol.ts";
-import { bootWords, type GpuGrant } from "../model/gpu.ts";
+import { type GpuGrant, gpuWord } from "../model/gpu.ts";
 import { type GuiDomain, inMode } from "../model/guiDomain.ts";
 import type { DeviceValue, PropertyValue } from "../model/keys.ts";
+import { platformOf } from "../model/platform.ts";
 import type { DeviceSetting } from "../model/settings.ts";
 import { qubesDeviceId, reached } from "../pci/identity.ts";
 import { hostRules } from "../pci/rules.ts";
@@ -51,7 +52,8 @@ export function judgeGpu(gui: GuiDomain, snapshot: Snapshot, inForce: boolean): 
   if (!display) return no("this machine has no display of that kind", null);
 
   const memory = inMode(gui, "gpu").memory;
-  const verdict = verdictGpu(facts, display, memory === null ? {} : { memory });
+  const isPv = gui.domain?.type === "pv";
+  const verdict = verdictGpu(facts, display, { ...(memory !== null && { memory }), isPv });
   const given = verdict.devices;
   const options = verdict.options.kernelOptions;
   const byDom0 = kernelOf(gui, snapshot) !== "";
@@ -59,12 +61,14 @@ export function judgeGpu(gui: GuiDomain, snapshot: Snapshot, inForce: boolean): 
     grant: {
       devices: devicesOf(given, gui.qube, snapshot),
       inputs: foundInput(gui.qube, snapshot),
-      kernelOptions: options.length && byDom0 ? kernelOptionsOf(gui, options, snapshot) : null,
+      kernelOptions: options.length && byDom0 && !gui.domain ? kernelOptionsOf(gui, options, snapshot) : null,
     },
     inside:
-      options.length && !byDom0
-        ? `${describe(display)} needs the kernel options ${options.join(" ")}, and ${gui.qube} boots the kernel inside its template: add them to GRUB_CMDLINE_LINUX in /etc/default/grub of ${gui.template}, and make its grub.cfg anew`
-        : null,
+      options.length && gui.domain
+        ? `${describe(display)} needs the kernel options ${options.join(" ")}: add them inside ${gui.qube}, or to domain.cmdline`
+        : options.length && !byDom0
+          ? `${describe(display)} needs the kernel options ${options.join(" ")}, and ${gui.qube} boots the kernel inside its template: add them to GRUB_CMDLINE_LINUX in /etc/default/grub of ${gui.template}, and make its grub.cfg anew`
+          : null,
     lit: litOutputs(given.map((d) => d.fn)),
     sbdfs: given.map((d) => d.sbdf),
   };
@@ -138,7 +142,9 @@ export function devicesOf(
     let name = id;
     for (let n = 2; name in devices; n++) name = `${id} (${n})`;
     const value = { mode: "required", options: { ...options } };
-    const anyPlace = isAnyPlace(fn, value, tree, snapshot.qubes[qube]?.pci ?? []);
+    // xl knows devices by their place alone.
+    const anyPlace =
+      platformOf(snapshot.facts) === "qubes" && isAnyPlace(fn, value, tree, snapshot.qubes[qube]?.pci ?? []);
     devices[name] = { port: port ?? "", ...(anyPlace && { anyPlace }), options: value.options };
   }
   return devices;
@@ -170,9 +176,6 @@ export const litOutputs = (functions: readonly PciFunction[]): string[] =>
     .filter((output) => output.connected && output.enabled)
     .flatMap(({ name }) => /^card\d+-([A-Za-z0-9-]+)$/.exec(name)?.[1] ?? [])
     .sort();
-
-/** The words of this qube's mode in a kernel line. */
-export const gpuWord = (qube: string) => bootWords(qube, [])[1] as string;
 
 /** Whether the host runs in a boot that keeps the display for this qube. */
 export const isGpuBoot = (qube: string, snapshot: Snapshot): boolean =>

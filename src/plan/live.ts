@@ -67,6 +67,9 @@ export function liveSettings(qube: string, wanted: Settings, snapshot: Snapshot)
       case "bootarg":
         live.bootArguments[name] = "set";
         break;
+      case "assignable":
+        live.assignable = { ...live.assignable, [name]: "pciback" };
+        break;
     }
   }
   const waits = Object.entries(waitsOf(wanted)).filter(([key, value]) =>

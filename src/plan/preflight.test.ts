@@ -59,7 +59,7 @@ const REFUSED: [string, object, Partial<Snapshot>, RegExp][] = [
     "not Qubes",
     {},
     { facts: { ...install().facts, qubesRelease: null } },
-    /this is not a Qubes host: it has no \/etc\/qubes-release\..*leads to dom0 itself/,
+    /this is not a Qubes host: it has no \/etc\/qubes-release.*leads to dom0 itself/,
   ],
   [
     "release",

@@ -6,6 +6,7 @@ import { NOT_THIS_BOOT } from "../model/gpu.ts";
 import { type GuiDomain, inMode, modesOf } from "../model/guiDomain.ts";
 import type { QubeValue } from "../model/keys.ts";
 import { isRemote, type Mode, RDP_SERVICE, type RemoteMode, type Rung } from "../model/modes.ts";
+import { type Platform, platformOf } from "../model/platform.ts";
 import { lacking, PARTS, type PowerPart, wakelessOf } from "../model/power.ts";
 import { PROHIBIT_START } from "../model/settings.ts";
 import { reached } from "../pci/identity.ts";
@@ -13,6 +14,7 @@ import { isDisplay, pciTree } from "../pci/tree.ts";
 import type { Plan } from "./changes.ts";
 import { isGpuBoot } from "./gpu.ts";
 import { clientsOf, valueOf } from "./values.ts";
+import { preflightXen, xenModeOf, xenStartsAnew } from "./xen/preflight.ts";
 
 /** Releases with what they can do; 4.1 and 4.2 are at their end of life (qubes-host.md, head). */
 const SUPPORTED_RELEASES = ["R4.3"];
@@ -28,9 +30,14 @@ const list = (names: string[]) => (names.length ? names.map((n) => `"${n}"`).joi
 export function requireQubes(resource: string, host: string, snapshot: Snapshot): string {
   const text = snapshot.facts.qubesRelease;
   const refuse = (what: string, next: string) => new Refusal({ resource, host, what, next });
+  if (platformOf(snapshot.facts) === "xen")
+    throw refuse(
+      "this is plain Xen, which has no qubes, no templates and no qrexec policy",
+      "Leave it out there; docs/xen.md tells what can be described",
+    );
   if (text === null)
     throw refuse(
-      "this is not a Qubes host: it has no /etc/qubes-release",
+      "this is not a Qubes host: it has no /etc/qubes-release, nor is it the dom0 of plain Xen",
       "Check that the address leads to dom0 itself, not to a qube or to another machine",
     );
   const release = /\((R\d+\.\d+)[^)]*\)/.exec(text)?.[1];
@@ -40,6 +47,33 @@ export function requireQubes(resource: string, host: string, snapshot: Snapshot)
       "Upgrade the host (4.1 and 4.2 get no more security updates from Qubes), or leave it out",
     );
   return release;
+}
+
+/** Throws a Refusal unless what is described is for a host of this kind. `domain`: what a description of plain Xen has, and no other. */
+export function requirePlatform(resource: string, host: string, domain: unknown, snapshot: Snapshot): void {
+  const platform = platformOf(snapshot.facts);
+  if (platform === "xen" && domain === null)
+    throw new Refusal({
+      resource,
+      host,
+      what: "this is plain Xen, where domains are not qubes",
+      next: 'Say what the domain is made of (domain: { type: "pv" }), as docs/xen.md tells',
+    });
+  if (platform === "qubes" && domain !== null)
+    throw new Refusal({
+      resource,
+      host,
+      what: 'this is a Qubes host, and "domain" is for plain Xen',
+      next: 'Leave "domain" out; its qube is made from a template',
+    });
+  requireHost(resource, host, snapshot);
+}
+
+/** Throws a Refusal unless guidomain works with hosts of this kind. */
+export function requireHost(resource: string, host: string, snapshot: Snapshot): Platform {
+  if (platformOf(snapshot.facts) === "xen") return "xen";
+  requireQubes(resource, host, snapshot);
+  return "qubes";
 }
 
 /** Salt inside a qube is run from a disposable (qubes-mgmt-salt): why there is none for it; null: there is. */
@@ -61,7 +95,11 @@ export function preflight(
 ): Notice[] {
   const resource = `GUI domain ${gui.qube}`;
   const refuse = (what: string, next: string) => new Refusal({ resource, host: gui.host, what, next });
-  requireQubes(resource, gui.host, snapshot);
+  requirePlatform(resource, gui.host, gui.domain, snapshot);
+  if (gui.domain) {
+    preflightXen(gui, gui.domain, snapshot);
+    return [];
+  }
   const notices: Notice[] = [];
 
   const template = snapshot.qubes[gui.template];
@@ -160,7 +198,8 @@ export function modeFault(
   snapshot: Snapshot,
   owner: string,
 ): { what: string; next: string } | null {
-  if (mode === "gpu") return null;
+  // A domain of xl may have devices in any mode.
+  if (mode === "gpu" || gui.domain) return null;
   const foreign = (snapshot.qubes[gui.qube]?.pci ?? []).filter(
     ({ port, device }) => snapshot.ledger[`device:${gui.qube}:${port}:${device}`]?.owner !== owner,
   );
@@ -313,6 +352,7 @@ export function startsAnew(
   snapshot: Snapshot,
   to: Rung | undefined = gui.display[0],
 ): boolean {
+  if (gui.domain) return !isGpuBoot(gui.qube, snapshot) && xenStartsAnew(gui, plan, snapshot, to);
   const live = snapshot.qubes[gui.qube];
   // Where it drives the screen itself a new start would take the picture away; a change of that mode is a new boot.
   if (!live || live.state === "Halted" || isGpuBoot(gui.qube, snapshot)) return false;
@@ -359,6 +399,7 @@ const changedByUs = (first: unknown, qube: string) =>
 /** The mode that a qube on the host is set up for, by its devices and services (qubes-host.md (b)). */
 export function modeOf(qube: string, snapshot: Snapshot): Mode {
   if (displaysOf(qube, snapshot).length) return "gpu";
+  if (platformOf(snapshot.facts) === "xen") return xenModeOf(qube, snapshot) ?? "vnc";
   return remoteOf(qube, snapshot) ?? "xephyr";
 }
 
@@ -371,6 +412,7 @@ export function inForce(qube: string, snapshot: Snapshot): Rung {
   if (isGpuBoot(qube, snapshot)) return "gpu";
   if (displays.length)
     return live.state === "Running" && displays.every((fn) => fn.driver === "pciback") ? "gpu" : "dom0";
+  if (platformOf(snapshot.facts) === "xen") return xenModeOf(qube, snapshot) ?? "dom0";
   const isStaged = live.features[PROHIBIT_START] === NOT_THIS_BOOT;
   if (isStaged || !isOn(qube, "guivm", snapshot)) return "dom0";
   // After a rescue a qube may be left that was made for mode "gpu": it shows nothing.

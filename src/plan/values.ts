@@ -23,6 +23,7 @@ export interface KeyParts {
     | "device"
     | "usb"
     | "bootarg"
+    | "assignable"
     | "line"
     | "volume"
     | "secret"
@@ -53,6 +54,7 @@ export function partsOf(key: string): KeyParts {
     case "file":
     case "package":
     case "bootarg":
+    case "assignable":
     case "given":
     case "given-usb":
     case "input":
@@ -116,6 +118,8 @@ export function valueOf(snapshot: Snapshot, key: string): KeyValue {
       return null;
     case "bootarg":
       return snapshot.facts.boot.args.includes(name) ? true : null;
+    case "assignable":
+      return snapshot.facts.pci.some((fn) => fn.port === name && fn.driver === "pciback") ? true : null;
   }
 }
 

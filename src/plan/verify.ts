@@ -10,6 +10,7 @@ import { POLICY_FILE } from "../policy/load.ts";
 import { levelQuestions } from "./access.ts";
 import { litOutputs } from "./gpu.ts";
 import { followersOf } from "./preflight.ts";
+import { xenScreenChecks, xenVerifications } from "./xen/verify.ts";
 
 /** Packages without which the mode cannot work, installed in the template (qubes-host.md (b) "Template packages"). */
 const TEMPLATE_PACKAGES: Record<Mode, string[]> = {
@@ -61,6 +62,7 @@ export function verificationsOf(
   given: Given = {},
 ): Verification[] {
   if (mode === "dom0") return [];
+  if (gui.domain) return xenVerifications(gui, gui.domain, mode, snapshot, given.sbdfs ?? []);
   const { qube, limits } = gui;
   const { guest, host } = checksOf(gui);
   const debian = snapshot.qubes[gui.template]?.features["os-distribution"] === "debian";
@@ -203,6 +205,7 @@ const openTo = (ports: readonly number[]) =>
  * be called otherwise in the next boot.
  */
 export function screenChecks(gui: GuiDomain, snapshot: Snapshot, lit: string[] = []): Verification[] {
+  if (gui.domain) return xenScreenChecks(gui, gui.domain, snapshot);
   const { guest, host } = checksOf(gui);
   return [
     guest(

@@ -53,7 +53,7 @@ import {
   type Value,
 } from "./handler.ts";
 import { type ApplyRequest, type HostAccess, inTurn, lookOrSkip } from "./hosts.ts";
-import { parted } from "./rungRequest.ts";
+import { parted, platformIn } from "./rungRequest.ts";
 
 const REPLACING = ["host", "qube"];
 
@@ -480,9 +480,10 @@ function applyRequest(
   waiting: string[],
 ): Omit<ApplyRequest, "owner"> {
   const { qube } = audio;
-  const { now, touch, release, after } = parted(qube, plan, "audio");
+  const { now, touch, release, after } = parted(platformIn(snapshot), qube, plan, "audio");
   const settings = appliedSettings(qube, wanted, snapshot);
-  const formula = formulaOf({ qube, part: "audio", mode: target, settings, restores: now });
+  const platform = platformIn(snapshot);
+  const formula = formulaOf({ platform, qube, part: "audio", mode: target, settings, restores: now });
   // A client that runs and cannot be told of its new audio domain.
   const fixed = soundClients(audio, plan).filter((name) => {
     const client = snapshot.qubes[name];
@@ -514,8 +515,9 @@ const soundClients = (audio: AudioDomain, { changes }: Plan): string[] =>
     : audio.clients.filter((name) => changes.some(({ wish }) => wish.key === `property:${name}:audiovm`));
 
 function takeAwayRequest(qube: string, plan: Plan, snapshot: Snapshot): Omit<ApplyRequest, "owner"> {
-  const { now, touch, release, after } = parted(qube, plan, "audio");
-  const formula = formulaOf({ qube, part: "audio", mode: "", settings: null, restores: now });
+  const { now, touch, release, after } = parted(platformIn(snapshot), qube, plan, "audio");
+  const platform = platformIn(snapshot);
+  const formula = formulaOf({ platform, qube, part: "audio", mode: "", settings: null, restores: now });
   const any = now.length > 0;
   return {
     touch,

@@ -311,5 +311,7 @@ export function wordsFor(key: string): string {
       return `the input of "${name}"`;
     case "bootarg":
       return `kernel argument ${name}`;
+    case "assignable":
+      return `PCI function ${name}, which dom0 gives up`;
   }
 }

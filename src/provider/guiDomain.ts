@@ -71,6 +71,7 @@ const MIRRORED = new Set([
   "audiovm",
   "autostart",
   "clients",
+  "domain",
   "gpu",
   "hostPackages",
   "input",

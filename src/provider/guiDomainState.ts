@@ -4,7 +4,14 @@
 import { settingsOf } from "../formula/settings.ts";
 import type { Snapshot } from "../host/protocol.ts";
 import { Refusal } from "../model/failure.ts";
-import { allPackages, argumentFaults, type GuiDomain, inMode, parseGuiDomain } from "../model/guiDomain.ts";
+import {
+  allPackages,
+  argumentFaults,
+  type GuiDomain,
+  inMode,
+  ONLY_QUBES,
+  parseGuiDomain,
+} from "../model/guiDomain.ts";
 import { isRemote, PORTS, type RemoteMode, type Rung } from "../model/modes.ts";
 import { policyFile } from "../model/names.ts";
 import type { Settings } from "../model/settings.ts";
@@ -48,7 +55,9 @@ const FOUND_OUT = ["apart", "barred", "behind", "wakes", "lacks"];
 export const described = ({ suspend, ...gui }: GuiDomain): Properties =>
   asProperties({
     ...Object.fromEntries(
-      Object.entries(gui).filter(([name, value]) => value !== null && !FOUND_OUT.includes(name)),
+      Object.entries(gui).filter(
+        ([name, value]) => value !== null && !FOUND_OUT.includes(name) && !(gui.domain && name in ONLY_QUBES),
+      ),
     ),
     ...(suspend === "blocked" && { suspend }),
   });

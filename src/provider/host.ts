@@ -4,10 +4,11 @@ import { HostError } from "../host/errors.ts";
 import type { Snapshot } from "../host/protocol.ts";
 import { oneOf } from "../model/fields.ts";
 import { hostNameFault } from "../model/names.ts";
+import { platformOf } from "../model/platform.ts";
 import { bootDisplay, bridgePath, pciTree } from "../pci/tree.ts";
 import { verdictGpu } from "../pci/verdict.ts";
 import { fingerprintOf } from "../plan/fingerprint.ts";
-import { requireQubes } from "../plan/preflight.ts";
+import { requireHost, requireQubes } from "../plan/preflight.ts";
 import { diffByPath, replacing } from "./diff.ts";
 import { type Context, type Handler, hasUnknown, type Properties } from "./handler.ts";
 import type { HostAccess } from "./hosts.ts";
@@ -72,15 +73,16 @@ export function hostHandler(hosts: HostAccess): Handler {
 
 /** What a program can build on; figures that differ at each look (free memory, clock) are left out. */
 function factsOf(name: string, snapshot: Snapshot): Properties {
-  const release = requireQubes(`Host ${name}`, name, snapshot);
+  const platform = requireHost(`Host ${name}`, name, snapshot);
   const { facts } = snapshot;
+  const release = platform === "xen" ? (facts.release ?? null) : requireQubes(`Host ${name}`, name, snapshot);
   const templates = Object.entries(snapshot.qubes).flatMap(([qube, { class: is }]) =>
     is === "TemplateVM" ? [qube] : [],
   );
   const { boot } = facts;
   const tree = pciTree(facts.pci);
   return {
-    platform: "qubes",
+    platform,
     release,
     kernel: facts.kernel,
     xen: facts.xen.version,
@@ -89,6 +91,7 @@ function factsOf(name: string, snapshot: Snapshot): Properties {
     iommu: facts.xen.iommu,
     interruptRemapping: facts.xen.interruptRemapping,
     templates,
+    domains: platform === "xen" ? Object.keys(snapshot.qubes).sort() : [],
     pci: facts.pci.map(({ name: label, disks, nets, bridge: _, ...fn }) => ({
       ...fn,
       name: label,
@@ -108,8 +111,10 @@ function factsOf(name: string, snapshot: Snapshot): Properties {
 
 /** What each display mode has for and against it there, before anything is described; "gpu" for the display that a person looks at. */
 function modesOn(snapshot: Snapshot, templates: string[]): Properties {
-  const lacking = templates.length ? [] : ["no template is installed"];
+  const isXen = platformOf(snapshot.facts) === "xen";
+  const lacking = templates.length || isXen ? [] : ["no template is installed"];
   const simple = { verdict: lacking.length ? "no" : "go", reasons: lacking };
+  const rdp = isXen ? { verdict: "no", reasons: ["guidomain puts no server inside a domain of xl"] } : simple;
   const display = bootDisplay(pciTree(snapshot.facts.pci));
   if (!display)
     return {
@@ -119,7 +124,7 @@ function modesOn(snapshot: Snapshot, templates: string[]): Properties {
       },
       xephyr: simple,
       vnc: simple,
-      rdp: simple,
+      rdp,
     };
   const { verdict, reasons } = verdictGpu(snapshot.facts, display);
   return {
@@ -129,7 +134,7 @@ function modesOn(snapshot: Snapshot, templates: string[]): Properties {
     },
     xephyr: simple,
     vnc: simple,
-    rdp: simple,
+    rdp,
   };
 }
 

@@ -4,16 +4,17 @@ import { devicesFormulaOf } from "../formula/formula.ts";
 import { HostError } from "../host/errors.ts";
 import type { Snapshot } from "../host/protocol.ts";
 import { Refusal, sentence } from "../model/failure.ts";
-import type { DeviceValue } from "../model/keys.ts";
+import type { DeviceValue, KeyValue } from "../model/keys.ts";
 import { attachmentFaults, type PciAttachment, parsePciAttachment } from "../model/pciAttachment.ts";
-import { assignmentOf, othersOf } from "../model/settings.ts";
+import type { Platform } from "../model/platform.ts";
+import { assignmentOf, othersOf, type Settings } from "../model/settings.ts";
 import { find, type Identity, identityText, parseIdentity, reached } from "../pci/identity.ts";
 import type { Selector } from "../pci/selector.ts";
 import { pciTree } from "../pci/tree.ts";
 import { devicesShown, placeText, type Resolved, resolve } from "../plan/attachment.ts";
 import { isNoted, type Plan, planApply, planDelete } from "../plan/changes.ts";
 import { liveSettings } from "../plan/live.ts";
-import { requireQubes } from "../plan/preflight.ts";
+import { requireHost } from "../plan/preflight.ts";
 import { partsOf, sameValue } from "../plan/values.ts";
 import { type Applying, apply } from "./applying.ts";
 import { diffByPath, replacing, topLevel, unlessRefused } from "./diff.ts";
@@ -27,6 +28,7 @@ import {
   UNKNOWN,
 } from "./handler.ts";
 import { type ApplyRequest, type HostAccess, inTurn, lookOrSkip } from "./hosts.ts";
+import { platformIn } from "./rungRequest.ts";
 
 const REPLACING = ["host", "qube"];
 /** They reach the host through `settings` alone; `identities` is what the device was, for the check of the next run. */
@@ -107,8 +109,8 @@ export function pciAttachmentHandler(hosts: HostAccess): Handler {
         context.log(error.message, { severity: "warning" });
         return { id, inputs: made, outputs: { ...outputs, ...made, state: "missing", looked: true } };
       }
-      const live = liveSettings(qube, resolved.settings, snapshot);
-      const asWanted = sameValue(live, resolved.settings) && resolved.stale.length === 0;
+      const live = ofDevices(liveSettings(qube, resolved.settings, snapshot));
+      const asWanted = sameValue(live, ofDevices(resolved.settings)) && resolved.stale.length === 0;
       const { state: last } = outputs;
       const state =
         last === "failed"
@@ -122,7 +124,7 @@ export function pciAttachmentHandler(hosts: HostAccess): Handler {
         id,
         inputs: {
           ...made,
-          settings: { devices: plain(live.devices) },
+          settings: live,
           // Still what they were: a move is a difference until an update has followed it.
           identities: (identities.length ? identities : resolved.identities).map(plain),
         },
@@ -131,7 +133,7 @@ export function pciAttachmentHandler(hosts: HostAccess): Handler {
           ...made,
           ...outputs,
           ...shown(attachment, resolved, snapshot),
-          settings: { devices: plain(live.devices) },
+          settings: live,
           state: state === "missing" || state === "drifted" ? (asWanted ? "ready" : "drifted") : state,
           looked: true,
           connection: hosts.connection(host),
@@ -160,7 +162,10 @@ export function pciAttachmentHandler(hosts: HostAccess): Handler {
       const plan = planDelete(snapshot, context.urn, outputs["onDelete"] === "keep" ? "keep" : "restore");
       if (plan.release.length === 0) return;
       const resource = `PCI attachment ${context.name}`;
-      await apply({ hosts, host, resource, context, connection }, requestOf(qube, context, plan, []));
+      await apply(
+        { hosts, host, resource, context, connection },
+        requestOf(qube, context, plan, [], platformIn(snapshot)),
+      );
     },
 
     abandoned(request, { signal, name }) {
@@ -189,7 +194,7 @@ export function pciAttachmentHandler(hosts: HostAccess): Handler {
     const attachment = attachmentOf(inputs);
     const { host, qube } = attachment;
     const snapshot = await hosts.snapshot(host, [], context, olds["connection"]);
-    requireQubes(`PCI attachment ${context.name}`, host, snapshot);
+    requireHost(`PCI attachment ${context.name}`, host, snapshot);
     const resolved = resolve(attachment, snapshot, identitiesOf(inputs));
     const plan = planApply(qube, resolved.settings, snapshot, context.urn);
     const given = Object.values(resolved.settings.devices).map((device) => `given:${device.port}`);
@@ -264,7 +269,7 @@ export function pciAttachmentHandler(hosts: HostAccess): Handler {
           reasons: [reason],
         }),
     };
-    const request = requestOf(qube, context, plan, resolved.stale);
+    const request = requestOf(qube, context, plan, resolved.stale, platformIn(snapshot));
     const verify = resolved.functions.map(({ sbdf }) => ({
       kind: "host" as const,
       id: `${sbdf} is in the machine`,
@@ -277,17 +282,28 @@ export function pciAttachmentHandler(hosts: HostAccess): Handler {
 }
 
 /** `stale`: assignments that go without being anybody's. */
-function requestOf(qube: string, context: Context, plan: Plan, stale: string[]): ApplyRequest {
+function requestOf(
+  qube: string,
+  context: Context,
+  plan: Plan,
+  stale: string[],
+  platform: Platform,
+): ApplyRequest {
   const assign: Record<string, Record<string, string>> = {};
   const unassign = stale.map((key) => partsOf(key).name);
-  const put = (key: string, value: DeviceValue | null) => {
-    if (value === null) unassign.push(partsOf(key).name);
-    else assign[partsOf(key).name] = value.options;
+  const assignable: { add: string[]; remove: string[] } = { add: [], remove: [] };
+  const put = (key: string, value: KeyValue) => {
+    const { kind, name } = partsOf(key);
+    if (kind === "assignable") assignable[value === null ? "remove" : "add"].push(name);
+    else if (value === null) unassign.push(name);
+    else assign[name] = (value as DeviceValue).options;
   };
-  for (const { wish } of plan.changes) put(wish.key, wish.value as DeviceValue | null);
-  for (const { key, to } of plan.restores) put(key, to as DeviceValue | null);
-  const isNothing = Object.keys(assign).length + unassign.length === 0;
-  const formula = devicesFormulaOf({ qube, name: shortName(context.urn), assign, unassign });
+  for (const { wish } of plan.changes) put(wish.key, wish.value);
+  for (const { key, to } of plan.restores) put(key, to);
+  const isNothing =
+    Object.keys(assign).length + unassign.length + assignable.add.length + assignable.remove.length === 0;
+  const name = shortName(context.urn);
+  const formula = devicesFormulaOf({ platform, qube, name, assign, unassign, assignable });
   return {
     owner: context.urn,
     touch: [...plan.touch, ...stale],
@@ -344,8 +360,12 @@ function selectorsOf(inputs: Properties): Selector[] | null {
 const identitiesOf = ({ identities }: Properties): Identity[] =>
   Array.isArray(identities) ? (identities as unknown as Identity[]) : [];
 
+/** Of settings what an attachment speaks of. */
+const ofDevices = ({ devices, assignable }: Settings): Properties =>
+  plain({ devices, ...(assignable && { assignable }) });
+
 const settled = ({ settings, identities }: Resolved): Properties => ({
-  settings: { devices: plain(settings.devices) },
+  settings: ofDevices(settings),
   identities: identities.map(plain),
 });
 

@@ -10,6 +10,7 @@ import type { InsideArgs, Snapshot, Verification } from "../host/protocol.ts";
 import { NOT_THIS_BOOT } from "../model/gpu.ts";
 import type { GuiDomain } from "../model/guiDomain.ts";
 import type { Rung } from "../model/modes.ts";
+import { type Platform, platformOf } from "../model/platform.ts";
 import { onMachine } from "../model/power.ts";
 import { secretsOf } from "../model/secrets.ts";
 import { deviceId, PROHIBIT_START, type Settings } from "../model/settings.ts";
@@ -61,14 +62,15 @@ export function rungRequest(
           checks: screenChecks(gui, snapshot, lit),
         }
       : null;
-  const { now, words, ...parts } = parted(gui.qube, plan);
+  const platform = platformIn(snapshot);
+  const { now, words, ...parts } = parted(platform, gui.qube, plan);
   const within = insideRequest(gui, rung, plan, snapshot, known.inside);
   const common = { ...parts, restart: known.restart, secrets: within.secrets };
   checks.splice(afterStart(checks), 0, ...within.checks);
   if (!needsBoot) {
     // The words of the kernel's line are those of this boot already.
     const restores = [...now, ...words];
-    const formula = formulaOf({ qube: gui.qube, mode: rung, settings: applied, restores });
+    const formula = formulaOf({ platform, qube: gui.qube, mode: rung, settings: applied, restores });
     return {
       ...common,
       shutdown: startsAnew(gui, plan, snapshot, rung) ? [gui.qube] : [],
@@ -80,9 +82,10 @@ export function rungRequest(
     };
   }
   const { staged, kept } = rung === "gpu" ? inTwoParts(applied) : { staged: applied, kept: NOTHING };
-  // Until the guard has seen that the display is kept from dom0 nothing and nobody starts it.
-  if (rung === "gpu") staged.features = { ...staged.features, [PROHIBIT_START]: NOT_THIS_BOOT };
-  const formula = formulaOf({ qube: gui.qube, mode: rung, settings: staged, restores: now });
+  // Until the guard has seen that the display is kept from dom0 nothing and nobody starts it; xl itself starts none with it.
+  if (rung === "gpu" && platform === "qubes")
+    staged.features = { ...staged.features, [PROHIBIT_START]: NOT_THIS_BOOT };
+  const formula = formulaOf({ platform, qube: gui.qube, mode: rung, settings: staged, restores: now });
   return {
     ...common,
     restart: [], // the boot restarts them all
@@ -93,7 +96,7 @@ export function rungRequest(
     // Before the boot only what does not need it.
     verify: checks.filter((check) => check.kind === "host" && /^polic(y|ies)\b/.test(check.id)),
     trial: { seconds: gui.limits.boot, boot: bootOf(wanted, words, snapshot), watch },
-    keep: keepOf(gui.qube, kept, words),
+    keep: keepOf(platform, gui.qube, kept, words),
     verifyBoot: [
       ...checks.filter((check) => !/^polic(y|ies)\b/.test(check.id)),
       ...(rung === "gpu" ? [] : hostScreenChecks(gui, known.lit)),
@@ -172,8 +175,9 @@ export function stagedRequest(
   if (PROHIBIT_START in wanted.features)
     applied.features = { ...applied.features, [PROHIBIT_START]: NOT_THIS_BOOT };
   const within = insideRequest(gui, screen === "dom0" ? "gpu" : screen, plan, snapshot, isThere);
-  const { now, words, ...parts } = parted(gui.qube, plan);
-  const formula = formulaOf({ qube: gui.qube, mode: "staged", settings: applied, restores: now });
+  const platform = platformIn(snapshot);
+  const { now, words, ...parts } = parted(platform, gui.qube, plan);
+  const formula = formulaOf({ platform, qube: gui.qube, mode: "staged", settings: applied, restores: now });
   const checks = verificationsOf(gui, "gpu", withoutGone(snapshot, plan), Object.keys(applied.files));
   return {
     ...parts,
@@ -185,7 +189,7 @@ export function stagedRequest(
     formula: { ...formula.files, ...within.formula },
     sls: formula.sls,
     verify: checks.filter((check) => check.id.startsWith("policies lint")),
-    keep: keepOf(gui.qube, NOTHING, words),
+    keep: keepOf(platform, gui.qube, NOTHING, words),
   };
 }
 
@@ -198,10 +202,11 @@ export function takeAwayRequest(
   boots: { seconds: number; gui: GuiDomain; lit: string[] } | null,
 ): Request {
   const removes = plan.restores.some((r) => r.key === `qube:${qube}` && r.to === null);
-  const { now, words, ...parts } = parted(qube, plan);
+  const platform = platformIn(snapshot);
+  const { now, words, ...parts } = parted(platform, qube, plan);
   const common = { ...parts, restart: [], secrets: secretsRequest(qube, plan, {}) };
   if (!boots) {
-    const formula = formulaOf({ qube, mode, settings: null, restores: now });
+    const formula = formulaOf({ platform, qube, mode, settings: null, restores: now });
     const any = now.length > 0;
     return {
       ...common,
@@ -209,7 +214,7 @@ export function takeAwayRequest(
       formula: any ? formula.files : {},
       sls: any ? formula.sls : "",
       verify: [],
-      keep: keepOf(qube, NOTHING, words),
+      keep: keepOf(platform, qube, NOTHING, words),
     };
   }
   const quiet = plan.touch
@@ -217,13 +222,22 @@ export function takeAwayRequest(
       (key) => partsOf(key).kind === "device" && partsOf(key).of === qube && valueOf(snapshot, key) !== null,
     )
     .map((key) => partsOf(key).name);
-  const formula = formulaOf({ qube, mode, settings: null, restores: now, ...(removes && { quiet }) });
+  // Without its devices a domain of xl is any other, and goes with the rest.
+  const isQuiet = removes && platform === "qubes";
+  const formula = formulaOf({
+    platform,
+    qube,
+    mode,
+    settings: null,
+    restores: now,
+    ...(isQuiet && { quiet }),
+  });
   return {
     ...common,
     touch: [
       ...new Set([
         ...parts.touch,
-        ...(removes ? [`property:${qube}:autostart`, `feature:${qube}:${PROHIBIT_START}`] : []),
+        ...(isQuiet ? [`property:${qube}:autostart`, `feature:${qube}:${PROHIBIT_START}`] : []),
       ]),
     ],
     shutdown: [],
@@ -231,7 +245,7 @@ export function takeAwayRequest(
     sls: formula.sls,
     verify: [],
     trial: { seconds: boots.seconds, boot: bootOf(null, words, snapshot), watch: null },
-    keep: keepOf(qube, NOTHING, words),
+    keep: keepOf(platform, qube, NOTHING, words),
     verifyBoot: hostScreenChecks(boots.gui, boots.lit),
   };
 }
@@ -240,12 +254,17 @@ export function takeAwayRequest(
  * What no undo could bring back goes after all that can be put back: a qube that is removed takes its data along, a package needs the
  * network to come again. Words of the kernel's line wait for the confirmation because they decide the next boot.
  */
-export function parted(qube: string, { restores, touch, release }: Plan, part: Part = "gui") {
+export function parted(
+  platform: Platform,
+  qube: string,
+  { restores, touch, release }: Plan,
+  part: Part = "gui",
+) {
   const goes = restores.filter(isForGood);
   const gone = new Set<string>(goes.map((r) => r.key));
   const others = restores.filter((r) => !gone.has(r.key));
   const isWord = ({ key }: Restore) => partsOf(key).kind === "bootarg";
-  const formula = goes.length ? afterFormulaOf(qube, part, goes) : null;
+  const formula = goes.length ? afterFormulaOf(platform, qube, part, goes) : null;
   return {
     now: others.filter((r) => !isWord(r)),
     words: others.filter(isWord),
@@ -254,6 +273,9 @@ export function parted(qube: string, { restores, touch, release }: Plan, part: P
     after: formula && { formula: formula.files, sls: formula.sls, keys: [...gone] },
   };
 }
+
+/** Whoever gets here has been told what the host is. */
+export const platformIn = ({ facts }: Snapshot): Platform => platformOf(facts) ?? "qubes";
 
 /** Words that the trial's kernel line has more, and less, than that of every boot. */
 function bootOf(wanted: Settings | null, words: Restore[], snapshot: Snapshot) {
@@ -267,13 +289,18 @@ function bootOf(wanted: Settings | null, words: Restore[], snapshot: Snapshot) {
   };
 }
 
-function keepOf(qube: string, settings: Pick<Settings, "bootArguments" | "properties">, restores: Restore[]) {
+function keepOf(
+  platform: Platform,
+  qube: string,
+  settings: Pick<Settings, "bootArguments" | "properties">,
+  restores: Restore[],
+) {
   const touch = [
     ...Object.keys(settings.bootArguments).map((word) => `bootarg:${word}`),
     ...Object.keys(settings.properties).map((name) => `property:${qube}:${name}`),
     ...restores.map((r) => r.key),
   ];
   if (touch.length === 0) return null;
-  const formula = keepFormulaOf({ qube, settings, restores });
+  const formula = keepFormulaOf({ platform, qube, settings, restores });
   return { formula: formula.files, sls: formula.sls, touch };
 }

@@ -51,6 +51,7 @@ const guiArgs: Record<keyof resources.GuiDomainArgs, true> = {
   power: true,
   suspend: true,
   layout: true,
+  domain: true,
 };
 const audioArgs: Record<keyof resources.AudioDomainArgs, true> = {
   host: true,

@@ -143,6 +143,11 @@ const guiInputs: Record<string, Property> = {
     description:
       "allowed (default), or blocked: the host does not sleep, neither by its lid nor when somebody asks.",
   },
+  domain: {
+    ...any,
+    description:
+      "Plain Xen alone: what the domain is made of: type (pv, hvm, pvh), kernel, ramdisk, cmdline, disks, networks, display (the VNC display of its framebuffer, 5), reports (it tells what it sees).",
+  },
 };
 
 const guiOutputs: Record<string, Property> = {
@@ -452,6 +457,7 @@ const hostOutputs: Record<string, Property> = {
   iommu: { type: "boolean", description: "null: unknown, the hypervisor's messages have been overwritten." },
   interruptRemapping: { type: "boolean", description: "null: unknown." },
   templates: { ...list, description: "Installed templates." },
+  domains: { ...list, description: "Plain Xen: domains that run or have a configuration." },
   pci: {
     type: "array",
     items: any,

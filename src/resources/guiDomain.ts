@@ -80,6 +80,8 @@ export interface GuiDomainArgs {
    * without a level.
    */
   power?: pulumi.Input<pulumi.Input<"shutdown" | "reboot" | "suspend">[]>;
+  /** Plain Xen, and only there: what the domain is made of (docs/xen.md). */
+  domain?: pulumi.Input<XenDomain>;
   /** "blocked": the host does not sleep, neither by its lid nor when somebody asks. Default: "allowed". */
   suspend?: pulumi.Input<"allowed" | "blocked">;
   /** Mode "gpu": how its screens lie. One that is not connected keeps nobody from the others. Default: as X finds them. */
@@ -146,6 +148,23 @@ export interface Endpoint {
   address: "127.0.0.1";
   port: number;
   viewers: string[];
+}
+
+/** A domain of xl. What is left out stays as its configuration has it. */
+export interface XenDomain {
+  type: pulumi.Input<"pv" | "hvm" | "pvh">;
+  /** Paths in dom0. */
+  kernel?: pulumi.Input<string>;
+  ramdisk?: pulumi.Input<string>;
+  cmdline?: pulumi.Input<string>;
+  /** As xl-disk-configuration(5) spells them: "phy:/dev/vg/gui,xvda,w". */
+  disks?: pulumi.Input<pulumi.Input<string>[]>;
+  /** As xl-network-configuration(5) spells them. */
+  networks?: pulumi.Input<pulumi.Input<string>[]>;
+  /** VNC display of dom0's loopback that shows its framebuffer. Default: 5. */
+  display?: pulumi.Input<number>;
+  /** It writes what it sees into its own folder of xenstore, and counts as up only once it has. Default: false. */
+  reports?: pulumi.Input<boolean>;
 }
 
 export interface Evidence {
@@ -219,6 +238,7 @@ export class GuiDomain extends pulumi.CustomResource {
   declare readonly power: pulumi.Output<("shutdown" | "reboot" | "suspend")[] | undefined>;
   declare readonly suspend: pulumi.Output<"allowed" | "blocked">;
   declare readonly layout: pulumi.Output<ScreenLayout[] | undefined>;
+  declare readonly domain: pulumi.Output<XenDomain | undefined>;
   /** Every value on the host that follows from the arguments; a preview is a diff of these. */
   declare readonly settings: pulumi.Output<Record<string, unknown>>;
   /** The display mode in force; "dom0": the host's own screen; "none" after a failure. */
@@ -293,6 +313,7 @@ const GUI_OUTPUTS = {
   power: undefined,
   suspend: undefined,
   layout: undefined,
+  domain: undefined,
   settings: undefined,
   mode: undefined,
   state: undefined,

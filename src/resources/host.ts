@@ -12,9 +12,9 @@ export interface HostArgs {
 export class Host extends pulumi.CustomResource {
   declare readonly name: pulumi.Output<string>;
   declare readonly unreachable: pulumi.Output<"fail" | "skip">;
-  /** "qubes". */
+  /** "qubes", or "xen": plain Xen with xl. */
   declare readonly platform: pulumi.Output<string>;
-  /** Qubes' release, "R4.3". */
+  /** Qubes' release, "R4.3"; on plain Xen what the installation calls itself. */
   declare readonly release: pulumi.Output<string>;
   declare readonly kernel: pulumi.Output<string>;
   declare readonly xen: pulumi.Output<string>;
@@ -25,6 +25,8 @@ export class Host extends pulumi.CustomResource {
   declare readonly iommu: pulumi.Output<boolean | null>;
   declare readonly interruptRemapping: pulumi.Output<boolean | null>;
   declare readonly templates: pulumi.Output<string[]>;
+  /** Plain Xen: domains that run or have a configuration. */
+  declare readonly domains: pulumi.Output<string[]>;
   declare readonly pci: pulumi.Output<PciFunction[]>;
   /** Verdict and reasons by display mode; of "gpu" for the display that a person looks at. */
   declare readonly modes: pulumi.Output<Record<string, ModeVerdict>>;
@@ -104,6 +106,7 @@ const HOST_OUTPUTS = {
   iommu: undefined,
   interruptRemapping: undefined,
   templates: undefined,
+  domains: undefined,
   pci: undefined,
   modes: undefined,
   oneShotBoot: undefined,

@@ -1,0 +1,80 @@
+/** What a domain of `xl` is made of, on plain Xen. Pure. Source: xl.cfg(5) of Xen 4.17, xl-pci-configuration(5). */
+import * as v from "valibot";
+import { integer, listOf, oneOf, only, text, wrong } from "./fields.ts";
+
+/** Every one but `type` is left as it is in the configuration of a domain that is there, unless given. */
+export const XEN_DOMAIN = only(
+  {
+    type: oneOf("pv", "hvm", "pvh"),
+    kernel: v.optional(text),
+    ramdisk: v.optional(text),
+    cmdline: v.optional(text),
+    disks: v.optional(listOf(text)),
+    networks: v.optional(listOf(text)),
+    display: v.optional(integer(0, 99, "the number of a VNC display")),
+    reports: v.optional(v.boolean(wrong("true or false"))),
+  },
+  wrong(
+    'what the domain is made of: { type: "pv" } with kernel, ramdisk, cmdline, disks, networks, display, reports',
+  ),
+  "there is no such part; allowed are type, kernel, ramdisk, cmdline, disks, networks, display, reports",
+);
+
+export interface XenDomain {
+  type: "pv" | "hvm" | "pvh";
+  /** Paths in dom0, as xl.cfg has them; null, here and below: as the configuration has it. */
+  kernel: string | null;
+  ramdisk: string | null;
+  cmdline: string | null;
+  /** Each as xl-disk-configuration(5) spells it: "phy:/dev/vg/gui,xvda,w". */
+  disks: string[] | null;
+  /** Each as xl-network-configuration(5) spells it. */
+  networks: string[] | null;
+  /** VNC display on dom0's loopback that its framebuffer is shown at, in modes "xephyr" and "vnc". */
+  display: number;
+  /** It tells what it sees in its own folder of xenstore (docs/xen.md). */
+  reports: boolean;
+}
+
+/** The VNC display unless given: away from those that somebody else's domains take first. */
+export const DISPLAY = 5;
+
+export function xenDomainOf(given: v.InferOutput<typeof XEN_DOMAIN>): XenDomain {
+  return {
+    type: given.type,
+    kernel: given.kernel ?? null,
+    ramdisk: given.ramdisk ?? null,
+    cmdline: given.cmdline ?? null,
+    disks: given.disks ?? null,
+    networks: given.networks ?? null,
+    display: given.display ?? DISPLAY,
+    reports: given.reports ?? false,
+  };
+}
+
+/** TCP port of a VNC display (RFB 3.8). */
+export const vncPort = ({ display }: Pick<XenDomain, "display">): number => 5900 + display;
+
+/** xl's own words (libxl_pci.c of Xen 4.17; xen-lab.md "Devices and passthrough"). */
+export const PVH_WORDS = "passthrough not yet supported for x86 PVH guests";
+
+/**
+ * The properties that are the domain itself, as its configuration spells them; a list is JSON, whose texts xl reads as its own. `more`: what the
+ * resource says beside it.
+ */
+export function domainProperties(
+  { type, kernel, ramdisk, cmdline, disks, networks }: XenDomain,
+  more: { memory: number | null; maxmem?: number | null; vcpus: number | null; autostart: boolean },
+): Record<string, string> {
+  const given = { kernel, ramdisk, cmdline };
+  return {
+    type,
+    ...Object.fromEntries(Object.entries(given).filter((pair): pair is [string, string] => pair[1] !== null)),
+    ...(disks && { disk: JSON.stringify(disks) }),
+    ...(networks && { vif: JSON.stringify(networks) }),
+    ...(more.memory !== null && { memory: String(more.memory) }),
+    ...(more.maxmem ? { maxmem: String(more.maxmem) } : {}),
+    ...(more.vcpus !== null && { vcpus: String(more.vcpus) }),
+    autostart: more.autostart ? "True" : "False",
+  };
+}
