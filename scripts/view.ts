@@ -7,7 +7,7 @@ import { parseArgs } from "node:util";
 import { configuredHosts } from "../src/host/configured.ts";
 import { clean, HostError } from "../src/host/errors.ts";
 import { connectSsh, type SshLine } from "../src/host/ssh.ts";
-import { Tunnel } from "../src/host/tunnel.ts";
+import { Tunnel, type Way, wayToHost, wayToQube } from "../src/host/tunnel.ts";
 import { isRemote, PORTS, RDP_SERVICE, type RemoteMode } from "../src/model/modes.ts";
 import { guiDomainNameFault } from "../src/model/names.ts";
 import { GREETS, HELLO, viewingText } from "../src/report/viewing.ts";
@@ -100,11 +100,20 @@ function choose(host: string, stack: string, known: Known[]): string {
       );
 }
 
-/** What the host says of the qube: whether it is there, and runs, its services, its network. Nothing is started. */
-async function modeOf(line: SshLine, qube: string): Promise<RemoteMode> {
+interface Screen {
+  protocol: RemoteMode;
+  way: Way;
+  /** A command there that says what listens. */
+  listeners: string;
+}
+
+/** What the host says of the qube or, on plain Xen, the domain: whether it is there, and runs, and its screen. Nothing is started. */
+async function screenOf(line: SshLine, qube: string): Promise<Screen> {
   const host = line.host.name;
   const feature = (name: string) => `$(qvm-features ${qube} service.${name} 2>/dev/null)`;
   const question = [
+    // Plain Xen: what its configuration says of its framebuffer.
+    `command -v qvm-check >/dev/null || { test -e /etc/xen/${qube}.cfg || { echo missing; exit; }; xl domid ${qube} >/dev/null 2>&1 || { echo off; exit; }; echo "xen [$(grep -Eo 'vncdisplay *= *"?[0-9]+' /etc/xen/${qube}.cfg | grep -Eo '[0-9]+' | head -n 1)]"; exit; }`,
     `qvm-check -q -- ${qube} >/dev/null 2>&1 || { echo missing; exit; }`,
     `qvm-check -q --running -- ${qube} >/dev/null 2>&1 || { echo off; exit; }`,
     `echo "up [${feature("guivm-vnc")}] [${feature(RDP_SERVICE)}] [$(qvm-prefs ${qube} netvm 2>/dev/null)]"`,
@@ -116,6 +125,15 @@ async function modeOf(line: SshLine, qube: string): Promise<RemoteMode> {
     stderr += String(bytes);
   });
   for await (const bytes of channel) said += String(bytes);
+  const display = /^xen \[(\d*)\]$/.exec(said.trim())?.[1];
+  if (display !== undefined) {
+    if (display === "")
+      throw new Stop(
+        `${qube} on host ${host} shows its framebuffer nowhere: /etc/xen/${qube}.cfg names no vncdisplay`,
+        'Give it display: ["vnc"] and run "npm run up".',
+      );
+    return { protocol: "vnc", way: wayToHost(PORTS.vnc + Number(display)), listeners: "ss -ltnp" };
+  }
   const [, state, vnc, rdp, netvm] =
     /^(missing|off|up) ?(?:\[(.*)\] \[(.*)\] \[(.*)\])?$/.exec(said.trim()) ?? [];
   if (state === "missing")
@@ -123,11 +141,11 @@ async function modeOf(line: SshLine, qube: string): Promise<RemoteMode> {
   if (state === "off")
     throw new Stop(
       `${qube} on host ${host} does not run, and looking at a screen starts nothing`,
-      `Start it there (qvm-start ${qube}), or run "npm run up".`,
+      `Start it there (qvm-start ${qube}, xl create /etc/xen/${qube}.cfg), or run "npm run up".`,
     );
   if (state !== "up")
     throw new Stop(
-      `host ${host} does not answer as dom0 of Qubes: ${clean(said + stderr, 200) || "it says nothing"}`,
+      `host ${host} does not answer as dom0 of Qubes or of Xen: ${clean(said + stderr, 200) || "it says nothing"}`,
       `Check that the user ${line.host.user} may use qvm-check and qvm-run there.`,
     );
   if (netvm && netvm !== "None")
@@ -139,7 +157,12 @@ async function modeOf(line: SshLine, qube: string): Promise<RemoteMode> {
       `${qube} on host ${host} is in no remote mode: it has no service guivm-vnc`,
       'Give it display: ["vnc"] or ["rdp"] and run "npm run up".',
     );
-  return rdp ? "rdp" : "vnc";
+  const protocol = rdp ? "rdp" : "vnc";
+  return {
+    protocol,
+    way: wayToQube(qube, PORTS[protocol]),
+    listeners: `qvm-run -p ${qube} 'ss -ltnp'`,
+  };
 }
 
 async function main(): Promise<void> {
@@ -150,13 +173,13 @@ async function main(): Promise<void> {
   if (fault) throw new Stop(`--qube: ${fault}`, "Name a GUI domain.");
   const line = await connectSsh(connection);
   try {
-    const protocol = await modeOf(line, qube);
-    const tunnel = new Tunnel(line, qube, PORTS[protocol], (text) => process.stderr.write(`${text}\n`));
+    const { protocol, way, listeners } = await screenOf(line, qube);
+    const tunnel = new Tunnel(line, way, (text) => process.stderr.write(`${text}\n`));
     const said = await tunnel.greet(HELLO[protocol], 15);
     if (!GREETS[protocol](said))
       throw new Stop(
-        `port ${PORTS[protocol]} of ${qube} on host ${host} is no ${protocol.toUpperCase()} server: it says ${JSON.stringify(said.toString("latin1").slice(0, 40))}`,
-        `See what listens there: qvm-run -p ${qube} 'ss -ltnp'.`,
+        `${way.where} on host ${host} is no ${protocol.toUpperCase()} server: it says ${JSON.stringify(said.toString("latin1").slice(0, 40))}`,
+        `See what listens there: ${listeners}.`,
       );
     const here = await tunnel.listen(port ?? PORTS[protocol]).catch((error: NodeJS.ErrnoException) => {
       const why = error.code === "EADDRINUSE" ? "is taken on this machine" : `cannot be had (${error.code})`;

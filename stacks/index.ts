@@ -5,6 +5,7 @@ const program = new Config().get("program") ?? getStack();
 const programs: Record<string, () => Promise<Record<string, unknown>>> = {
   lab: () => import("./lab.ts"),
   workstation: () => import("./workstation.ts"),
+  xen: () => import("./xen.ts"),
 };
 const chosen = programs[program];
 if (!chosen)

@@ -3,6 +3,7 @@ import type { AudioDomain } from "../model/audioDomain.ts";
 import { type DeviceSetting, NO_SETTINGS, type Settings, standBehind } from "../model/settings.ts";
 import { audioPolicy } from "../policy/levels.ts";
 import { render } from "./templates.ts";
+import { xenAudioSettingsOf } from "./xen/settings.ts";
 
 export const AUDIO_SERVICE = "audiovm";
 
@@ -43,6 +44,7 @@ export function audioSettingsOf(
   devices: Record<string, DeviceSetting>,
   usb: Record<string, string> = {},
 ): Settings {
+  if (audio.domain) return xenAudioSettingsOf(audio, audio.domain, devices);
   const { qube, clients, template, label, memory, vcpus } = audio;
   const policy = render("qubes/audio.policy", {
     qube,

@@ -10,7 +10,7 @@ import * as assert from "uvu/assert";
 import { HostError } from "./errors.ts";
 import { connectSsh, type SshLine } from "./ssh.ts";
 import { startSshd, type TestSshd } from "./testing/sshd.ts";
-import { connectCommand, Tunnel } from "./tunnel.ts";
+import { connectCommand, Tunnel, wayToQube } from "./tunnel.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "guidomain-tunnel-"));
 /** Takes what qvm-run takes here and nothing else, and says at whom it was aimed. */
@@ -60,7 +60,8 @@ async function serve(onConnection: (socket: Socket) => void): Promise<number> {
   return (server.address() as { port: number }).port;
 }
 
-const tunnelTo = (port: number) => new Tunnel(line, "sys-gui", port, (text) => warnings.push(text));
+const tunnelTo = (port: number) =>
+  new Tunnel(line, wayToQube("sys-gui", port), (text) => warnings.push(text));
 
 /** All that comes back on a connection that sends `bytes` and then no more. */
 async function exchange(port: number, bytes: Buffer): Promise<Buffer> {

@@ -1,7 +1,6 @@
 /**
- * A way from this machine to a port inside a qube, through dom0's SSH: each connection is one command there, `qvm-run` with the service
- * qubes.ConnectTCP, which connects on the loopback interface of the qube (qubes-core-agent-linux: a symlink to /dev/tcp/127.0.0.1). dom0
- * asks no policy about what it calls itself. Nothing is opened on the host, and here a port of the loopback interface alone.
+ * A way from this machine to a remote screen, through dom0's SSH. Nothing is opened on the host, and here a port of the loopback interface
+ * alone.
  */
 import { createServer, type Server, type Socket } from "node:net";
 import type { ClientChannel } from "ssh2";
@@ -19,19 +18,39 @@ export function connectCommand(qube: string, port: number): string {
   return `exec qvm-run --pass-io --no-gui --no-autostart --no-filter-escape-chars --service -- ${qube} qubes.ConnectTCP+${port}`;
 }
 
+/** Where a tunnel leads; each connection opens a channel of its own. */
+export interface Way {
+  /** "port 5900 of sys-gui" */
+  where: string;
+  open(line: SshLine): Promise<ClientChannel>;
+}
+
+/**
+ * To a port inside a qube of Qubes: one command for each connection, `qvm-run` with the service qubes.ConnectTCP, which connects on the
+ * loopback interface of the qube (qubes-core-agent-linux: a symlink to /dev/tcp/127.0.0.1). dom0 asks no policy about what it calls itself.
+ */
+export function wayToQube(qube: string, port: number): Way {
+  const command = connectCommand(qube, port);
+  return { where: `port ${port} of ${qube}`, open: (line) => line.exec(command) };
+}
+
+/** To a port of dom0's loopback interface, where xl shows the framebuffer of a domain of plain Xen. */
+export const wayToHost = (port: number): Way => ({
+  where: `port ${port} of dom0's loopback`,
+  open: (line) => line.forward(HERE, port),
+});
+
 export class Tunnel {
   readonly #line: SshLine;
-  readonly #command: string;
-  readonly #where: string;
+  readonly #way: Way;
   readonly #server: Server;
   readonly #open = new Set<Socket>();
   /** Told of a connection that the qube did not take, or that broke. */
   readonly #warn: (text: string) => void;
 
-  constructor(line: SshLine, qube: string, port: number, warn: (text: string) => void) {
+  constructor(line: SshLine, way: Way, warn: (text: string) => void) {
     this.#line = line;
-    this.#command = connectCommand(qube, port);
-    this.#where = `port ${port} of ${qube}`;
+    this.#way = way;
     this.#warn = warn;
     this.#server = createServer({ noDelay: true, allowHalfOpen: true }, (socket) => void this.#lead(socket));
   }
@@ -41,7 +60,7 @@ export class Tunnel {
    * says nothing.
    */
   async greet(hello: Buffer, seconds: number): Promise<Buffer> {
-    const channel = await this.#line.exec(this.#command);
+    const channel = await this.#way.open(this.#line);
     const heard = await new Promise<{ bytes: Buffer; why: string }>((resolve) => {
       let stderr = "";
       const timer = setTimeout(
@@ -66,7 +85,7 @@ export class Tunnel {
     throw new HostError(
       "unreachable",
       this.#line.host.name,
-      `${this.#line.host.name}: nothing answers at ${this.#where}: ${heard.why}`,
+      `${this.#line.host.name}: nothing answers at ${this.#way.where}: ${heard.why}`,
       'Run "npm run preview": its checks say whether the server is installed and runs.',
     );
   }
@@ -97,7 +116,7 @@ export class Tunnel {
     socket.once("close", () => this.#open.delete(socket));
     let channel: ClientChannel;
     try {
-      channel = await this.#line.exec(this.#command);
+      channel = await this.#way.open(this.#line);
     } catch (error) {
       socket.destroy();
       this.#warn((error as Error).message);
@@ -115,7 +134,7 @@ export class Tunnel {
     channel.once("close", (code: number | null) => {
       socket.end();
       if (received === 0 && !socket.destroyed)
-        this.#warn(`${this.#where} did not take a connection: ${whyEnded(code, stderr)}`);
+        this.#warn(`${this.#way.where} did not take a connection: ${whyEnded(code, stderr)}`);
     });
     socket.once("close", () => channel.close());
     if (socket.destroyed) channel.close();

@@ -7,6 +7,7 @@ import type { Key } from "./keys.ts";
 import { hostNameFault, qubeNameFault } from "./names.ts";
 import { AUDIO_MODEL } from "./settings.ts";
 import { UsbSelector } from "./usb.ts";
+import { PVH_WORDS, XEN_DOMAIN, type XenDomain, xenDomainOf } from "./xenDomain.ts";
 
 /** MiB; qubes-host.md (b), column audio. */
 const MEMORY = 400;
@@ -61,6 +62,7 @@ const fields = {
   memory: v.optional(integer(64, 1_048_576, "a whole number of MiB")),
   vcpus: v.optional(integer(1, 128, "a whole number of virtual processors")),
   autostart: v.optional(flag),
+  domain: v.optional(XEN_DOMAIN),
 };
 
 /** What a program may give; every argument but `host` may be left out. */
@@ -103,6 +105,8 @@ export interface AudioDomain {
   memory: number | null;
   vcpus: number | null;
   autostart: boolean | null;
+  /** On plain Xen, and only there: what the domain is made of. */
+  domain: XenDomain | null;
   /** Keys of what it plays that somebody else has, who came first. Not an argument: it is found out on the way. */
   behind?: readonly string[];
 }
@@ -157,14 +161,50 @@ export function parseAudioDomain(name: string, value: unknown): { audio: AudioDo
     },
     onDelete: args.onDelete ?? "restore",
     unreachable: args.unreachable ?? "fail",
-    template: own(args.template, DEFAULT_TEMPLATE),
-    label: own(args.label, "black"),
-    memory: own(args.memory, MEMORY),
+    template: own(args.template, args.domain ? null : DEFAULT_TEMPLATE),
+    label: own(args.label, args.domain ? null : "black"),
+    memory: own(args.memory, args.domain ? null : MEMORY),
     vcpus: own(args.vcpus, null),
     autostart: own(args.autostart, true),
+    domain: args.domain ? xenDomainOf(args.domain) : null,
   };
   const faults = rules(audio, name, args);
   return faults.length ? { faults } : { audio };
+}
+
+/** What plain Xen does not have, and why: there an audio domain is given its devices, and that is all. */
+const ONLY_QUBES: Partial<Record<keyof AudioDomain, string>> = {
+  shared: "give the device to a domain that has another purpose with a PciAttachment",
+  usb: "single USB devices do not go from domain to domain; give it a controller",
+  clients: "sound does not go from domain to domain",
+  restartClients: "it has no clients",
+  microphone: "it has no clients",
+  emulated: "it has no clients",
+  bluetooth: "guidomain puts nothing inside a domain of xl",
+  template: "its domains are not made from templates of Qubes",
+  label: "its windows have no labels",
+};
+const SAID_BY_DEFAULT: Partial<Record<string, unknown>> = {
+  shared: false,
+  restartClients: "never",
+  microphone: "denied",
+  bluetooth: false,
+};
+
+/** docs/xen.md. */
+function xenFaults(
+  audio: AudioDomain,
+  { type }: XenDomain,
+  add: (property: string, reason: string) => void,
+): void {
+  for (const [property, why] of Object.entries(ONLY_QUBES)) {
+    const value = audio[property as keyof AudioDomain];
+    const isNothing = value === null || (Array.isArray(value) && value.length === 0);
+    if (!isNothing && value !== SAID_BY_DEFAULT[property])
+      add(property, `it has no meaning on plain Xen: ${why}; leave it out`);
+  }
+  if (type === "pvh")
+    add("domain.type", `"pvh" cannot have a sound device: xl says "${PVH_WORDS}"; give "hvm" or "pv"`);
 }
 
 /** Lists whose order means nothing are kept sorted, so that their order is never a difference. */
@@ -202,6 +242,7 @@ function rules(audio: AudioDomain, name: string, args: AudioDomainArgs): Fault[]
     if (audio.usb.findIndex(isSame) < i)
       add(`usb[${i}]`, `it is there twice; name each once, two that are alike each with its "port"`);
   });
+  if (audio.domain) xenFaults(audio, audio.domain, add);
   const { clients } = audio;
   if (clients !== "default" && clients.includes(audio.qube))
     add("clients", `"${audio.qube}" cannot be its own client: it plays its own sound by itself`);

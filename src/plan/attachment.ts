@@ -1,4 +1,5 @@
 /** Which devices an attachment means on this host, and whether the qube may have them. Pure. Design §6; qubes-host.md (h) 2. */
+import { givenUp } from "../formula/xen/settings.ts";
 import type { PciFunction, Snapshot } from "../host/protocol.ts";
 import { Refusal } from "../model/failure.ts";
 import type { PciAttachment } from "../model/pciAttachment.ts";
@@ -71,7 +72,8 @@ export function resolve(attachment: PciAttachment, snapshot: Snapshot, known: re
     ...device,
     options: optionsOf(attachment, device.options, snapshot),
   }));
-  const settings = givenUp(snapshot, { ...NO_SETTINGS, devices: devicesOf(given, qube, snapshot) });
+  const described = { ...NO_SETTINGS, devices: devicesOf(given, qube, snapshot) };
+  const settings = platformOf(snapshot.facts) === "xen" ? givenUp(described) : described;
   const isNew = (fn: PciFunction) =>
     !(snapshot.qubes[qube]?.pci ?? []).some((one) => reached(tree, one).includes(fn));
   const reasons = (effect: string) => verdict.reasons.filter((r) => r.effect === effect).map((r) => r.text);
@@ -95,22 +97,6 @@ export function resolve(attachment: PciAttachment, snapshot: Snapshot, known: re
       severity: "info",
       text,
     })),
-  };
-}
-
-/**
- * On plain Xen dom0 gives the devices up to pciback now, and xl takes them by itself ("seize") each time that the domain is created, also in the next
- * boot. Qubes does both at a qube's start.
- */
-export function givenUp(snapshot: Pick<Snapshot, "facts">, settings: Settings): Settings {
-  if (platformOf(snapshot.facts) !== "xen") return settings;
-  const devices = Object.entries(settings.devices).map(
-    ([name, device]) => [name, { ...device, options: { ...device.options, seize: "True" } }] as const,
-  );
-  return {
-    ...settings,
-    devices: Object.fromEntries(devices),
-    assignable: Object.fromEntries(devices.map(([, { port }]) => [port, "pciback" as const])),
   };
 }
 

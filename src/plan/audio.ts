@@ -24,10 +24,12 @@ import { isAwaited, owns, type Plan, planApply } from "./changes.ts";
 import { hardwareKey } from "./fingerprint.ts";
 import { devicesOf } from "./gpu.ts";
 import { holds, type RungKey } from "./ladder.ts";
-import { type Notice, preflightRemoval, requireQubes } from "./preflight.ts";
+import { type Notice, preflightRemoval, requirePlatform } from "./preflight.ts";
 import { chooseUsb } from "./usbSound.ts";
 import { partsOf, valueOf } from "./values.ts";
 import { lintCheck, policyCheck } from "./verify.ts";
+import { preflightDomain } from "./xen/preflight.ts";
+import { deviceChecks, startCheck, withDomain } from "./xen/verify.ts";
 
 /** That it did not come up, and under what circumstances: it is tried again when these change. */
 export interface RememberedSound {
@@ -67,11 +69,17 @@ export function decideAudio(
 ): AudioDecision {
   const refuse = (what: string, next: string) =>
     new Refusal({ resource: audioWords(audio), host: audio.host, what, next });
-  requireQubes(audioWords(audio), audio.host, snapshot);
-  const notices = [
-    ...qubeNotices(audio, snapshot, owner, coming, refuse),
-    ...clientNotices(audio, snapshot, refuse),
-  ];
+  requirePlatform(audioWords(audio), audio.host, audio.domain, snapshot);
+  if (audio.domain)
+    preflightDomain(
+      { resource: audioWords(audio), host: audio.host, qube: audio.qube },
+      audio.domain,
+      snapshot,
+      true,
+    );
+  const notices = audio.domain
+    ? []
+    : [...qubeNotices(audio, snapshot, owner, coming, refuse), ...clientNotices(audio, snapshot, refuse)];
   const { functions, settings, more, ...pci } = devicesFor(audio, snapshot, refuse);
   const usb = chooseUsb(audio.qube, audio.usb, snapshot, refuse);
   const against = pci.against ?? usb.against[0];
@@ -91,7 +99,10 @@ export function decideAudio(
     return { ...before, reason: `${known.reason} (${UNTIL})`, remembered: known };
   const wanted = audioSettingsOf(audio, settings, usb.settings);
   const waits = needsStart(audio, wanted, snapshot, owner);
-  const startsAnew = waits && !audio.shared && soundUsers(audio.qube, snapshot).length === 0;
+  // Who uses a domain of xl that was there before nobody knows.
+  const isFree =
+    !audio.domain || snapshot.ledger[`qube:${audio.qube}`]?.first === null || !snapshot.qubes[audio.qube];
+  const startsAnew = waits && isFree && !audio.shared && soundUsers(audio.qube, snapshot).length === 0;
   if (!waits || startsAnew || isUp) return { ...decided, target: "audio", wanted, reason: null, startsAnew };
   return {
     ...decided,
@@ -264,7 +275,7 @@ function devicesFor(audio: AudioDomain, snapshot: Snapshot, refuse: Refuse) {
   const functions = [
     ...new Set(selections.flatMap((one) => ("refused" in one ? [] : [...one.functions]))),
   ].sort((a, b) => (a.sbdf < b.sbdf ? -1 : 1));
-  const verdict = verdictAudio(snapshot.facts, functions);
+  const verdict = verdictAudio(snapshot.facts, functions, audio.domain?.type === "pv");
   const given = snapshot.qubes[audio.qube]?.pci ?? [];
   const isNew = (fn: PciFunction) => !given.some((one) => reached(tree, one).includes(fn));
   const reasons = (...effects: string[]) =>
@@ -289,6 +300,7 @@ function devicesFor(audio: AudioDomain, snapshot: Snapshot, refuse: Refuse) {
 
 /** Whether this resource has made the qube the audio domain of somebody. */
 export const inForce = (audio: AudioDomain, { ledger }: Snapshot, owner: string): boolean =>
+  (audio.domain !== null && owns(ledger[`qube:${audio.qube}`], owner)) ||
   owns(ledger["global:default_audiovm"], owner) ||
   isAwaited(ledger["global:default_audiovm"], owner) ||
   Object.entries(ledger).some(
@@ -320,12 +332,14 @@ function needsStart(audio: AudioDomain, wanted: Settings, snapshot: Snapshot, ow
       of === audio.qube &&
       (kind === "device" ||
         (kind === "feature" && ofItsStart(name)) ||
-        (kind === "property" && ["virt_mode", "memory", "vcpus"].includes(name)))
+        (kind === "property" &&
+          ["virt_mode", "type", "kernel", "ramdisk", "cmdline", "memory", "vcpus"].includes(name)))
     );
   };
   const { changes, restores } = planApply(audio.qube, wanted, snapshot, owner);
   if (changes.some((c) => ofStart(c.wish.key)) || restores.some((r) => ofStart(r.key))) return true;
   const started = Number(live.properties["start_time"]?.value || "NaN");
+  if (audio.domain && Number.isNaN(started)) return false; // xl does not say it of every domain
   return Object.entries(snapshot.ledger).some(
     ([key, { at, first, ours }]) => ofStart(key) && !(started >= at) && first !== ours,
   );
@@ -375,6 +389,11 @@ export const isFixed = (client: QubeSnapshot, snapshot: Snapshot): boolean =>
 
 /** Where the clients' sound goes now. */
 export function soundOf(audio: AudioDomain, snapshot: Snapshot): string {
+  if (audio.domain) {
+    const tree = pciTree(snapshot.facts.pci);
+    const given = (snapshot.qubes[audio.qube]?.pci ?? []).flatMap((one) => reached(tree, one));
+    return given.length ? audio.qube : "dom0";
+  }
   if (audio.clients === "default") return snapshot.globals["default_audiovm"]?.value ?? "";
   const places = new Set(
     audio.clients.map((name) => snapshot.qubes[name]?.properties["audiovm"]?.value ?? ""),
@@ -399,7 +418,8 @@ const until = (command: string) => `until ${command}; do sleep 1; done`;
 const STARTS = "audio domain starts";
 const CARD = "a sound card is in the qube";
 const usbCard = (ids: string) => `sound card ${ids} is in the qube`;
-const CARDS = /^(a sound card|sound card [0-9a-f]{4}:[0-9a-f]{4}) is in the qube$/;
+const CARDS =
+  /^((a sound card|sound card [0-9a-f]{4}:[0-9a-f]{4}) is in the qube|its kernel (has taken the devices over|sees .*)|\S+ is with the domain)$/;
 /** Evidence, not conditions: a radio may be plugged in later, and what stays in a shared qube is its owner's. */
 const RADIO = "a Bluetooth radio is in the qube";
 const STAY = "its pairings stay";
@@ -426,6 +446,16 @@ export function audioChecks(
   headsets: readonly string[] = [],
 ): Verification[] {
   const { qube, limits } = audio;
+  if (audio.domain) {
+    const sbdfs = (given ?? []).map(({ sbdf }) => sbdf);
+    return given === null
+      ? []
+      : [
+          startCheck(audio, STARTS),
+          ...withDomain(audio, sbdfs),
+          ...deviceChecks(audio, audio.domain, snapshot, sbdfs),
+        ];
+  }
   const guest = (id: string, command: string): Verification => ({
     kind: "guest",
     id,

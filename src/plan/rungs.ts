@@ -165,6 +165,7 @@ export function rungKey(gui: GuiDomain, rung: Rung, snapshot: Snapshot): RungKey
     { template, label, vcpus, clients, viewers, session, sessionUser, limits, autostart },
     // What a release before these arguments has remembered stays known.
     ...(gui.input === null ? [] : [gui.input]),
+    ...(gui.domain === null ? [] : [gui.domain]),
     ...(gui.level === null ? [] : [{ level: gui.level, apps: gui.apps, rules: gui.rules }]),
   ];
   return {

@@ -63,6 +63,7 @@ const MIRRORED = new Set([
   "bluetooth",
   "clients",
   "devices",
+  "domain",
   "emulated",
   "label",
   "memory",

@@ -15,6 +15,7 @@ import {
 import { isRemote, PORTS, type RemoteMode, type Rung } from "../model/modes.ts";
 import { policyFile } from "../model/names.ts";
 import type { Settings } from "../model/settings.ts";
+import { vncPort } from "../model/xenDomain.ts";
 import { reached } from "../pci/identity.ts";
 import type { Selector } from "../pci/selector.ts";
 import { isDisplay, pciTree } from "../pci/tree.ts";
@@ -187,12 +188,14 @@ export function outputsOf(
   };
 }
 
-/** Where a remote screen is found: on the loopback interface of the qube, which `npm run view` or a viewer leads to. */
-const endpointOf = ({ qube, viewers }: GuiDomain, mode: RemoteMode): Properties => ({
+/**
+ * Where a remote screen is found: on the loopback interface of the qube, of dom0 on plain Xen, which `npm run view` or a viewer leads to.
+ */
+const endpointOf = ({ qube, viewers, domain }: GuiDomain, mode: RemoteMode): Properties => ({
   protocol: mode,
   qube,
   address: "127.0.0.1",
-  port: PORTS[mode],
+  port: domain ? vncPort(domain) : PORTS[mode],
   viewers,
 });
 

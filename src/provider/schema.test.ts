@@ -74,6 +74,7 @@ const audioArgs: Record<keyof resources.AudioDomainArgs, true> = {
   memory: true,
   vcpus: true,
   autostart: true,
+  domain: true,
 };
 const attachmentArgs: Record<keyof resources.PciAttachmentArgs, true> = {
   host: true,

@@ -220,6 +220,7 @@ const audioInputs: Record<string, Property> = {
     description:
       "true: the qube has another purpose already, and only what makes it an audio domain is changed. Default: false.",
   },
+  domain: same("domain"),
   devices: {
     ...any,
     description:

@@ -1,6 +1,6 @@
 import * as pulumi from "@pulumi/pulumi";
 import { DEFAULT_TEMPLATE } from "../model/guiDomain.ts";
-import type { Attempt, Evidence, Pending } from "./guiDomain.ts";
+import type { Attempt, Evidence, Pending, XenDomain } from "./guiDomain.ts";
 import { Host } from "./host.ts";
 import type { Selector } from "./selector.ts";
 import { afterItsTemplate } from "./template.ts";
@@ -48,6 +48,8 @@ export interface AudioDomainArgs {
   vcpus?: pulumi.Input<number>;
   /** Default: true. */
   autostart?: pulumi.Input<boolean>;
+  /** Plain Xen, and only there: what the domain is made of (docs/xen.md). */
+  domain?: pulumi.Input<XenDomain>;
 }
 
 /** A USB device by what it is; qvm-usb lists what is plugged in. */
@@ -101,6 +103,7 @@ export class AudioDomain extends pulumi.CustomResource {
   declare readonly memory: pulumi.Output<number | undefined>;
   declare readonly vcpus: pulumi.Output<number | undefined>;
   declare readonly autostart: pulumi.Output<boolean | undefined>;
+  declare readonly domain: pulumi.Output<XenDomain | undefined>;
   /** Every value on the host that follows from the arguments; a preview is a diff of these. */
   declare readonly settings: pulumi.Output<Record<string, unknown>>;
   /** The qube to which the clients' sound goes now; "dom0" where it stayed there. */
@@ -157,6 +160,7 @@ const AUDIO_OUTPUTS = {
   memory: undefined,
   vcpus: undefined,
   autostart: undefined,
+  domain: undefined,
   settings: undefined,
   sound: undefined,
   state: undefined,

@@ -1,4 +1,5 @@
 /** A GUI domain's description → what each value on a plain Xen host has to be. Source: xl.cfg(5), issue 7; docs/xen.md. */
+import type { AudioDomain } from "../../model/audioDomain.ts";
 import { bootWords, type GpuGrant } from "../../model/gpu.ts";
 import { type GuiDomain, inMode } from "../../model/guiDomain.ts";
 import type { Mode } from "../../model/modes.ts";
@@ -45,6 +46,35 @@ export function xenSettingsOf(
           ).map((word) => [word, "set" as const]),
         )
       : {},
+  };
+}
+
+export function xenAudioSettingsOf(
+  { memory, vcpus, autostart }: AudioDomain,
+  domain: XenDomain,
+  devices: Settings["devices"],
+): Settings {
+  const more = { memory, vcpus, autostart: autostart ?? true };
+  return givenUp({
+    ...NO_SETTINGS,
+    class: XEN_CLASS,
+    properties: domainProperties(domain, more),
+    devices,
+  });
+}
+
+/**
+ * dom0 gives the devices up to pciback now, and xl takes them by itself ("seize") each time that the domain is created, also in the next
+ * boot. Qubes does both at a qube's start.
+ */
+export function givenUp(settings: Settings): Settings {
+  const devices = Object.entries(settings.devices).map(
+    ([name, device]) => [name, { ...device, options: { ...device.options, seize: "True" } }] as const,
+  );
+  return {
+    ...settings,
+    devices: Object.fromEntries(devices),
+    assignable: Object.fromEntries(devices.map(([, { port }]) => [port, "pciback" as const])),
   };
 }
 

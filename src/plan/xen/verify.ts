@@ -6,7 +6,11 @@ import type { Rung } from "../../model/modes.ts";
 import { vncPort, type XenDomain } from "../../model/xenDomain.ts";
 import { isDisplay, pciTree } from "../../pci/tree.ts";
 
-type Described = Pick<GuiDomain, "qube" | "limits">;
+interface Described {
+  qube: string;
+  /** Seconds. */
+  limits: { start: number; checks: number };
+}
 
 /** `sbdfs`: addresses of what mode "gpu" gives away, in this boot. */
 export function xenVerifications(
