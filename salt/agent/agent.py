@@ -182,16 +182,16 @@ class Session:
 
 
 def check_user():
-    if os.geteuid() != 0 and common.read_text(common.RELEASE) is not None:
-        raise Failure(
-            "unsupported-user", "reading a Qubes host needs root in dom0, not %s" % user()
-        )
+    import domains
+
+    if os.geteuid() != 0 and domains.platform() != "none":
+        raise Failure("unsupported-user", "reading a host needs root in dom0, not %s" % user())
 
 
 def unexpected(error):
-    import qubes_admin
+    import domains
 
-    if isinstance(error, qubes_admin.AdminError):
+    if isinstance(error, domains.AdminError):
         return Failure("admin-api", str(error))
     where = error.__traceback__
     while where.tb_next:

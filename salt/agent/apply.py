@@ -24,7 +24,7 @@ import keys
 import ledger
 import machine
 import menu
-import qubes_admin as admin
+import domains as admin
 import runner
 import secret
 import snapshot
@@ -36,7 +36,6 @@ from lock import Lock
 from steps import reach
 
 SALT_TIMEOUT = 3600  # seconds; a package may have to come from far away
-DROP_IN = "states_dirs: [%s/_states]\nutils_dirs: [%s/_utils]\n" % (common.SALT, common.SALT)
 
 SHAPE = {
     "holder": str,
@@ -128,10 +127,11 @@ def _has(value, **kinds):
 def apply(args, emit, stop, bundle):
     """Up to where the change waits: `verified`, or `staged` for a trial with a boot of its own."""
     check_args(args)
-    if common.read_text(common.RELEASE) is None:
+    if admin.platform() == "none":
         raise Failure(
             "not-qubes",
-            "%s is missing: this is not a Qubes host's dom0" % common.RELEASE,
+            "this is dom0 neither of Qubes (%s is missing) nor of Xen (/proc/xen/capabilities has no "
+            "control_d)" % common.RELEASE,
         )
     _check_root()
     lock = _take(args, emit, stop)
@@ -255,8 +255,9 @@ def _forward(args, emit, stop, run, bundle):
     for key in after["keys"]:
         if not ledger.is_disposable(book, key, owner):
             raise Failure("conflict", "%s is not for %s alone to remove" % (key, owner))
-    if (args["sls"] or args["inside"]) and not shutil.which("qubesctl"):
-        raise _no_salt("qubesctl is not in dom0")
+    program = admin.salt_call("")[0]
+    if (args["sls"] or args["inside"]) and not shutil.which(program):
+        raise _no_salt("%s is not in dom0" % program)
     insides.preflight(args["inside"])
     files = _staged(args["formula"], keep["formula"], after["formula"], modules=args["modules"])
     _check_space(files)
@@ -679,8 +680,7 @@ def _staged(*formulas, modules):
     """{absolute path: text} of everything that is put there for Salt."""
     files = {common.FORMULA + "/" + n: text for formula in formulas for n, text in formula.items()}
     files.update({common.SALT + "/" + name: text for name, text in modules.items()})
-    files[common.DROP_IN] = DROP_IN
-    return files
+    return dict(files, **admin.salt_files())
 
 
 def _check_space(files):
@@ -715,15 +715,7 @@ def _no_salt(what):
 
 def _salt(sls, wait, emit, stop, run):
     """Runs a state of the formula; returns its results in the order they ran. Failures as salt-*."""
-    argv = [
-        "qubesctl",
-        "--dom0-only",
-        "state.sls",
-        sls,
-        "saltenv=user",
-        "--out=json",
-        "--no-color",
-    ]
+    argv = admin.salt_call(sls)
     emit("salt", sls)
     scratch = common.path(common.SCRATCH)
     os.makedirs(scratch, mode=0o700, exist_ok=True)

@@ -22,6 +22,7 @@ SALT = STATE + "/salt"
 SCRATCH = STATE + "/scratch"  # Salt's temporary files: one that was killed leaves them
 FORMULA = "/srv/user_salt"
 DROP_IN = "/etc/salt/minion.d/guidomain.conf"
+MINION = SALT + "/etc/minion"  # instead of it, where Salt is not the host's own (plain Xen)
 LOCK = "/run/guidomain.lock"
 POWER = "/run/guidomain.power"  # what guidomain.Power was last asked for
 LEAVE = "/run/guidomain.leave"  # there: this boot was a trial's that is undone, so it has to end

@@ -8,6 +8,7 @@ import time
 
 import boot
 import common
+import domains
 import pci
 
 ASKED = {
@@ -57,12 +58,14 @@ class Commands:
 def collect(commands, available):
     """`available`: what admin.vm.device.pci.Available lists; it alone knows how ports are
     called."""
-    release = common.read_text(common.RELEASE)
+    platform, release = domains.platform(), domains.release()
     space = os.statvfs(common.path("/var/lib"))
     inputs = pci.read_inputs()
     functions = pci.functions(available, inputs)
     return {
-        "qubesRelease": None if release is None else common.clean(release.split("\n")[0], 200),
+        "platform": platform,
+        "release": release,
+        "qubesRelease": release if platform == "qubes" else None,
         "kernel": os.uname().release,
         "bootId": (common.read_text("/proc/sys/kernel/random/boot_id") or "").strip(),
         "cmdline": common.clean(common.read_text("/proc/cmdline") or ""),

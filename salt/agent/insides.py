@@ -8,7 +8,7 @@ import re
 import time
 
 import common
-import qubes_admin as admin
+import domains as admin
 import verify
 import volumes
 from common import Failure

@@ -14,7 +14,7 @@ import keys
 import ledger
 import machine
 import menu
-import qubes_admin as admin
+import domains as admin
 import secret
 import volumes
 from common import Failure

@@ -11,7 +11,7 @@ import common
 import grub
 import menu
 import policy_lines
-import qubes_admin as admin
+import domains as admin
 import secret
 import volumes
 from common import Failure

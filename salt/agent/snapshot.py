@@ -11,7 +11,7 @@ import journal
 import keys
 import ledger
 import lock
-import qubes_admin as admin
+import domains as admin
 import secret
 import volumes
 
@@ -21,8 +21,13 @@ FOLDERS = [
     "/etc/qubes-rpc/policy",  # of Qubes 4.0, counts where a policy says !compat-4.0
     "/usr/share/xsessions",
     "/etc/lightdm/lightdm.conf.d",
+    "/etc/systemd/system/lightdm.service.d",
 ]
-OURS = {"/etc/qubes-rpc": "guidomain.", "/etc/systemd/sleep.conf.d": "50-guidomain"}  # of it only these
+OURS = {  # of it only these
+    "/etc/qubes-rpc": "guidomain.",
+    "/etc/systemd/sleep.conf.d": "50-guidomain",
+    "/usr/local/libexec": "guidomain-",
+}
 INPUT_TARGET = "/etc/qubes/input-proxy-target"
 UNITS = "/etc/systemd/system"  # of it only what orders the start of single qubes
 TEXT_LIMIT = 256 * 1024  # bytes of one file
@@ -36,7 +41,7 @@ def snapshot(args):
         set(args["packages"]) | {key[8:] for key in entries if key.startswith("package:")}
     )
     rpm = keys.start_rpm(names)
-    host = _qubes() if common.read_text(common.RELEASE) is not None else _nothing()
+    host = _qubes() if admin.platform() != "none" else _nothing()
     # USB qubes that a description names, and those of the ledger: so one look is enough for the next.
     backends = set(args.get("usb") or [])
     backends |= {keys.split(key)[2].split(":")[0] for key in entries if key.startswith("usb:")}
@@ -89,7 +94,7 @@ def _nothing():
 
 def _sessions():
     """Qubes whose Xephyr session a person is in: `qubes-guivm-session QUBE` is the Exec of their
-    xsession file (qubes-host.md (b)), and runs as long as the session does."""
+    xsession file (qubes-host.md (b)), on plain Xen ours, and runs as long as the session does."""
     found = set()
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
@@ -98,7 +103,7 @@ def _sessions():
         except OSError:
             continue  # it has ended
         for word, following in zip(words, words[1:]):
-            if os.path.basename(word) == "qubes-guivm-session":
+            if os.path.basename(word) in ("qubes-guivm-session", "guidomain-screen"):
                 found.add(following)
     return found
 

@@ -22,7 +22,7 @@ import keys
 import ledger
 import machine
 import menu
-import qubes_admin as admin
+import domains as admin
 import units
 from common import Failure
 from steps import reach

@@ -15,6 +15,7 @@ SERVICE, PATH = "guidomain-guard.service", "guidomain-guard.path"
 GUARD = "/usr/bin/python3 -I %s/guard.py " % common.GUARD
 SOURCES = (
     "common",
+    "domains",
     "grub",
     "guard",
     "journal",
@@ -32,6 +33,9 @@ SOURCES = (
     "units",
     "verify",
     "volumes",
+    "xen_domains",
+    "xen_host",
+    "xl_config",
 )
 UNITS = {
     # A GUI domain that takes a card is ordered after it (its own drop-in): whether it may start in

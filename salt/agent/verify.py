@@ -5,7 +5,7 @@ import threading
 import time
 
 import common
-import qubes_admin as admin
+import domains as admin
 from common import Failure
 
 

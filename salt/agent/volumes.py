@@ -13,7 +13,7 @@ import os
 import time
 
 import common
-import qubes_admin as admin
+import domains as admin
 from common import Failure
 from steps import reach
 

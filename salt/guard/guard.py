@@ -34,7 +34,7 @@ import keys  # noqa: E402
 import lock as host_lock  # noqa: E402
 import machine  # noqa: E402
 import menu  # noqa: E402
-import qubes_admin as admin  # noqa: E402
+import domains as admin  # noqa: E402
 import runner  # noqa: E402
 import trial as trials  # noqa: E402
 import units  # noqa: E402

@@ -15,7 +15,9 @@ export interface Bundle {
 const SALT = new URL("../../salt/", import.meta.url);
 
 /** What the agent shares with our Salt states. */
-const SHARED = ["_utils/qubes_admin.py", "_utils/grub.py", "_utils/policy_lines.py"];
+const SHARED = ["grub", "policy_lines", "qubes_admin", "xen_domains", "xen_host", "xl_config"].map(
+  (name) => `_utils/${name}.py`,
+);
 
 /** Reads the agent from `salt/`: every module of `agent/` (but the loader) and `guard/`, and what it shares with the states. */
 export function readBundle(salt: URL = SALT): Bundle {

@@ -1,0 +1,92 @@
+"""
+The one place that knows what kind of host this is. Its qubes, or domains, are those of
+qubes_admin.py on Qubes and of xen_domains.py anywhere else, under the same names: every other module
+takes this one for them (`import domains as admin`).
+"""
+
+import os
+
+import common
+
+
+def platform():
+    """ "qubes", "xen" (dom0 of a plain Xen host, in this very boot) or "none"."""
+    if is_qubes():
+        return "qubes"
+    if "control_d" in (common.read_text("/proc/xen/capabilities", 64) or ""):
+        return "xen"
+    # Before xenfs is mounted: of Xen's features the one that says dom0 (xen/include/public/features.h).
+    features = (common.read_text("/sys/hypervisor/properties/features", 64) or "").strip()
+    try:
+        return "xen" if int(features or "0", 16) >> 11 & 1 else "none"
+    except ValueError:
+        return "none"
+
+
+def is_qubes():
+    return common.read_text(common.RELEASE, 1) is not None
+
+
+def backend():
+    """Of a Xen host also in a boot without Xen: its files are there, and no domain runs."""
+    if is_qubes():
+        import qubes_admin as found
+    else:
+        import xen_domains as found
+    return found
+
+
+def __getattr__(name):
+    if name.startswith("__"):
+        raise AttributeError(name)
+    return getattr(backend(), name)
+
+
+def release():
+    """What the host calls itself."""
+    if is_qubes():
+        text = common.read_text(common.RELEASE) or ""
+        return common.clean(text.split("\n")[0], 200)
+    for line in (common.read_text("/etc/os-release") or "").splitlines():
+        name, _, value = line.partition("=")
+        if name == "PRETTY_NAME":
+            return common.clean(value.strip().strip("\"'"), 200)
+    return None
+
+
+# -- Salt
+
+
+def salt_files():
+    """{path: text} of what makes Salt find our modules."""
+    modules = "states_dirs: [%s/_states]\nutils_dirs: [%s/_utils]\n" % (common.SALT, common.SALT)
+    if is_qubes():
+        return {common.DROP_IN: modules}
+    return {common.MINION: modules + MINION}
+
+
+# Nothing of the host's own Salt: no minion id is made up, no name is looked up, and what Salt writes
+# goes with our folders.
+MINION = """\
+id: dom0
+file_client: local
+file_roots:
+  user: [{formula}]
+pillar_roots: {{}}
+cachedir: {scratch}/cache
+pki_dir: {scratch}/pki
+sock_dir: {scratch}/sock
+pidfile: {scratch}/pid
+log_file: {scratch}/log
+log_level_logfile: quiet
+enable_fqdns_grains: False
+enable_gpu_grains: False
+""".format(formula=common.FORMULA, scratch=common.SCRATCH)
+
+
+def salt_call(sls):
+    """How one state of ours is applied to dom0; its answer is JSON, {"local": …}."""
+    end = ["state.sls", sls, "saltenv=user", "--out=json", "--no-color"]
+    if is_qubes():
+        return ["qubesctl", "--dom0-only"] + end
+    return ["salt-call", "--local", "-c", os.path.dirname(common.path(common.MINION))] + end
