@@ -39,7 +39,12 @@ def save(ledger):
 
 
 # What serves all who want it, and goes with the last of them (src/plan/changes.ts, shareable).
-SHARED = ("package:", "file:/etc/qubes-rpc/guidomain.", "file:/etc/systemd/sleep.conf.d/")
+SHARED = (
+    "package:",
+    "file:/etc/qubes-rpc/guidomain.",
+    "file:/etc/systemd/sleep.conf.d/",
+    "file:/usr/local/libexec/guidomain-",
+)
 
 # What a change says of claims (src/host/protocol.ts, ClaimArgs); a controller of before says nothing.
 NO_CLAIMS = {"formerly": None, "takes": {}, "waits": {}, "heirs": {}}

@@ -114,6 +114,9 @@ def _qubes():
     for name, listed in admin.qubes().items():
         try:
             found[name] = dict(_qube(name, listed), session=name in sessions)
+            if listed["class"] == admin.XEN:
+                # dom0 shows a domain in its session, and nowhere else.
+                found[name]["guidRunning"] = name in sessions
         except admin.AdminError as error:
             if error.type != "QubesVMNotFoundError":
                 raise  # else it was removed while we looked
