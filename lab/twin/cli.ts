@@ -8,13 +8,14 @@ import { join, relative, resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { stringify } from "yaml";
 import { faults } from "./faults.ts";
+import { type PlatformName, platforms } from "./platform.ts";
 import { layout } from "./sandbox.ts";
 import { attachTwin, lastStart, startTwin, type Trigger, type Twin } from "./twin.ts";
 import type { Patch, World } from "./world.ts";
 
 const LAB = resolve(import.meta.dirname, "../../.lab");
-const USAGE = `npm run lab -- start [NAME] [--machine PROFILE] [--install FIXTURE]
-               reset [NAME] [--machine PROFILE] [--install FIXTURE]   a fresh installation, on that machine
+const USAGE = `npm run lab -- start [NAME] [--platform qubes|xen] [--machine PROFILE] [--install FIXTURE]
+               reset [NAME] [--platform qubes|xen] [--machine PROFILE] [--install FIXTURE]   a fresh installation, on that machine
                stop [NAME]
                status [NAME]                who drives the screen, what was booted, what is under way
                power-cycle [NAME]           off and on by hand
@@ -32,15 +33,20 @@ async function main(words: string[]): Promise<number> {
   const { values, positionals } = parseArgs({
     args: words,
     allowPositionals: true,
-    options: { machine: { type: "string" }, install: { type: "string" } },
+    options: { platform: { type: "string" }, machine: { type: "string" }, install: { type: "string" } },
   });
   const [command, ...rest] = positionals;
   const json = command === "world" ? rest.pop() : undefined;
   const name = rest[0] ?? "lab";
   const dir = join(LAB, name);
-  const { machine, install } = values;
+  const { platform: given, machine, install } = values;
+  if (given !== undefined && !(given in platforms))
+    throw new Error(`There is no platform "${given}"; there are ${Object.keys(platforms).join(", ")}.`);
+  const platform = given as PlatformName | undefined;
   const chosen =
-    machine || install ? { ...(machine && { machine }), ...(install && { install }) } : undefined;
+    platform || machine || install
+      ? { ...(platform && { platform }), ...(machine && { machine }), ...(install && { install }) }
+      : undefined;
   switch (command) {
     case "start": {
       const running = await attachTwin(dir);

@@ -19,6 +19,7 @@ import {
 } from "node:fs";
 import { connect } from "node:net";
 import { dirname, join, resolve } from "node:path";
+import { type Platform, platformOf } from "./platform.ts";
 import { identify, type ProcessId } from "./process.ts";
 import type { Install, World } from "./world.ts";
 
@@ -45,18 +46,14 @@ export const layout = (dir: string) => ({
 /** dom0's disk as a fresh installation leaves it. */
 export function installRoot(dir: string, install: Install, world: World): void {
   const { root } = layout(dir);
+  const platform = platformOf(world);
   removeRoot(dir);
-  cpSync(join(HERE, "skel"), root, { recursive: true });
-  for (const folder of FOLDERS) mkdirSync(join(root, folder), { recursive: true });
+  cpSync(join(HERE, platform.skel), root, { recursive: true, verbatimSymlinks: true });
+  for (const folder of platform.folders) mkdirSync(join(root, folder), { recursive: true });
   chmodSync(join(root, "root"), 0o700);
   chmodSync(join(root, "var/tmp"), 0o1777);
-  const number = world.release.replace(/^R/, "");
   const files: NonNullable<Install["files"]> = {
-    "/etc/qubes-release": `Qubes release ${number} (${world.release})\n`,
-    "/etc/system-release": `Qubes release ${number} (${world.release})\n`,
-    "/etc/os-release": osRelease(number),
-    "/var/lib/rpm/.rpm.lock": "",
-    "/var/lib/rpm/twin.json": `${JSON.stringify({ packages: install.packages ?? {} }, null, 1)}\n`,
+    ...platform.files(install, world),
     ...install.files,
   };
   symlinkSync("../run", join(root, "var/run"));
@@ -71,28 +68,6 @@ export function installRoot(dir: string, install: Install, world: World): void {
     chmodSync(join(root, path), Number.parseInt(mode, 8));
   }
 }
-
-const osRelease = (number: string) => `NAME="Qubes OS"
-VERSION="${number} (R${number})"
-ID=qubes
-ID_LIKE="fedora"
-VERSION_ID="${number}"
-PRETTY_NAME="Qubes OS ${number} (R${number})"
-CPE_NAME="cpe:/o:ITL:qubes:${number}"
-`;
-
-const FOLDERS = [
-  ..."dev etc/lightdm/lightdm.conf.d etc/qubes-rpc/policy etc/qubes/policy.d/include etc/salt/minion.d etc/systemd/system home/user".split(
-    " ",
-  ),
-  ..."media mnt opt proc root run srv/formulas/base srv/pillar srv/salt sys tmp usr/local/bin usr/local/sbin".split(
-    " ",
-  ),
-  ..."usr/share/xsessions var/cache var/lib/qubes var/lib/rpm var/log/libvirt/libxl var/log/lightdm var/log/qubes".split(
-    " ",
-  ),
-  ..."var/log/salt var/log/xen/console var/tmp".split(" "),
-];
 
 export function removeRoot(dir: string): void {
   const { root } = layout(dir);
@@ -138,7 +113,7 @@ export function machineState(dir: string): MachineState {
 }
 
 /** Switches the machine on: a boot on its disk. Throws with one sentence when this machine cannot do it. */
-export async function powerOn(dir: string): Promise<ProcessId> {
+export async function powerOn(dir: string, world: World): Promise<ProcessId> {
   if (process.platform !== "linux")
     throw new Error("The twin needs Linux: it is made of namespaces. Run it in a Linux virtual machine.");
   const paths = layout(dir);
@@ -149,6 +124,7 @@ export async function powerOn(dir: string): Promise<ProcessId> {
   mkdirSync(join(paths.world, "guests"), { recursive: true });
 
   const venv = salt();
+  const platform = platformOf(world);
   const reasons: string[] = [];
   // A user namespace keeps the twin's root from being the machine's; without one it takes the machine's root.
   for (const userNamespace of process.getuid?.() === 0 ? [true, false] : [true]) {
@@ -165,11 +141,13 @@ export async function powerOn(dir: string): Promise<ProcessId> {
         log: join(paths.log, "sandbox.log"),
         hostname: "dom0",
         userNamespace,
-        daemons: DAEMONS,
+        platform: world.platform ?? "qubes",
+        path: searchPath(platform),
+        daemons: platform.daemons,
         sshd: paths.sshd,
       }),
     );
-    writeEnter(dir, userNamespace);
+    writeEnter(dir, userNamespace, searchPath(platform));
     const launched = await launch(join(venv.path, "bin/python3"), config);
     if (launched.power) return launched.power;
     if (launched.code === 2)
@@ -226,15 +204,6 @@ export function ask(dir: string, request: { do: string; why?: string }): Promise
   }).finally(() => closeSync(folder));
 }
 
-const DAEMONS = [
-  { argv: ["/usr/lib/twin/bin/qubesd"], log: "/var/log/qubes/qubesd.log", socket: "/run/qubesd.sock" },
-  {
-    argv: ["/usr/lib/twin/bin/qrexecd"],
-    log: "/var/log/qubes/qrexec.log",
-    socket: "/run/qubes/qrexec/.control",
-  },
-];
-
 /** The virtual environment with Salt, and the folders of its interpreter that lie outside what the sandbox lends of /usr. */
 function salt(): { path: string; python3: string; interpreters: string[] } {
   const path = join(REPOSITORY, ".venv");
@@ -253,7 +222,7 @@ function salt(): { path: string; python3: string; interpreters: string[] } {
  * `enter COMMAND` runs a command in dom0, as a login by SSH would; without an argument it is sshd's ForceCommand.
  * It checks that process 1 is still the one it was: a reused id would lead to somewhere else.
  */
-function writeEnter(dir: string, userNamespace: boolean): void {
+function writeEnter(dir: string, userNamespace: boolean, path: string): void {
   const { enter, log, world } = layout(dir);
   const user = userNamespace ? "--user --preserve-credentials " : "";
   const text = `#!/bin/sh
@@ -271,16 +240,17 @@ if [ "$given" = 0 ]; then
   printf '%s\\n' "\${command:-(login shell)}" >>${quote(join(log, "commands.log"))}
 fi
 [ -n "$command" ] || command='exec /bin/bash -l 2>/dev/null || exec /bin/sh -l'
-exec nsenter --target "$pid" ${user}--mount --pid --uts --ipc --net -- /usr/bin/env -i -C /root ${ENVIRONMENT.join(" ")} TERM="\${TERM:-dumb}" /bin/sh -c "$command"
+exec nsenter --target "$pid" ${user}--mount --pid --uts --ipc --net -- /usr/bin/env -i -C /root PATH=${path} ${ENVIRONMENT} TERM="\${TERM:-dumb}" /bin/sh -c "$command"
 `;
   writeFileSync(`${enter}.new`, text, { mode: 0o755 });
   renameSync(`${enter}.new`, enter);
 }
 
-const ENVIRONMENT = [
-  "PATH=/run/twin/bin:/usr/lib/twin/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-  "HOME=/root USER=root LOGNAME=root SHELL=/bin/sh LANG=C.UTF-8",
-];
+const ENVIRONMENT = "HOME=/root USER=root LOGNAME=root SHELL=/bin/sh LANG=C.UTF-8";
+
+/** PATH of sessions and of units. */
+const searchPath = ({ bin }: Platform) =>
+  `/run/twin/bin:${bin}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin`;
 
 export const quote = (text: string) => `'${text.replaceAll("'", "'\\''")}'`;
 

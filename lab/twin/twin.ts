@@ -1,5 +1,5 @@
 /**
- * A twin: a simulated Qubes dom0 in a sandbox, reached by SSH. See README.md for what it is made of.
+ * A twin: a simulated dom0, of Qubes or of plain Xen, in a sandbox, reached by SSH. See README.md for what it is made of.
  * One folder a twin; everything it has lies there, and it belongs to whoever started it.
  */
 import {
@@ -17,6 +17,7 @@ import { basename, join, resolve } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { type CompareOptions, compare, dump, type TwinDump } from "./dump.ts";
 import { applyFault } from "./faults.ts";
+import { type PlatformName, platforms } from "./platform.ts";
 import { alive, end, type ProcessId, signal, tree } from "./process.ts";
 import {
   ask,
@@ -48,6 +49,8 @@ export type { Faults, Install, Machine, Trigger, World } from "./world.ts";
 export interface StartOptions {
   /** The twin's folder; it is made. A disk left there by an earlier start with the same options is booted again. */
   dir: string;
+  /** "qubes" unless given; "xen" is a Debian host of plain Xen. The installation may say so too. */
+  platform?: PlatformName;
   /** A profile of lab/twin/machines by name, a path, or the machine itself. */
   machine?: string | Machine;
   /** A fixture of lab/twin/installs by name, a path, or the installation itself. */
@@ -96,9 +99,6 @@ interface Start {
   world: World;
 }
 
-const DEFAULT_MACHINE = "laptop";
-const DEFAULT_INSTALL = "qubes-4.3";
-
 export async function startTwin(options: StartOptions): Promise<Twin> {
   const dir = resolve(options.dir);
   if (await attachTwin(dir)) throw new Error(`The twin in ${dir} is already running; stop it first.`);
@@ -135,9 +135,12 @@ export async function attachTwin(folder: string): Promise<Twin | null> {
   return null;
 }
 
-function startOf({ machine, install, world }: Partial<StartOptions>): Start {
-  const hardware = part<Machine>("machines", machine ?? DEFAULT_MACHINE);
-  const installed = part<Install>("installs", install ?? DEFAULT_INSTALL);
+function startOf({ platform = "qubes", machine, install, world }: Partial<StartOptions>): Start {
+  const installed = part<Install>("installs", install ?? platforms[platform].install);
+  const hardware = part<Machine>(
+    "machines",
+    machine ?? platforms[installed.world?.platform ?? platform].machine,
+  );
   return {
     install: installed,
     world: patched(patched(defaultWorld(hardware), installed.world ?? {}), world ?? {}),
@@ -175,7 +178,7 @@ async function endSshd(dir: string): Promise<void> {
 async function switchOn(dir: string, start: Start): Promise<ProcessId> {
   writeWorld(dir, start.world);
   writeFileSync(join(layout(dir).world, "install.json"), JSON.stringify(start.install, null, 1));
-  const power = await powerOn(dir);
+  const power = await powerOn(dir, start.world);
   if (start.world.faults.diskFull) await setDisk(dir, "fill");
   return power;
 }
@@ -213,9 +216,9 @@ function writeWorld(dir: string, world: World): void {
 }
 
 /** Commands that a session finds before all others: Salt's, and those that a fault takes away or waits for. */
-function commands({ faults, clockOffset }: World): Map<string, { link?: string; text?: string }> {
+function commands({ faults, clockOffset, platform }: World): Map<string, { link?: string; text?: string }> {
   const found = new Map<string, { link?: string; text?: string }>();
-  for (const name of ["qubesctl", "salt-call"])
+  for (const name of platform === "xen" ? ["salt-call"] : ["qubesctl", "salt-call"])
     if (!faults.saltMissing) found.set(name, { link: `/usr/lib/twin/salt/bin/${name}` });
   for (const { at } of faults.triggers ?? []) {
     const name = /^command (\S+)/.exec(at)?.[1];
@@ -402,7 +405,7 @@ export class Twin {
   }
 
   /** A fresh installation and a new boot, in its first world or another one; address and keys stay. */
-  async reset(options?: Pick<StartOptions, "machine" | "install">): Promise<void> {
+  async reset(options?: Pick<StartOptions, "platform" | "machine" | "install">): Promise<void> {
     const file = layout(this.dir).start;
     const start = options ? startOf(options) : (JSON.parse(readFileSync(file, "utf8")) as Start);
     this.#running.snapshots = this.counters().snapshots;

@@ -4,6 +4,7 @@
  */
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
+import type { PlatformName } from "./platform.ts";
 
 /** One PCI function, as a dump of a real machine (lspci -vvnn) shows it; `null` is what the dump does not say. */
 export interface MachineFunction {
@@ -26,6 +27,8 @@ export interface MachineFunction {
   pmReset?: boolean | null;
   /** What the kernel's reset_method says; derived from flr and pmReset where it is not given. */
   reset?: string[];
+  /** The kernel offers a reset that does not work: ENOTTY. */
+  resetFails?: boolean;
   /** Of a bridge, the buses behind it, hex. */
   bridge?: { secondary: string; subordinate: string };
   driver?: string | null;
@@ -47,6 +50,8 @@ export interface Machine {
   dmi?: { vendor: string; product: string; bios: string };
   /** False: Xen finds none. */
   iommu?: boolean;
+  /** One of QEMU's: a display can be pulled from its driver without harm. */
+  emulated?: boolean;
   /** Recorded over a stand-in hypervisor: its initramfs hides nothing, and pulling a display from its driver does no harm. */
   standIn?: boolean;
 }
@@ -102,6 +107,10 @@ export interface Faults {
     { fail?: Record<string, string>; offline?: boolean; seconds?: number; hold?: boolean }
   >;
   triggers?: Trigger[];
+  /** Plain Xen: guests stop before they look at their devices, all or these. */
+  guestHangs?: boolean | string[];
+  /** Plain Xen: the hypervisor refuses to give these functions (sbdf) to a domain, or all. */
+  refuseAssign?: boolean | string[];
   /** Faults of the Qubes model, read by qubesd. */
   [name: string]: unknown;
 }
@@ -117,13 +126,17 @@ export interface Template {
 }
 
 export interface World {
+  /** What dom0 is (platform.ts); "qubes" unless given. */
+  platform?: PlatformName;
   machine: Machine;
   /** MiB that Xen sees. */
   memory: number;
   /** MiB that Xen and dom0 keep for themselves. */
   dom0Memory: number;
   iommu: boolean;
-  /** R-number: "R4.3". */
+  /** Plain Xen: processors that `xl info` tells; 4 unless given. */
+  cpus?: number;
+  /** Of Qubes: "R4.3". */
   release: string;
   kernel: string;
   /** Kernels of a fresh installation. */
@@ -144,6 +157,10 @@ export interface World {
   bootSeconds: number;
   /** How long a sleep of the machine lasts; 0.3 unless given. */
   sleepSeconds?: number;
+  /** Plain Xen: seconds from the start of a guest until it has told what it sees; 0.3 unless given. */
+  guestSeconds?: number;
+  /** Plain Xen: how long xl waits for a guest to take what control/shutdown asks for; 60 unless given. */
+  acknowledgeSeconds?: number;
   /** What the machine is from its next boot on: a firmware update, or a card in another slot. */
   nextMachine?: Machine;
   /** Seconds by which dom0's wall clock is wrong; CLOCK_BOOTTIME is not. Python and date of a session see it. */

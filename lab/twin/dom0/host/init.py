@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 
+import xen
 from machine import faults, units
 from qubesd.world import World
 
@@ -128,7 +129,9 @@ GROUPS = "/sys/fs/cgroup/system.slice"
 
 
 class Init:
-    def __init__(self, daemons, cmdline):
+    def __init__(self, daemons, cmdline, path=None):
+        if path:
+            ENVIRONMENT["PATH"] = path
         self.daemons, self.keeping = daemons, {}
         self.sleeping = threading.Lock()
         self.processes = Processes()
@@ -278,7 +281,9 @@ class Init:
     def go_down(self, what, force):
         """Stops what runs, tells the machine below. The one who asked gets an answer first."""
         time.sleep(0.1)
-        if force == 0:  # qubes-core.service: qvm-shutdown --all --wait (core-admin-linux)
+        if force < 2:
+            self.manager.stop_generated()
+        if force == 0 and self.daemons and not xen.on(self.world.read()):  # qubes-core.service: qvm-shutdown --all --wait (core-admin-linux)
             try:
                 self.ask_qubesd("internal.ShutdownAll dom0 name dom0")
             except (OSError, RuntimeError):

@@ -52,8 +52,10 @@ class Sandboxed(Machine):
     folder, owns_volumes = None, False
 
     def write_files(self):
-        grub = next((row for row in Hardware(self.world).blocks() if row["mount"] == "/boot"), None)
+        rows = Hardware(self.world).blocks()
+        grub = next((row for mount in ("/boot", "/") for row in rows if row["mount"] == mount), None)
         lines = [("cmdline", self.boot.cmdline), ("boot_id", self.boot.id), ("osrelease", self.boot.kernel)]
+        lines.append(("xen", (self.boot.xen or "").partition(" ")[2]))
         lines += [("boot-mount", "%s %s" % (grub["fs"], device_path(grub)))] if grub else []  # for bin/findmnt
         for name, text in lines:
             with open(os.path.join(self.folder, name), "w") as file:

@@ -1,7 +1,7 @@
 """dom0's namespaces and file system, and its process 1 in them (init.py). power.py starts it, once for each boot.
 
 CONFIG (JSON): {root, world, tools, venv, interpreters: [path], python3, log, hostname, userNamespace,
-daemons: [{argv, log, socket}], sshd: path of sshd.json}; the paths are the machine's, those of the daemons dom0's.
+platform, path: PATH in dom0, daemons: [{argv, log, socket}], sshd: path of sshd.json}; the paths are the machine's, those of the daemons dom0's.
 """
 import ctypes
 import fcntl
@@ -11,6 +11,7 @@ import socket
 import struct
 
 from machine import hardware
+from xen import sysv
 
 from . import init
 
@@ -124,7 +125,7 @@ def file_system(config):
     if not os.path.exists("/usr/bin/python3"):  # a dom0 always has one; here it is the virtual environment's
         lend_entries("/usr/bin", root, {"python3"})
         os.symlink(config["python3"], root + "/usr/bin/python3")
-    own = {path: os.open(root + path, os.O_PATH) for path in OWN}  # before they are covered
+    own = {path: os.open(root + path, os.O_PATH) for path in OWN if os.path.isdir(root + path)}  # before they are covered
     lend_entries("/usr/lib", root, {"twin", "dom0-python", "os-release", "systemd", "dracut", "modules"})
     if os.path.isdir("/usr/lib/systemd"):
         lend_entries("/usr/lib/systemd", root, {"system"})
@@ -140,9 +141,11 @@ def file_system(config):
 
     tmpfs(root + "/run")
     tmpfs(root + "/tmp", "mode=1777")
-    for folder in ("lock", "qubes/policy.d/include", "systemd/system"):
+    for folder in ("lock", "systemd/system"):
         os.makedirs(root + "/run/" + folder)
-    open(root + "/run/qubes/qubes-dom0-update.lock", "w").close()
+    if config["platform"] == "qubes":
+        os.makedirs(root + "/run/qubes/policy.d/include")
+        open(root + "/run/qubes/qubes-dom0-update.lock", "w").close()
     bind(config["world"], root + "/run/twin")
     bind(config["world"] + "/state", root + "/run/twin/state", writable=True)
     tmpfs(root + "/run/twin/guests")
@@ -207,8 +210,9 @@ def process_one(config, boot, world, log, ready):
     file_system(config)
     socket.sethostname(config["hostname"])
     loopback_up()
-    hardware.kernel_shows(world, boot["drivers"])
-    one = init.Init(config["daemons"], boot["cmdline"])
+    sysv.generate()
+    hardware.kernel_shows(world, boot["drivers"], under_xen=bool(boot["xen"]), loaded=boot["loaded"])
+    one = init.Init(config["daemons"] if boot["xen"] else [], boot["cmdline"], config["path"])
     one.start_daemons()
     os.dup2(null, 0)
     os.dup2(log, 1)

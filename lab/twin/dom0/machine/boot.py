@@ -6,6 +6,9 @@ rd.qubes.hide_all_usb; of several rd.qubes.hide_pci the last counts; a word that
 import re
 import uuid
 
+import xen
+import xen.boot
+
 from . import grub, hardware
 
 # File systems that GRUB writes a grubenv on, and only where they lie on a partition (qubes-host.md (c), design §5).
@@ -38,16 +41,16 @@ class Boot:
     """One boot. status: "running" (units come next), "waiting" (for a passphrase) or "stopped"; `why` in one sentence.
 
     id: boot id; entry, title: of GRUB's menu; xen, cmdline: the lines; drivers: {sbdf: driver or None} as the initramfs and udev
-    leave them; at: CLOCK_BOOTTIME of its start; stage: "grub", "initramfs", "prompt", "system"; cleared: see grub.Choice.
+    leave them; loaded: modules of a plain Xen host; at: CLOCK_BOOTTIME of its start; stage: "grub", "initramfs", "prompt", "system"; cleared: see grub.Choice.
     """
 
-    FIELDS = "id status stage why entry title xen cmdline kernel drivers at cleared oneShot warnings".split()
+    FIELDS = "id status stage why entry title xen cmdline kernel drivers loaded at cleared oneShot warnings".split()
 
     def __init__(self, at):
         self.id, self.at = str(uuid.uuid4()), at
         self.status, self.stage, self.why = "stopped", "grub", ""
         self.entry = self.title = self.xen = self.kernel = self.cleared = None
-        self.cmdline, self.drivers, self.oneShot, self.warnings = "", {}, False, []
+        self.cmdline, self.drivers, self.oneShot, self.warnings, self.loaded = "", {}, False, [], []
 
     def stop(self, stage, why):
         self.status, self.stage, self.why = "stopped", stage, why
@@ -68,6 +71,9 @@ def start(root, world, at=0.0):
     boot.kernel = choice.kernel.split(" ")[0].rsplit("/vmlinuz-", 1)[-1]
     if not choice.initrd:
         return boot.stop("grub", "the kernel panics: no initramfs, no root file system")
+    if xen.on(world):
+        found = xen.boot.start(root, world, boot)
+        return found if found.why else prompt(found, world, hardware.Hardware(world))
     return initramfs(boot, world, hardware.Hardware(world))
 
 

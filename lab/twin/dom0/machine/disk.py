@@ -4,6 +4,9 @@ import os
 import re
 import shutil
 
+import xen
+import xen.disk
+
 from . import grub
 from .hardware import BOOT_UUID, DISK_UUID, ROOT_UUID, Hardware, adapted, write
 
@@ -60,6 +63,8 @@ def install(root, world, installation="qubes-4.3"):
 
 def prepare(root, world):
     """What is missing for a boot on a disk that was just installed: kernels, Xen, GRUB, tables of disks."""
+    if xen.on(world):
+        return xen.disk.prepare(root, world)
     if os.path.isdir(root + "/boot/grub2"):
         return
     os.makedirs(root + "/boot/grub2")
@@ -99,6 +104,8 @@ def regenerate(root, world, path="/boot/grub2/grub.cfg"):
 
 def update_kernel(root, world):
     """A newer kernel comes, the oldest of more than three goes, grub.cfg is made anew (kernel-install of Qubes). Its version."""
+    if xen.on(world):
+        return xen.disk.update_kernel(root, world)
     versions = grub.versions(root, "vmlinuz")
     newest = versions[0] if versions else world["kernel"]
     newer = re.sub(r"\A(\d+\.\d+\.)(\d+)", lambda found: found.group(1) + str(int(found.group(2)) + 1), newest)

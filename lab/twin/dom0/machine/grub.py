@@ -5,6 +5,8 @@ submenu with --id, set and assignments, if/elif/else, [ … ], functions, source
 a command that is not found, as in GRUB: said, and passed over. Below, a path is GRUB's: relative to the boot partition,
 which is <root>/boot.
 
+Where GRUB's files are follows from the disk (`layout`). What grub-mkconfig writes on Debian is xen/grub.py.
+
 Facts: grub-core/normal/menu.c (a default that names no entry is entry 0; xen-lab.md "GRUB", TRAP), util/grub.d of GRUB 2.12.
 """
 import os
@@ -15,7 +17,28 @@ from .hardware import BOOT_UUID, ROOT_UUID
 
 ENV_SIZE = 1024
 ENV_HEADER = "# GRUB Environment Block\n"
-BOOT, FOLDER = "/boot", "/boot/grub2"
+BOOT = "/boot"
+
+
+class Layout:
+    """`folder`: GRUB's in dom0. `top`: the folder of dom0 that is GRUB's root, as far as a boot reads it. `environment`: what GRUB starts with."""
+
+    def __init__(self, folder, top, **environment):
+        self.folder, self.top, self.environment = folder, top, environment
+
+    @property
+    def prefix(self):
+        """`folder` as GRUB calls it."""
+        return self.folder[len(self.top) :]
+
+
+QUBES = Layout("/boot/grub2", BOOT, root="hd0,gpt2", grub_platform="efi", grub_cpu="x86_64")
+DEBIAN = Layout("/boot/grub", "", root="hd0,msdos1", grub_platform="pc", grub_cpu="i386", feature_platform_search_hint="y")
+
+
+def layout(root):
+    """Fedora and Qubes have a partition for /boot and grub2 on it, Debian has one for all and calls it grub."""
+    return DEBIAN if os.path.isdir(root + DEBIAN.folder) else QUBES
 
 
 # --- grubenv
@@ -327,25 +350,23 @@ HARMLESS = (
 
 class Script:
     def __init__(self, root, can_write):
-        self.root, self.can_write = root, can_write
+        self.root, self.can_write, self.layout = root, can_write, layout(root)
         self.env = {
-            "prefix": "/grub2",
-            "config_directory": "/grub2",
-            "root": "hd0,gpt2",
-            "grub_platform": "efi",
-            "grub_cpu": "x86_64",
+            "prefix": self.layout.prefix,
+            "config_directory": self.layout.prefix,
             "feature_menuentry_id": "y",
             "feature_default_font_path": "y",
             "feature_timeout_style": "y",
             "feature_all_video_module": "y",
             "menuentry_id_option": "--id",
         }
+        self.env.update(self.layout.environment)
         self.menu, self.functions = [], {}
         self.loaded, self.warnings, self.wrote = [], [], None
         self.depth = 0
 
     def file(self, path):
-        return os.path.join(self.root + BOOT, re.sub(r"\A\([^)]*\)", "", path).lstrip("/"))
+        return os.path.join(self.root + self.layout.top + "/", re.sub(r"\A\([^)]*\)", "", path).lstrip("/"))
 
     def source(self, path):
         try:
@@ -561,7 +582,7 @@ def entries(root):
     """[Entry] of the menu as a boot would make it now, submenus' entries after them; nothing is written."""
     script = Script(root, can_write=False)
     script.env["boot_once"] = "true"
-    script.source("/grub2/grub.cfg")
+    script.source(script.layout.prefix + "/grub.cfg")
 
     def below(menu):
         return [inner for each in menu for inner in [each] + below(each.children or [])]
@@ -572,8 +593,8 @@ def entries(root):
 def next_boot(root, can_write=True, typed=None):
     """What GRUB boots now; grubenv is changed as it would be. `typed`: a kernel line that a person wrote in GRUB's editor."""
     script, choice = Script(root, can_write), Choice()
-    before = Env(root + FOLDER + "/grubenv").get()
-    script.source("/grub2/grub.cfg")
+    before = Env(root + script.layout.folder + "/grubenv").get()
+    script.source(script.layout.prefix + "/grub.cfg")
     choice.warnings = script.warnings
     wanted = script.env.get("default", "")
     choice.oneShot = bool(before.get("next_entry")) and wanted == before.get("next_entry")
@@ -630,26 +651,34 @@ def _load(script, choice):
 
 
 def defaults(root):
-    """{name: value} of /etc/default/grub: assignments, quotes, variables. $(…) is only known for the distributor."""
-    found = {}
-    try:
-        with open(root + "/etc/default/grub", encoding="utf-8") as file:
-            text = file.read()
-    except OSError:
-        return found
+    """{name: value} of /etc/default/grub, on Debian also of grub.d beside it: assignments, quotes, variables. $(…) is only known for the
+    distributor.
+    """
+    found, debian = {}, layout(root) is DEBIAN
+    paths = ["/etc/default/grub"]
+    if debian and os.path.isdir(root + "/etc/default/grub.d"):
+        paths += ["/etc/default/grub.d/" + name for name in sorted(os.listdir(root + "/etc/default/grub.d")) if name.endswith(".cfg")]
+    text = ""
+    for path in paths:
+        try:
+            with open(root + path, encoding="utf-8") as file:
+                text += file.read() + "\n"
+        except OSError:
+            pass
     for line in text.replace("\\\n", "").split("\n"):
         assigned = re.match(r"\A\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)=(.*)\Z", line)
         if assigned:
-            found[assigned.group(1)] = unquote(assigned.group(2).strip(), found)
+            found[assigned.group(1)] = unquote(assigned.group(2).strip(), found, "Debian" if debian else "Qubes")
     return found
 
 
-def unquote(text, variables):
+def unquote(text, variables, distributor="Qubes"):
     """The value of an assignment, as the shell takes it."""
     result, at = "", 0
+    text = re.sub(r"`[^`]*`", distributor, text)
 
     def expanded(piece):
-        piece = re.sub(r"\$\([^)]*\)", "Qubes", piece)
+        piece = re.sub(r"\$\([^)]*\)", distributor, piece)
         piece = re.sub(r"\$\{?([A-Za-z_][A-Za-z0-9_]*)\}?", lambda found: variables.get(found.group(1), ""), piece)
         return re.sub(r"\\([\"$\\`])", r"\1", piece)
 

@@ -10,13 +10,16 @@ import os
 import re
 import shutil
 
+import xen
 from qubesd import pci
+from xen import sysfs
 
 PCIBACK = "pciback"
 DISK_CLASS, NET_CLASS, DISPLAY_CLASS, USB_CLASS = "01", "02", "03", "0c03"
 # Kernel modules that bring a picture to a display's connectors (qubes-host.md (d) 3), by the vendor that they serve.
-DRM = ("i915", "xe", "amdgpu", "radeon", "nouveau", "mgag200", "ast", "bochs", "qxl", "virtio-pci")
+DRM = ("i915", "xe", "amdgpu", "radeon", "nouveau", "mgag200", "ast", "bochs", "bochs-drm", "qxl", "virtio-pci")
 DISPLAY_MODULE = {"8086": "i915", "1002": "amdgpu", "10de": "nouveau", "102b": "mgag200", "1a03": "ast", "1234": "bochs"}
+MODULE_NAME = {"bochs-drm": "bochs"}  # of a driver that is not called like its module
 MODULE = {"0403": "snd_hda_intel", "0c0330": "xhci_hcd", "0c0320": "ehci-pci", "0106": "ahci", "0108": "nvme"}
 
 # Of dom0's file systems; any will do, they only have to stay.
@@ -237,9 +240,24 @@ class Hardware:
             rows.append({"name": row_name, "type": kind, "fs": fs, "mount": mount, "parents": list(parents), "uuid": uuid})
             return row_name
 
+        on = boot["on"]
+        if xen.on(self.world):  # Debian's partitioning: one for all, or LVM
+            disk = row("vda" if controller is not None and controller.raw.get("driver") == "virtio-pci" else name, "disk")
+            first = disk + ("p1" if nvme else "1")
+            if on == "partition":
+                row(first, "part", boot["fs"], "/", [disk], ROOT_UUID)
+            elif on == "raid":
+                row(first, "part", "linux_raid_member", None, [disk])
+                row("sdz", "disk")
+                row("sdz1", "part", "linux_raid_member", None, ["sdz"])
+                row("md0", "raid1", boot["fs"], "/", [first, "sdz1"], ROOT_UUID)
+            else:
+                below = row(first, "part", "crypto_LUKS" if on == "crypt" else "LVM2_member", None, [disk], DISK_UUID)
+                below = row("vda1_crypt", "crypt", "LVM2_member", None, [below]) if on == "crypt" else below
+                row("vg-root", "lvm", boot["fs"], "/", [below], ROOT_UUID)
+            return rows
         row(name, "disk")
         row(part + "1", "part", "vfat", "/boot/efi", [name])
-        on = boot["on"]
         if on == "partition":
             row(part + "2", "part", boot["fs"], "/boot", [name], BOOT_UUID)
         elif on == "raid":
@@ -277,13 +295,15 @@ class Hardware:
             offset = int(bridge.secondary, 16) if bridge and bridge.secondary else None
         return sbdf, None
 
-    def write_sys(self, sys, drivers, kernel_args=()):
+    def write_sys(self, sys, drivers, under_xen=True):
         """The tree of /sys (sysfs-bus-pci, Xen's, DMI, DRM, input, block), with each function on the driver that holds it."""
         for part in ("bus", "devices", "class", "hypervisor", "block"):
             shutil.rmtree(os.path.join(sys, part), ignore_errors=True)
         bus = os.path.join(sys, "bus/pci")
-        for part in ("bus/pci/devices", "bus/pci/drivers/pciback", "class", "devices/virtual"):
+        for part in ("bus/pci/devices", "bus/pci/drivers", "class", "devices/virtual", "hypervisor"):
             os.makedirs(os.path.join(sys, part))
+        if not xen.on(self.world):
+            os.makedirs(os.path.join(sys, "bus/pci/drivers/pciback"))
         found = self.functions
         lit = self.boot_display()
         for function in found:
@@ -291,7 +311,8 @@ class Hardware:
         for function in found:
             if drivers.get(function.sbdf):
                 bind(sys, function.sbdf, drivers[function.sbdf])
-        self._write_xen(sys)
+        if under_xen:
+            self._write_xen(sys)
         dmi = self.world["machine"].get("dmi") or {}
         vendor, _, product = self.world["machine"]["machine"].partition(" ")
         for name, text in (
@@ -353,7 +374,7 @@ class Hardware:
         for each in self.functions:
             if each.module:
                 raw = each.raw
-                ids = (int(raw["vendor"], 16), int(raw["device"] or "ffff", 16), each.module)
+                ids = (int(raw["vendor"], 16), int(raw["device"] or "ffff", 16), MODULE_NAME.get(each.module, each.module))
                 lines.add("alias pci:v%08Xd%08Xsv*sd*bc*sc*i* %s" % ids)
         return "# Aliases extracted from modules themselves.\n%s\n" % "\n".join(sorted(lines))
 
@@ -525,10 +546,12 @@ def input_call(entry):
     return service, "+usb-%s-1+3-1-1-ab41" % entry["at"].replace(":", "_")
 
 
-def kernel_shows(world, drivers, sys="/sys", proc="/proc"):
-    """Below /sys and /proc, what the kernel of a dom0 shows of this machine with these drivers."""
+def kernel_shows(world, drivers, sys="/sys", proc="/proc", under_xen=True, loaded=()):
+    """Below /sys and /proc, what the kernel of a dom0 shows of this machine with these drivers. `loaded`: modules, of a plain Xen host."""
     machine = Hardware(world)
-    machine.write_sys(sys, drivers)
+    machine.write_sys(sys, drivers, under_xen)
+    if xen.on(world):
+        sysfs.write_controls(machine, sys, loaded)
     if os.path.isdir(os.path.join(proc, "bus")):
         write(os.path.join(proc, "bus/input/devices"), machine.input_devices(machine.in_dom0(drivers)))
 

@@ -11,6 +11,7 @@ import re
 import shlex
 
 VENDOR, ADMIN, RUNTIME = "/usr/lib/systemd/system", "/etc/systemd/system", "/run/systemd/system"
+GENERATED = "/run/systemd/generator.late"  # of scripts in /etc/init.d (xen/sysv.py)
 WANTS = ("sysinit.target.wants", "basic.target.wants", "multi-user.target.wants", "graphical.target.wants")
 AUTOSTART = re.compile(r"\Aqubes-vm@(.+)\.service\Z")
 LISTS = ("after", "before", "wants", "requires", "wantedby", "requiredby", "alias")
@@ -163,7 +164,7 @@ class Manager:
             return Unit(name, "not-found")
         found = None
         for each in [name] + ([template] if template else []):
-            for folder in (ADMIN, RUNTIME, VENDOR):
+            for folder in (ADMIN, RUNTIME, VENDOR, GENERATED):
                 path = os.path.join(folder, each)
                 real = self.path(path)
                 if os.path.islink(real) and os.readlink(real) == "/dev/null":
@@ -210,6 +211,8 @@ class Manager:
             return "masked" if unit.path else "masked-runtime"
         if unit.loaded == "not-found":
             return "not-found"
+        if unit.path and unit.path.startswith(GENERATED):  # systemd-sysv-install looks at /etc/rc?.d
+            return "enabled" if any(name in self.entries(GENERATED, folder) for folder in WANTS) else "disabled"
         links = self.links(name, unit)
         if not links:
             return "static"
@@ -294,8 +297,8 @@ class Manager:
         self.changed()
 
     def conditions(self, unit):
-        """None, or the first condition that does not hold."""
-        words = self.cmdline.split()
+        """None, or the first condition that does not hold. Of those that begin with "|" one has to (systemd.unit(5))."""
+        words, triggers = self.cmdline.split(), []
         for key, holds in (
             ("conditionkernelcommandline", lambda value: value in words or any(w.startswith(value + "=") for w in words if "=" not in value)),
             ("conditionpathexists", self.exists),
@@ -305,9 +308,14 @@ class Manager:
             ("conditionfilenotempty", lambda value: os.path.isfile(self.path(value)) and os.path.getsize(self.path(value)) > 0),
         ):
             for value in unit.all("unit", key):
-                negated, wanted = value.startswith("!"), value.lstrip("!|")
-                if holds(wanted) == negated:
+                triggering, plain = value.startswith("|"), value.lstrip("|")
+                fails = holds(plain.lstrip("!")) == plain.startswith("!")
+                if triggering:
+                    triggers.append((fails, "%s=%s" % (key, value)))
+                elif fails:
                     return "%s=%s" % (key, value)
+        if triggers and all(fails for fails, _ in triggers):
+            return triggers[0][1]
         return None
 
     def start(self, name):
@@ -347,7 +355,7 @@ class Manager:
                 self.start_qube(autostart.group(1))
             except Exception as error:  # whatever the qube's start ends in, the unit fails with it
                 problem = str(error)
-        if not problem and unit.type == "oneshot":
+        if not problem and unit.type in ("oneshot", "forking"):
             problem = self._all(unit, commands, timeout)
         elif not problem and commands:
             handle = self.execute.spawn(unit, shlex.split(commands[-1].lstrip("-@+!")))
@@ -385,6 +393,12 @@ class Manager:
             self._all(unit, unit.all("service", "execstop"), 90)
         self._set(name, "inactive")
 
+    def stop_generated(self):
+        """Scripts of /etc/init.d are asked to stop, the last started first."""
+        for name in reversed([name for name, state in self.states.items() if state["active"] == "active"]):
+            if (self.unit(name).path or "").startswith(GENERATED):
+                self.stop(name)
+
     def restart(self, name):
         if self.unit(name).loaded == "loaded":
             self.stop(name)
@@ -396,7 +410,7 @@ class Manager:
         """Units that this boot starts, in order: After= and Before= first, then by name."""
         names = set()
         for folder in WANTS:
-            names.update(self.entries(ADMIN, folder))
+            names.update(self.entries(ADMIN, folder) | self.entries(GENERATED, folder))
         manager = self.path(ADMIN, "display-manager.service")
         if os.path.islink(manager):
             names.add(os.path.basename(os.readlink(manager)))
