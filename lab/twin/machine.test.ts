@@ -20,8 +20,9 @@ class Result(unittest.TextTestResult):
 def tell(test, problem):
     print(json.dumps({"test": test.id(), "problem": problem}), flush=True)
 
-suite = unittest.defaultTestLoader.discover(sys.argv[1] + "/machine", top_level_dir=sys.argv[1])
-unittest.TextTestRunner(sys.stderr, resultclass=Result).run(suite)
+for part in ("machine", "xen"):
+    suite = unittest.defaultTestLoader.discover(sys.argv[1] + "/" + part, top_level_dir=sys.argv[1])
+    unittest.TextTestRunner(sys.stderr, resultclass=Result).run(suite)
 `;
 
 const run = spawnSync("python3", ["-c", program, join(import.meta.dirname, "dom0")], {

@@ -60,8 +60,6 @@ const xen: Platform = {
     media mnt opt proc root run srv sys tmp usr/local/bin usr/local/sbin usr/share/xsessions var/cache var/lib/dpkg var/lib/xen/save
     var/lib/xenstored var/log/lightdm var/log/xen/console var/tmp`),
   files: (install) => ({
-    "/etc/os-release": DEBIAN_RELEASE,
-    "/etc/debian_version": "12.12\n",
     "/var/lib/dpkg/lock-frontend": "",
     "/var/lib/dpkg/status": dpkgStatus(install.packages ?? {}),
   }),
@@ -86,17 +84,6 @@ ID_LIKE="fedora"
 VERSION_ID="${number}"
 PRETTY_NAME="Qubes OS ${number} (R${number})"
 CPE_NAME="cpe:/o:ITL:qubes:${number}"
-`;
-
-const DEBIAN_RELEASE = `PRETTY_NAME="Debian GNU/Linux 12 (bookworm)"
-NAME="Debian GNU/Linux"
-VERSION_ID="12"
-VERSION="12 (bookworm)"
-VERSION_CODENAME=bookworm
-ID=debian
-HOME_URL="https://www.debian.org/"
-SUPPORT_URL="https://www.debian.org/support"
-BUG_REPORT_URL="https://bugs.debian.org/"
 `;
 
 /** dpkg's database (deb-control(5)), as xen/packages.py reads and writes it. */

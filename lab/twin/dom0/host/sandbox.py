@@ -211,8 +211,9 @@ def process_one(config, boot, world, log, ready):
     socket.sethostname(config["hostname"])
     loopback_up()
     sysv.generate()
-    hardware.kernel_shows(world, boot["drivers"], under_xen=bool(boot["xen"]), loaded=boot["loaded"])
-    one = init.Init(config["daemons"] if boot["xen"] else [], boot["cmdline"], config["path"])
+    under_xen = bool(boot["xen"]) or config["platform"] == "qubes"
+    hardware.kernel_shows(world, boot["drivers"], under_xen=under_xen, loaded=boot["loaded"])
+    one = init.Init(config["daemons"] if under_xen else [], boot["cmdline"], config["path"])
     one.start_daemons()
     os.dup2(null, 0)
     os.dup2(log, 1)

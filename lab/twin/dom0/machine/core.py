@@ -11,6 +11,7 @@ import json
 import os
 
 import policy
+import xen
 from qubesd.errors import QubesException, Refused
 from qubesd.model import Host, System
 from qubesd.world import Fixed
@@ -132,7 +133,8 @@ class Machine:
         ):
             hardware.write(os.path.join(self.proc, path), text + "\n")
         os.makedirs(os.path.join(self.proc, "bus"), exist_ok=True)
-        hardware.kernel_shows(self.world, self.boot.drivers, self.sys, self.proc)
+        under_xen = bool(self.boot.xen) or not xen.on(self.world)
+        hardware.kernel_shows(self.world, self.boot.drivers, self.sys, self.proc, under_xen, self.boot.loaded)
 
     def type_passphrase(self):
         """Somebody comes and types it. True if the boot goes on."""

@@ -9,6 +9,24 @@ from machine.hardware import ROOT_UUID, Hardware, device_path, write
 from . import grub, initramfs
 
 
+SKEL = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))), "skel-debian")
+FOLDERS = "etc/lightdm/lightdm.conf.d etc/modprobe.d home/user proc root run srv sys tmp var/lib/dpkg var/lib/xen/save var/log/xen/console"
+
+
+def install(root, world, installation):
+    """A fresh disk at `root`, which must not exist, for machines without a sandbox; lab/twin/platform.ts does it for the others."""
+    shutil.copytree(SKEL, root, symlinks=True)
+    for folder in FOLDERS.split():
+        os.makedirs(os.path.join(root, folder), exist_ok=True)
+    rows = sorted(installation.get("packages", {}).items())
+    status = "Package: %s\nStatus: install ok installed\nArchitecture: amd64\nVersion: %s\n"
+    write(root + "/var/lib/dpkg/status", "\n".join(status % row for row in rows))
+    for path, file in installation.get("files", {}).items():
+        write(root + path, file if isinstance(file, str) else file["content"])
+        os.chmod(root + path, int("0644" if isinstance(file, str) else file["mode"], 8))
+    prepare(root, world)
+
+
 def prepare(root, world):
     """What is missing on a disk that was just installed."""
     if os.path.exists(root + "/boot/grub/grub.cfg"):
