@@ -34,6 +34,7 @@ const salt = (name: string) => readFileSync(new URL(`../salt/${name}`, import.me
 const modules = {
   "_states/boot.py": salt("_states/boot.py"),
   "_states/qube.py": salt("_states/qube.py"),
+  "_utils/converge.py": salt("_utils/converge.py"),
   "_utils/grub.py": salt("_utils/grub.py"),
   "_utils/qubes_admin.py": salt("_utils/qubes_admin.py"),
 };

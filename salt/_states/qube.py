@@ -13,8 +13,6 @@ names all of them.
 "new": …}}. Stock qvm.* states are not used: see "Traps" in qubes-cli-formats.md §8.
 """
 
-import time
-
 
 def _admin(function, *args):
     return __utils__["qubes_admin." + function](*args)  # noqa: F821, Salt's loader puts it here
@@ -25,75 +23,19 @@ def _text(value):
     return "" if value is None else str(value)
 
 
-class _Run:
-    """Collects what one state does: `step` for every single thing that it wants to hold."""
-
-    def __init__(self, name):
-        self.name, self.test = name, bool(__opts__.get("test"))  # noqa: F821, as above
-        self.changes, self.errors, self.notes = {}, [], []
-
-    def step(self, key, label, old, new, write, read):
-        """Make `old` into `new` by `write()` unless they are equal; `read()` must then give
-        `new`."""
-        if old == new:
-            return
-        if not self.test:
-            try:
-                write()
-                now = read()
-            except Exception as error:  # AdminError, but Salt's loader hides the class
-                self.fail(label, error)
-                return
-            if now != new:
-                self.errors.append("%s: written, but it reads back as %r" % (label, now))
-                if now == old:
-                    return
-                new = now
-        self.changes[key] = {"old": old, "new": new}
-
-    def fail(self, label, error):
-        self.errors.append("%s: %s" % (label, getattr(error, "message", None) or error))
-
-    def result(self, done="changed"):
-        if self.errors:
-            result, comment = False, "\n".join(self.errors)
-        elif not self.changes:
-            result, comment = True, "as wanted"
-        elif self.test:
-            result, comment = None, "would be %s: %s" % (done, ", ".join(sorted(self.changes)))
-        else:
-            result, comment = True, "%s: %s" % (done, ", ".join(sorted(self.changes)))
-        comment = "\n".join(self.notes + [comment])
-        return {"name": self.name, "result": result, "comment": comment, "changes": self.changes}
+def _converge(function, *args, **kwargs):
+    return __utils__["converge." + function](*args, **kwargs)  # noqa: F821, as above
 
 
 def _guarded(function):
-    """An error of the Admin API while reading becomes a false state that says so, never a
-    traceback."""
-
     def state(name, **kwargs):
-        run = _Run(name)
-        try:
-            function(run, name, **{k: v for k, v in kwargs.items() if not k.startswith("__")})
-        except Exception as error:
-            if not hasattr(error, "dest"):
-                raise
-            run.fail(name, error)
-        return run.result()
+        return _converge("state", function, name, __opts__, **kwargs)  # noqa: F821, as above
 
     return state
 
 
 def _exists(run, qube):
-    """Whether there is anything to read. A missing qube is an error, under test=True only a
-    remark."""
-    if qube in _admin("qubes"):
-        return True
-    if run.test:
-        run.notes.append("%s does not exist yet" % qube)
-    else:
-        run.errors.append("no such qube: %s" % qube)
-    return False
+    return _converge("exists", run, qube in _admin("qubes"))
 
 
 # -- presence
@@ -171,23 +113,8 @@ def _absent(run, name):
 
 def _shut_down(run, name):
     """Whether the qube is halted now; waits as long as its shutdown_timeout says."""
-    if _admin("power_state", name) == "Halted":
-        return True
     limit = (_admin("get_property", name, "shutdown_timeout") or {}).get("value", "")
-    seconds = int(limit) if limit.isdigit() else 60
-    deadline = time.monotonic() + seconds
-    try:
-        _admin("shutdown", name)
-    except Exception as error:
-        run.fail("%s does not shut down" % name, error)
-        return False
-    while _admin("power_state", name) != "Halted":
-        if time.monotonic() > deadline:
-            text = "%s did not shut down within %d s; nothing was killed"
-            run.errors.append(text % (name, seconds))
-            return False
-        time.sleep(0.05)
-    return True
+    return _converge("is_down", run, _admin, int(limit) if limit.isdigit() else 60)
 
 
 def properties(name, set=None, reset=None, **kwargs):
@@ -340,7 +267,7 @@ def _devices(run, name, assign, unassign):
         return None
 
     for text in unassign or []:
-        place = _place(text)
+        place = _converge("place", text)
         old = assigned(place)
         empty = place[0] != "*" and place[0] not in available
         if old is not None and empty and not _frees(run, name, place):
@@ -357,7 +284,7 @@ def _devices(run, name, assign, unassign):
             lambda place=place: assigned(place),
         )
     for text, options in (assign or {}).items():
-        port, device = place = _place(text)
+        port, device = place = _converge("place", text)
         # qubesd takes any port and any id; the qube would then fail to start (§8, traps 4 and 7).
         if port == "*":
             count = list(available.values()).count(device)
@@ -372,7 +299,7 @@ def _devices(run, name, assign, unassign):
             run.errors.append("%s: dom0 has %s there, not %s" % (port, available[port], device))
             continue
         old = assigned(place)
-        new = {"mode": "required", "options": _on(options or {})}
+        new = {"mode": "required", "options": _converge("on", options)}
 
         def write(place=place, old=old, new=new):
             if old is not None:
@@ -453,16 +380,3 @@ def _frees(run, name, place):
         if getattr(error, "type", None) != "EmptyReply":
             raise
         return False
-
-
-def _place(text):
-    """(port, id) of "00_02.0:0x8086:0x9a49::p030000" or "*:0x8086:0x9a49::p030000"."""
-    port, _, device = text.partition(":")
-    return port, device or "*"
-
-
-def _on(options):
-    """Of options that are asked for, those that are on: not what YAML or a person writes for
-    "off"."""
-    off = ("", "false", "0", "no", "off")
-    return {key: "True" for key, value in options.items() if _text(value).lower() not in off}

@@ -6,6 +6,7 @@ import random
 
 from fake import DEFAULTS, SALT, HostCase, qube
 
+import converge
 import qubes_admin as admin
 
 
@@ -18,7 +19,8 @@ class States(HostCase):
         self.state = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(self.state)
         self.state.__utils__ = {
-            "qubes_admin." + n: f for n, f in vars(admin).items() if callable(f)
+            **{"qubes_admin." + n: f for n, f in vars(admin).items() if callable(f)},
+            **{"converge." + n: f for n, f in vars(converge).items() if callable(f)},
         }
         self.state.__opts__ = {"test": False}
 
