@@ -423,6 +423,11 @@ def users():
 assignable, add_assignable = xen_host.assignable, xen_host.add_assignable
 
 
+def hidden_ports():
+    """What the kernel line of this boot gives to pciback, which keeps it."""
+    return sorted(xen_host.port(sbdf) for sbdf in xen_host.hidden())
+
+
 def remove_assignable(port):
     if assignable(port):
         xen_host.remove_assignable(port, users())
