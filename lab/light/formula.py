@@ -65,7 +65,7 @@ class States:
             path = "%s/_states/%s.py" % (self.common.SALT, name)
             module = types.ModuleType(name)
             utils = {}
-            for util in ("qubes_admin", "grub", "policy_lines", "converge"):
+            for util in ("qubes_admin", "grub", "policy_lines"):
                 found = self.process.product[util]
                 utils.update({"%s.%s" % (util, each): getattr(found, each) for each in dir(found) if not each.startswith("_")})
             module.__dict__.update(

@@ -82,6 +82,8 @@ export interface Screen {
   why: string;
   /** dom0 can be reached by SSH. */
   wayIn: boolean;
+  /** Plain Xen: what the screen that dom0 drives shows, "Xephyr with the framebuffer of sys-gui". */
+  shows?: string;
 }
 
 /** How a twin is reached and what runs it; .lab/<name>/twin.json. */

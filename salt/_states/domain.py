@@ -10,6 +10,15 @@ error so that one run names all of them.
 `changes` has the keys and values of src/model/keys.ts, as those of qube.py.
 """
 
+import os
+import sys
+
+# Salt's loader knows this file and not its neighbours; through `__utils__` what they call back would find
+# no `__utils__` of its own.
+sys.path.append(os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "_utils"))
+
+import converge  # noqa: E402
+
 SHUTDOWN = 120  # seconds
 
 
@@ -17,12 +26,8 @@ def _xen(function, *args):
     return __utils__["xen_domains." + function](*args)  # noqa: F821, Salt's loader puts it here
 
 
-def _converge(function, *args, **kwargs):
-    return __utils__["converge." + function](*args, **kwargs)  # noqa: F821, as above
-
-
 def _state(function, name, **kwargs):
-    return _converge("state", function, name, __opts__, **kwargs)  # noqa: F821, as above
+    return converge.state(function, name, __opts__, **kwargs)  # noqa: F821, as above
 
 
 # -- presence
@@ -49,7 +54,7 @@ def absent(name, **kwargs):
 
 def _absent(run, name):
     old = _xen("get_qube", name)
-    if old is None or (not run.test and not _converge("is_down", run, _xen, SHUTDOWN)):
+    if old is None or (not run.test and not converge.is_down(run, _xen, SHUTDOWN)):
         return
     run.step(
         "qube:" + name, name, old, None, lambda: _xen("remove", name), lambda: _xen("get_qube", name)
@@ -98,7 +103,7 @@ def _properties(run, name, set, reset):
 
 def _there(run, name):
     """Whether there is anything to read; None where that is an error."""
-    there = _converge("exists", run, _xen("get_qube", name) is not None, "domain")
+    there = converge.exists(run, _xen("get_qube", name) is not None, "domain")
     return there if there or run.test else None
 
 
@@ -124,7 +129,7 @@ def _devices(run, name, assign, unassign):
         return None
 
     for text in unassign:
-        place = _converge("place", text)
+        place = converge.place(text)
         run.step(
             "device:%s:%s" % (name, text),
             text,
@@ -134,8 +139,8 @@ def _devices(run, name, assign, unassign):
             lambda place=place: assigned(place),
         )
     for text, options in assign.items():
-        place = _converge("place", text)
-        on = _converge("on", options)
+        place = converge.place(text)
+        on = converge.on(options)
         run.step(
             "device:%s:%s" % (name, text),
             text,

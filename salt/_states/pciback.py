@@ -10,6 +10,15 @@ test=True, and reads back by sysfs: xl lists a function that it failed to make a
 `changes` has the keys of src/model/keys.ts: {"assignable:0000_00_07.0": {"old": None, "new": True}}.
 """
 
+import os
+import sys
+
+# Salt's loader knows this file and not its neighbours; through `__utils__` what they call back would find
+# no `__utils__` of its own.
+sys.path.append(os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "_utils"))
+
+import converge  # noqa: E402
+
 
 def _xen(function, *args):
     return __utils__["xen_domains." + function](*args)  # noqa: F821, Salt's loader puts it here
@@ -18,13 +27,7 @@ def _xen(function, *args):
 def assignable(name, add=None, remove=None, **kwargs):
     """`add`: pciback has them; what cannot be is back with its driver, and xl's words say why. A display
     is refused. `remove`: their driver has them again; one that the kernel line hides stays."""
-    return __utils__["converge.state"](  # noqa: F821, as above
-        _assignable,
-        name,
-        __opts__,  # noqa: F821, as above
-        add=add or [],
-        remove=remove or [],
-    )
+    return converge.state(_assignable, name, __opts__, add=add or [], remove=remove or [])  # noqa: F821
 
 
 def _assignable(run, _name, add, remove):

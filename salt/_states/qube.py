@@ -13,6 +13,15 @@ names all of them.
 "new": …}}. Stock qvm.* states are not used: see "Traps" in qubes-cli-formats.md §8.
 """
 
+import os
+import sys
+
+# Salt's loader knows this file and not its neighbours; through `__utils__` what they call back would find
+# no `__utils__` of its own.
+sys.path.append(os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "_utils"))
+
+import converge  # noqa: E402
+
 
 def _admin(function, *args):
     return __utils__["qubes_admin." + function](*args)  # noqa: F821, Salt's loader puts it here
@@ -23,19 +32,15 @@ def _text(value):
     return "" if value is None else str(value)
 
 
-def _converge(function, *args, **kwargs):
-    return __utils__["converge." + function](*args, **kwargs)  # noqa: F821, as above
-
-
 def _guarded(function):
     def state(name, **kwargs):
-        return _converge("state", function, name, __opts__, **kwargs)  # noqa: F821, as above
+        return converge.state(function, name, __opts__, **kwargs)  # noqa: F821, as above
 
     return state
 
 
 def _exists(run, qube):
-    return _converge("exists", run, qube in _admin("qubes"))
+    return converge.exists(run, qube in _admin("qubes"))
 
 
 # -- presence
@@ -114,7 +119,7 @@ def _absent(run, name):
 def _shut_down(run, name):
     """Whether the qube is halted now; waits as long as its shutdown_timeout says."""
     limit = (_admin("get_property", name, "shutdown_timeout") or {}).get("value", "")
-    return _converge("is_down", run, _admin, int(limit) if limit.isdigit() else 60)
+    return converge.is_down(run, _admin, int(limit) if limit.isdigit() else 60)
 
 
 def properties(name, set=None, reset=None, **kwargs):
@@ -267,7 +272,7 @@ def _devices(run, name, assign, unassign):
         return None
 
     for text in unassign or []:
-        place = _converge("place", text)
+        place = converge.place(text)
         old = assigned(place)
         empty = place[0] != "*" and place[0] not in available
         if old is not None and empty and not _frees(run, name, place):
@@ -284,7 +289,7 @@ def _devices(run, name, assign, unassign):
             lambda place=place: assigned(place),
         )
     for text, options in (assign or {}).items():
-        port, device = place = _converge("place", text)
+        port, device = place = converge.place(text)
         # qubesd takes any port and any id; the qube would then fail to start (§8, traps 4 and 7).
         if port == "*":
             count = list(available.values()).count(device)
@@ -299,7 +304,7 @@ def _devices(run, name, assign, unassign):
             run.errors.append("%s: dom0 has %s there, not %s" % (port, available[port], device))
             continue
         old = assigned(place)
-        new = {"mode": "required", "options": _converge("on", options)}
+        new = {"mode": "required", "options": converge.on(options)}
 
         def write(place=place, old=old, new=new):
             if old is not None:

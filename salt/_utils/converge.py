@@ -1,6 +1,6 @@
 """
 What our states for qubes and for domains of plain Xen have in common: how one thing after the other is
-made to hold, honestly under test=True, read back, and told. `__utils__["converge.…"]`.
+made to hold, honestly under test=True, read back, and told. Imported by them as it is.
 """
 
 import time

@@ -6,7 +6,6 @@ import random
 
 from fake import DEFAULTS, SALT, HostCase, qube
 
-import converge
 import qubes_admin as admin
 
 
@@ -20,7 +19,6 @@ class States(HostCase):
         spec.loader.exec_module(self.state)
         self.state.__utils__ = {
             **{"qubes_admin." + n: f for n, f in vars(admin).items() if callable(f)},
-            **{"converge." + n: f for n, f in vars(converge).items() if callable(f)},
         }
         self.state.__opts__ = {"test": False}
 

@@ -22,14 +22,14 @@ export const XEN_DOMAIN = only(
 
 export interface XenDomain {
   type: "pv" | "hvm" | "pvh";
-  /** Paths in dom0, as xl.cfg has them; null, here and below: as the configuration has it. */
-  kernel: string | null;
-  ramdisk: string | null;
-  cmdline: string | null;
+  /** Paths in dom0, as xl.cfg has them; what is left out, here and below, is as the configuration has it. */
+  kernel?: string;
+  ramdisk?: string;
+  cmdline?: string;
   /** Each as xl-disk-configuration(5) spells it: "phy:/dev/vg/gui,xvda,w". */
-  disks: string[] | null;
+  disks?: string[];
   /** Each as xl-network-configuration(5) spells it. */
-  networks: string[] | null;
+  networks?: string[];
   /** VNC display on dom0's loopback that its framebuffer is shown at, in modes "xephyr" and "vnc". */
   display: number;
   /** It tells what it sees in its own folder of xenstore (docs/xen.md). */
@@ -40,16 +40,9 @@ export interface XenDomain {
 export const DISPLAY = 5;
 
 export function xenDomainOf(given: v.InferOutput<typeof XEN_DOMAIN>): XenDomain {
-  return {
-    type: given.type,
-    kernel: given.kernel ?? null,
-    ramdisk: given.ramdisk ?? null,
-    cmdline: given.cmdline ?? null,
-    disks: given.disks ?? null,
-    networks: given.networks ?? null,
-    display: given.display ?? DISPLAY,
-    reports: given.reports ?? false,
-  };
+  const { type, display = DISPLAY, reports = false, ...rest } = given;
+  const said = Object.entries(rest).filter(([, value]) => value !== undefined);
+  return { type, ...Object.fromEntries(said), display, reports };
 }
 
 /** TCP port of a VNC display (RFB 3.8). */
@@ -66,10 +59,11 @@ export function domainProperties(
   { type, kernel, ramdisk, cmdline, disks, networks }: XenDomain,
   more: { memory: number | null; maxmem?: number | null; vcpus: number | null; autostart: boolean },
 ): Record<string, string> {
-  const given = { kernel, ramdisk, cmdline };
   return {
     type,
-    ...Object.fromEntries(Object.entries(given).filter((pair): pair is [string, string] => pair[1] !== null)),
+    ...(kernel !== undefined && { kernel }),
+    ...(ramdisk !== undefined && { ramdisk }),
+    ...(cmdline !== undefined && { cmdline }),
     ...(disks && { disk: JSON.stringify(disks) }),
     ...(networks && { vif: JSON.stringify(networks) }),
     ...(more.memory !== null && { memory: String(more.memory) }),

@@ -81,7 +81,8 @@ export function valueOf(snapshot: Snapshot, key: string): KeyValue {
       return qube
         ? {
             class: qube.class,
-            template: qube.properties["template"]?.value ?? null,
+            // A domain of plain Xen has none, and no word for that.
+            template: qube.properties["template"]?.value ?? (qube.class === "Domain" ? "" : null),
             label: qube.properties["label"]?.value ?? "",
           }
         : null;

@@ -28,15 +28,10 @@ export function preflightDomain(
       `domain "${qube}" runs there without a configuration in /etc/xen`,
       `Keep its configuration as /etc/xen/${qube}.cfg, or choose another name with "qube"`,
     );
-  if (!live && domain.type !== "hvm" && domain.kernel === null && domain.disks === null)
+  if (!live && domain.kernel === undefined && domain.disks === undefined)
     throw refuse(
       `domain "${qube}" is not there, and "domain" does not say what it is to boot`,
       'Give "kernel" (with "ramdisk"), or "disks" to boot from, or make the domain first',
-    );
-  if (!live && domain.type === "hvm" && domain.disks === null && domain.kernel === null)
-    throw refuse(
-      `domain "${qube}" is not there, and "domain" does not say what it is to boot`,
-      'Give "disks", or make the domain first',
     );
   if (devices && domain.type === "pvh")
     throw refuse(
