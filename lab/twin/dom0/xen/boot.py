@@ -39,7 +39,7 @@ class Drivers:
     def __init__(self, machine, cmdline, under_xen):
         self.machine, self.under_xen, self.hide = machine, under_xen, hidden(cmdline)
         self.bound = {each.sbdf: None for each in machine.functions}
-        self.loaded, self.barred = set(), set()
+        self.loaded, self.barred = [], set()
         for name in ("module_blacklist", "rd.driver.blacklist", "modprobe.blacklist"):
             self.barred.update((getarg(cmdline, name) or "").replace("-", "_").split(","))
         self.nomodeset = "nomodeset" in cmdline.split()
@@ -49,11 +49,10 @@ class Drivers:
             return
         for before in softdeps.get(module, []):
             self.load(before, softdeps)
-        self.loaded.add(module)
+        if module == initramfs.PCIBACK and not self.under_xen:
+            return
+        self.loaded.append(module)
         if module == initramfs.PCIBACK:
-            if not self.under_xen:
-                self.loaded.discard(module)
-                return
             for sbdf in self.hide:
                 if sbdf in self.bound and self.bound[sbdf] is None:
                     self.bound[sbdf] = hardware.PCIBACK
@@ -92,7 +91,7 @@ def start(root, world, boot):
     drivers.coldplug(None, softdeps, blacklist)
     for module in modules_load(root):
         drivers.load(module, softdeps)
-    boot.drivers, boot.loaded = drivers.bound, sorted(drivers.loaded)
+    boot.drivers, boot.loaded = drivers.bound, drivers.loaded
     return boot
 
 

@@ -11,23 +11,29 @@ from . import initramfs
 BUS = "bus/pci"
 PCIBACK = "pciback"
 PIPES = ("bind", "unbind")
+ORDER = ".order"  # drivers in the order in which they came; a bus asks them in that order
 
 
 def write_controls(machine, sys, loaded):
-    """Files of /sys/bus/pci that are written to. `loaded`: modules; drivers of others have no folder."""
-    drivers = {each.module for each in machine.functions if each.module and initramfs.module_of(each.module) in loaded}
-    drivers |= {"pcieport"} & {each.module for each in machine.functions}
+    """Files of /sys/bus/pci that are written to. `loaded`: modules in their order; drivers of others have no folder."""
+    drivers = {}
+    for each in machine.functions:
+        if each.module:
+            drivers.setdefault(initramfs.module_of(each.module), each.module)
     pipe(os.path.join(sys, BUS, "drivers_probe"))
-    for name in sorted(drivers):
-        add_driver(sys, name)
-    if initramfs.PCIBACK in loaded:
-        link = os.path.join(sys, BUS, "drivers", PCIBACK)
-        add_pciback(sys, sorted(each for each in os.listdir(link) if each.count(":") == 2) if os.path.isdir(link) else [])
+    for module in loaded:
+        if module == initramfs.PCIBACK:
+            held = os.path.join(sys, BUS, "drivers", PCIBACK)
+            add_pciback(sys, sorted(each for each in os.listdir(held) if each.count(":") == 2) if os.path.isdir(held) else [])
+        elif module in drivers:
+            add_driver(sys, drivers[module])
 
 
 def add_driver(sys, name, more=()):
     folder = os.path.join(sys, BUS, "drivers", name)
     os.makedirs(folder, exist_ok=True)
+    with open(os.path.join(sys, BUS, ORDER), "a") as file:
+        file.write(name + "\n")
     for each in PIPES + tuple(more):
         pipe(os.path.join(folder, each))
 
@@ -49,6 +55,15 @@ def pipes(sys):
         more = ("new_slot", "remove_slot", "permissive") if name == PCIBACK else ()
         found += [os.path.join(folder, name, each) for each in PIPES + more]
     return [path for path in found if os.path.exists(path)]
+
+
+def order(sys):
+    """Drivers in the order in which they came."""
+    try:
+        with open(os.path.join(sys, BUS, ORDER)) as file:
+            return file.read().split()
+    except OSError:
+        return []
 
 
 def slots(sys):
@@ -120,12 +135,12 @@ class Sysfs:
         self.rebind(sbdf, driver)
 
     def probe(self, sbdf):
-        """drivers_probe: a driver that knows it and is loaded takes it."""
+        """drivers_probe: the first that came of those that know it takes it. One that has a slot of pciback is pciback's again."""
         if not self.exists(sbdf):
             raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
         if self.driver(sbdf):
             return
-        for driver in sorted(os.listdir(self.path("drivers"))):
+        for driver in order(self.sys):
             if self.matches(sbdf, driver):
                 return self.rebind(sbdf, driver)
 
