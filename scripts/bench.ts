@@ -6,6 +6,7 @@ import { parseArgs } from "node:util";
 import { benchPci } from "./bench/pci.ts";
 import { benchPreview } from "./bench/preview.ts";
 import { benchTrials } from "./bench/trial.ts";
+import { benchXen } from "./bench/xen.ts";
 
 const { values } = parseArgs({ options: { runs: { type: "string", default: "7" } } });
 const runs = Number(values.runs);
@@ -15,3 +16,4 @@ if (!Number.isInteger(runs) || runs < 1)
 await benchPreview(runs);
 benchPci();
 await benchTrials(Math.min(runs, 3));
+await benchXen(Math.min(runs, 5));

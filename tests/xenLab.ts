@@ -121,7 +121,8 @@ export const attemptsOf = (
 export const rungs = (outputs: Record<string, unknown>): string[] =>
   attemptsOf(outputs).map(({ mode, verdict }) => `${mode} ${verdict}`);
 
-const connectionOf = (host: XenHost) => ({
+/** How the configuration names it. */
+export const connectionOf = (host: XenHost) => ({
   address: "127.0.0.1",
   port: host.port,
   user: host.user,

@@ -1,18 +1,17 @@
 /** What the lab's own tests share: hosts in a folder that goes, guests, timings, and the skip where there is no lab. */
-import { spawnSync } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { test } from "uvu";
 import { consoleOf, type GuestOptions, guestConfiguration } from "./guest.ts";
+import { lacking } from "./needs.ts";
 import type { XenHost } from "./xenHost.ts";
 
 export const folder = mkdtempSync(join(tmpdir(), "guidomain-xen-"));
 export const say = (line: string) => console.log(`  ${line}`);
 
-const needs = ["qemu-system-x86_64", "qemu-img", "mmdebstrap", "zstd", "cpio", "setpriv"];
-const missing = needs.filter((name) => spawnSync(name, ["--version"]).error);
+const missing = lacking();
 if (missing.length > 0)
   console.log(`skipped: no Xen host here, since the machine has no ${missing.join(", ")}`);
 
