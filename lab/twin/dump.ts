@@ -19,6 +19,9 @@ export interface TwinDump {
   packages: Record<string, string>;
   /** Every file, folder and link of the writable file system but those of NOT_LOOKED_AT. */
   files: Record<string, FileEntry>;
+  /** Of a plain Xen host: what runs, and which driver has which function (dom0/xen/bin/twin-dump). */
+  domains?: unknown;
+  drivers?: Record<string, string | null>;
   /** What stays in qubes: qube → volume → path → entry, of what is written above what a template came with. Folders are not looked at. */
   volumes: Record<string, Record<string, Record<string, FileEntry>>>;
 }

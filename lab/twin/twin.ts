@@ -86,6 +86,22 @@ export interface Screen {
   shows?: string;
 }
 
+/** dom0/xen/screen.py: what a plain Xen host's screens show. */
+export type XenScreen = Screen &
+  Picture & {
+    /** sbdf → of every display with a monitor. */
+    displays: Record<string, Picture>;
+  };
+
+export interface Picture {
+  /** "greeter", "session NAME", "Xephyr with the framebuffer of NAME", "Xephyr, black", "text console", a domain, "nothing". */
+  shows: string;
+  /** The domain whose picture it is; null where it is dom0's own. */
+  domain: string | null;
+  /** What that domain has drawn (data/lab/draw). */
+  token: string | null;
+}
+
 /** How a twin is reached and what runs it; .lab/<name>/twin.json. */
 interface Running {
   /** dom0/host/power.py; everything else ends with it, but sshd. */
@@ -324,11 +340,16 @@ export class Twin {
     return machineState(this.dir);
   }
 
-  /** Who drives the screen, which keyboards reach that, whether a person can work there. */
+  /** Who drives the screen, which keyboards reach that, whether a person can work there; of a plain Xen host a XenScreen. */
   async screen(): Promise<Screen> {
     const { state, why } = this.machine();
-    if (state !== "running")
-      return { drivenBy: null, keyboards: [], usable: false, why: why || state, wayIn: false };
+    if (state !== "running") {
+      const dark: XenScreen = {
+        ...{ drivenBy: null, keyboards: [], usable: false, why: why || state, wayIn: false },
+        ...{ shows: "nothing", domain: null, token: null, displays: {} },
+      };
+      return dark;
+    }
     return JSON.parse(await this.#must("twin-screen")) as Screen;
   }
 

@@ -266,7 +266,7 @@ export const withIommu: Case[] = [
     title: "a name and a function are given once",
     async run(host) {
       assert.match(
-        await refused(host, `xl create ${cfg("gui")}`, 6),
+        await refused(host, `xl create ${cfg("gui")}`, 3),
         /Domain with name "gui" already exists/,
       );
       const second = await configure(host, { name: "no", type: "pv", pci: [DEVICES.audio] });

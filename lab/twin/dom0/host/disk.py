@@ -13,7 +13,7 @@ import sys
 import tempfile
 
 PARTS = ["/boot", "/etc", "/home", "/opt", "/root", "/srv", "/usr/share/xsessions", "/var/cache", "/var/lib"]
-LEFT = "/var/lib/qubes"
+LEFT = ("/var/lib/qubes",)
 MS_REMOUNT, MS_BIND, MS_REC, MNT_DETACH = 32, 4096, 16384, 2
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -39,7 +39,8 @@ def mounts():
 
 def kept(path):
     """What below this path is not copied but stays what it is: LEFT, and what the machine lends there."""
-    return {point for point in [LEFT] + [point for point, _ in mounts()] if point.startswith(path + "/")}
+    left = [each for each in LEFT if os.path.isdir(each)]
+    return {point for point in left + [point for point, _ in mounts()] if point.startswith(path + "/")}
 
 
 def copy(source, target, path, without):

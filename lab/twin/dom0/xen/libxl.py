@@ -226,9 +226,9 @@ class Libxl:
             self.xen.next_id += 1
             text = 'Domain with name "%s" already exists.' % settings["name"]
             self.say("error", "domain", 81, "libxl__domain_rename", text, domid)
-            self.say("error", "create", 1294, "initiate_domain_create", "cannot make domain: %d" % INVAL, domid)
+            self.say("error", "create", 1296, "initiate_domain_create", "cannot make domain: %d" % INVAL, domid)
             self._after(domid)
-            raise Failed(INVAL)
+            raise Failed(FAIL)  # of what failed after there was a number (libxl_create.c, domcreate_destruction_cb)
         self._passthrough(settings, kind, entries)
         domain = self.xen.make(settings, kind)
         try:
