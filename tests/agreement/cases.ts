@@ -47,7 +47,8 @@ const assignable = async (host: SharedHost) =>
   (await must(host, "xl pci-assignable-list"))
     .split("\n")
     .map((line) => line.trim())
-    .filter(Boolean);
+    .filter(Boolean)
+    .sort(); // xl lists them as readdir gives them
 
 async function unbind(host: SharedHost, address: string): Promise<void> {
   await must(host, `echo ${address} > /sys/bus/pci/drivers/pciback/unbind`);
@@ -437,12 +438,12 @@ const FUNCTIONS = `
 0000:00:0a.0 0x060400 0x1b36 0x000c
 0000:00:0b.0 0x060400 0x1b36 0x000c
 0000:00:0c.0 0x060400 0x1b36 0x000c
-0000:00:0d.0 0x060400 0x1b36 0x000e
+0000:00:0d.0 0x060400 0x1b36 0x000e pm
 0000:00:1f.0 0x060100 0x8086 0x2918
-0000:01:00.0 0x038000 0x1af4 0x1050 flr bus
+0000:01:00.0 0x038000 0x1af4 0x1050 flr pm bus
 0000:02:00.0 0x038000 0x1234 0x1111 bus
 0000:03:00.0 0x0c0330 0x1b36 0x000d bus
-0000:04:01.0 0x020000 0x8086 0x100e
+0000:04:01.0 0x020000 0x8086 0x100e bus
 0000:04:02.0 0x040300 0x8086 0x2668`
   .trim()
   .split("\n");

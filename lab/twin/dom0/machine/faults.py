@@ -41,6 +41,8 @@ NAMED = {
     "clock-right": ("dom0's clock is right, and programs that begin now see it jump later", {"clockOffset": 0}),
     "clock-ahead": ("dom0's wall clock jumps a day ahead", {"clockOffset": 86400}),
     "clock-behind": ("dom0's wall clock jumps ten years back", {"clockOffset": -315360000}),
+    "xen-guests-hang": ("guests of a plain Xen host stop before they look at their devices", {"faults": {"guestHangs": True}}),
+    "xen-refuses": ("the hypervisor of a plain Xen host gives no function to a domain", {"faults": {"refuseAssign": True}}),
     "no-person": ("nobody is there to type a passphrase", {"person": False}),
 }
 NAMED.update({name: ("a start with PCI devices ends in: " + text, {"faults": {"startPci": {"*": text}}}) for name, text in TEXTS.items()})

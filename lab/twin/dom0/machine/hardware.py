@@ -382,6 +382,10 @@ class Hardware:
         major, minor, extra = (self.world["xen"].split(".") + ["", ""])[:3]
         for name, text in (("type", "xen"), ("version/major", major), ("version/minor", minor), ("version/extra", "." + extra)):
             write(os.path.join(sys, "hypervisor", name), text + "\n")
+        if xen.on(self.world):
+            write(os.path.join(sys, "hypervisor/guest_type"), "PV\n")
+            write(os.path.join(sys, "hypervisor/uuid"), "00000000-0000-0000-0000-000000000000\n")
+            write(os.path.join(sys, "hypervisor/properties/pagesize"), "4096\n")
 
     def _write_power(self, sys):
         """/sys/class/power_supply and backlight: a notebook's, unless its profile says otherwise."""

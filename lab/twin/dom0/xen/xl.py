@@ -90,7 +90,7 @@ class Xl:
         world, xen = self.xen.world(), self.xen
         iommu = xen.iommu()
         major, minor, extra = (world["xen"].split(".", 2) + ["", ""])[:3]
-        caps = "pv hvm%s hap shadow" % (" hvm_directio pv_directio" if iommu else "") + (" iommu_hap_pt_share" if iommu else "")
+        caps = "pv hvm hvm_directio pv_directio hap iommu_hap_pt_share" if iommu else "pv hvm hap"
         cpus = int(world.get("cpus", 4))
         rows = [
             ("host", hostname(xen.root)),
