@@ -5,11 +5,11 @@ them, put one back to an earlier value.
 
 import os
 import re
-import subprocess
 
 import common
 import grub
 import menu
+import packages
 import policy_lines
 import domains as admin
 import secret
@@ -81,7 +81,7 @@ def read(key):
     if kind == "line":
         found = common.read_file(qube)
         return True if found and policy_lines.has(found["content"], name) else None
-    return packages([name])[name]
+    return packages.installed([name])[name]
 
 
 def _read_device(qube, port, device):
@@ -115,7 +115,7 @@ def _read_usb(qube, place):
 
 def read_all(keys):
     names = [split(key)[2] for key in keys if key.startswith("package:")]
-    versions = packages(names)
+    versions = packages.installed(names)
     return {key: versions[key[8:]] if key.startswith("package:") else read(key) for key in keys}
 
 
@@ -130,38 +130,6 @@ def same(one, other):
     ):
         return True
     return one == other
-
-
-# -- packages
-
-
-def start_rpm(names):
-    """`rpm -q` under way; None where there is nothing to ask or nobody to answer."""
-    try:
-        return names and subprocess.Popen(
-            ["rpm", "-q"] + names,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=dict(os.environ, LC_ALL="C"),
-        )
-    except OSError:
-        return None
-
-
-def end_rpm(process, names):
-    """{name: version or None}; rpm prints NAME-VERSION-RELEASE.ARCH, or "package NAME is not
-    installed"."""
-    versions = dict.fromkeys(names)
-    for line in process.communicate()[0].decode("utf-8", "replace").splitlines() if process else []:
-        parts = line.strip().rsplit("-", 2)
-        if len(parts) == 3 and parts[0] in versions:
-            versions[parts[0]] = parts[1]
-    return versions
-
-
-def packages(names):
-    return end_rpm(start_rpm(names), names)
 
 
 # -- putting back
@@ -187,7 +155,7 @@ def restore(key, before, owner, run, was=None):
     elif kind == "file":
         restore_file(name, before, owner)
     elif kind == "package":
-        _restore_package(name, before, run)
+        packages.restore(name, before, run)
     elif kind == "device":
         _restore_device(qube, *name.split(":", 1), before)
     elif kind == "usb":
@@ -257,18 +225,6 @@ def _restore_usb(qube, place, before):
             admin.unassign_usb(qube, *place)
     if before is not None:
         admin.assign_usb(qube, *place, before["mode"])
-
-
-def _restore_package(name, before, run):
-    if before is not None:
-        raise Failure(
-            "internal", "%s %s was installed before: install it again by hand" % (name, before)
-        )
-    ended = run(["dnf", "-y", "remove", name], 600)
-    if ended.code:
-        raise Failure(
-            "internal", "dnf -y remove %s: %s" % (name, common.clean(ended.err or ended.out, 500))
-        )
 
 
 def _restore_qube(qube, before):

@@ -59,7 +59,7 @@ while True:
         break
     for pid, name in children():
         # rpm in the middle of a transaction ends by itself; killed, it leaves a broken data base.
-        patience = 120 if name in ("dnf", "dnf5", "rpm", "yum") else 1
+        patience = 120 if name in ("dnf", "dnf5", "rpm", "yum", "apt-get", "dpkg") else 1
         try:
             if pid not in asked:
                 asked.add(pid)

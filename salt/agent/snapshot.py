@@ -11,6 +11,7 @@ import journal
 import keys
 import ledger
 import lock
+import packages
 import domains as admin
 import secret
 import volumes
@@ -40,7 +41,7 @@ def snapshot(args):
     names = sorted(
         set(args["packages"]) | {key[8:] for key in entries if key.startswith("package:")}
     )
-    rpm = keys.start_rpm(names)
+    asked = packages.start(names)
     host = _qubes() if admin.platform() != "none" else _nothing()
     # USB qubes that a description names, and those of the ledger: so one look is enough for the next.
     backends = set(args.get("usb") or [])
@@ -65,7 +66,7 @@ def snapshot(args):
         host,
         facts=facts.collect(commands, available),
         files=_files(),
-        packages=keys.end_rpm(rpm, names),
+        packages=packages.end(asked, names),
         ledger=entries,
         secrets=secret.every(),
         lock=holder,

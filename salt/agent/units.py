@@ -24,6 +24,7 @@ SOURCES = (
     "lock",
     "machine",
     "menu",
+    "packages",
     "policy_lines",
     "qubes_admin",
     "runner",
