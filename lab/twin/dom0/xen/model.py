@@ -144,6 +144,13 @@ class Hypervisor:
             domain.guest, domain.started = Guest(domain, self.text(domain.settings.get("ramdisk")), faults), self.clock()
             self.at(float(self.world().get("guestSeconds", SECONDS)), domain.id, "boot")
 
+    def resume(self, domain, drawn):
+        """A domain that was saved goes on: its guest does not begin anew, and what it once wrote into its folder is not there."""
+        domain.paused, domain.started = False, self.clock()
+        domain.guest = Guest(domain, self.text(domain.settings.get("ramdisk")), {})
+        domain.guest.up, domain.guest.drawn = True, drawn
+        self.connect(domain)
+
     def text(self, path):
         """The beginning of a file of dom0, None where there is none."""
         try:
@@ -274,7 +281,7 @@ class Hypervisor:
     # --- looks
 
     def saved(self, domain):
-        return json.dumps({"settings": domain.settings, "type": domain.type})
+        return json.dumps({"settings": domain.settings, "type": domain.type, "drawn": domain.guest.drawn if domain.guest else None})
 
 
 def xs_name(sbdf):

@@ -454,9 +454,11 @@ class Xl:
         self.err.append(" Savefile contains xl domain config in JSON format")
         entries = [config.parse_spec(text) for text in saved["settings"].get("pci") or []]
         try:
-            self.libxl.create(saved["settings"], saved["type"], entries, "p" in given, "e" not in given)
+            domain = self.libxl.create(saved["settings"], saved["type"], entries, True, "e" not in given)
         except Failed as failed:
             raise Exit(-failed.rc)
+        self.xen.resume(domain, saved.get("drawn"))
+        domain.paused = "p" in given
 
 
 def restart(hypervisor, files):
