@@ -177,6 +177,7 @@ const logs = (dir: string) => ({
   sshd: join(layout(dir).log, "sshd.log"),
   sandbox: join(layout(dir).log, "sandbox.log"),
   qubesd: join(layout(dir).root, "var/log/qubes/qubesd.log"),
+  xen: join(layout(dir).root, "var/log/xen/twin.log"),
 });
 
 /** Every twin of the lab that was ever started; those that are stopped keep their last address. */

@@ -163,10 +163,13 @@ class Hidden(Case):
         self.assertEqual((boot.status, boot.stage), ("stopped", "initramfs"))
 
     def test_every_profile_boots(self):
-        for name in sorted(os.listdir(os.path.join(disk.TWIN, "machines"))):
-            with self.subTest(name):
+        folders = (os.path.join(disk.TWIN, "machines"), os.path.join(disk.TWIN, "../../tests/fixtures/hardware"))
+        profiles = [os.path.join(folder, name) for folder in folders for name in sorted(os.listdir(folder)) if name.endswith(".json")]
+        self.assertGreater(len(profiles), 18)
+        for path in profiles:
+            with self.subTest(path):
                 shutil.rmtree(self.root, ignore_errors=True)
-                boot = self.machine(name[:-5]).power_on()
+                boot = self.machine(path).power_on()
                 self.assertEqual((boot.status, boot.entry, boot.why), ("running", SIMPLE, ""))
 
 
