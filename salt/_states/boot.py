@@ -16,9 +16,21 @@ None}}.
 import os
 import stat
 
-DEFAULT, CONFIG, ENV = "/etc/default/grub", "/boot/grub2/grub.cfg", "/boot/grub2/grubenv"
+DEFAULT = "/etc/default/grub"
 ROOT = ""  # tests put a directory here
-MKCONFIG = "grub2-mkconfig"
+
+
+def _is_fedora():
+    """GRUB's folder and programs have another name there than on Debian."""
+    return os.path.isdir(ROOT + "/boot/grub2")
+
+
+def _config():
+    return "/boot/grub2/grub.cfg" if _is_fedora() else "/boot/grub/grub.cfg"
+
+
+def _mkconfig():
+    return "grub2-mkconfig" if _is_fedora() else "grub-mkconfig"
 
 
 def _grub(function, *args):
@@ -32,7 +44,7 @@ def args(name, add=None, remove=None, **kwargs):
     changes, error = {}, None
     try:
         _grub("check", list(wanted))
-        default, config = _read(DEFAULT), _read(CONFIG)
+        default, config = _read(DEFAULT), _read(_config())
         now = _now(default, config)
         changes = {
             "bootarg:" + token: {"old": now(token), "new": new}
@@ -66,7 +78,7 @@ def _now(default, config):
     def state(token):
         if (token in written) == (token in booted):
             return True if token in written else None
-        return "only in " + (DEFAULT if token in written else CONFIG)
+        return "only in " + (DEFAULT if token in written else _config())
 
     return state
 
@@ -74,13 +86,13 @@ def _now(default, config):
 def _booted(config):
     entry = _grub("default_entry", config, _environment())
     if entry is None:
-        raise ValueError("no entry with a kernel can be found in %s" % CONFIG)
+        raise ValueError("no entry with a kernel can be found in %s" % _config())
     return _grub("entry_tokens", config, entry)
 
 
 def _environment():
     try:
-        with open(ROOT + ENV, "rb") as file:
+        with open(ROOT + os.path.dirname(_config()) + "/grubenv", "rb") as file:
             return _grub("read_env", file.read())
     except (OSError, ValueError):
         return {}
@@ -94,25 +106,25 @@ def _write(default, config, wanted):
     """
     add = [token for token, new in wanted.items() if new]
     remove = [token for token, new in wanted.items() if not new]
-    beside = CONFIG + ".guidomain-new"
+    beside = _config() + ".guidomain-new"
     try:
         _replace(DEFAULT, _grub("edit_default", default, add, remove))
         made = __salt__["cmd.run_all"](  # noqa: F821, as above
-            [MKCONFIG, "-o", ROOT + beside], python_shell=False
+            [_mkconfig(), "-o", ROOT + beside], python_shell=False
         )
         if made["retcode"]:
             said = (made.get("stderr") or made.get("stdout") or "").strip()
-            error = "%s ended with %s: %s" % (MKCONFIG, made["retcode"], said[-500:])
+            error = "%s ended with %s: %s" % (_mkconfig(), made["retcode"], said[-500:])
         else:
             made = _read(beside)
             error = _odd(wanted, made)
             if not error:
-                _replace(CONFIG, made)
-                error = _odd(wanted, _read(CONFIG))
+                _replace(_config(), made)
+                error = _odd(wanted, _read(_config()))
     except (OSError, ValueError) as problem:
         error = str(problem)
     if error:
-        _replace(CONFIG, config)
+        _replace(_config(), config)
         _replace(DEFAULT, default)
     for name in (beside, beside + ".new"):
         if os.path.exists(ROOT + name):

@@ -3,9 +3,10 @@ The texts that decide what a machine boots, as pure functions (text in, text out
 grub.cfg, our block in custom.cfg, grubenv. For the agent, the guard and our Salt state
 (`__utils__["grub.…"]`). Python 3.8+, standard library only.
 
-A *token* is one word of the kernel line, with one exception: of `rd.qubes.hide_pci=A,B` each part is
-a token of its own, `rd.qubes.hide_pci=A`. dracut takes only the last such argument of a line
-(getarg, dracut-lib.sh), so parts are added to and taken from that one.
+A *token* is one word of the kernel line, but for lists: of `rd.qubes.hide_pci=A,B` and of
+`xen-pciback.hide=(A)(B)` each part is a token of its own, `rd.qubes.hide_pci=A`, `xen-pciback.hide=(A)`.
+Of several such arguments the last one alone counts (dracut's getarg; a parameter of a module), so parts
+are added to and taken from that one.
 
 Whatever is not ours stays as it is, byte for byte; to add tokens and take them away again gives the
 same text as before.
@@ -13,8 +14,8 @@ same text as before.
 
 import re
 
-HIDE = "rd.qubes.hide_pci="
-TOKEN = re.compile(r"[A-Za-z0-9_.=:@/+-]+")  # needs no quoting in a shell, in GRUB, in a list
+HIDE, PCIBACK = "rd.qubes.hide_pci=", "xen-pciback.hide="
+TOKEN = re.compile(r"[A-Za-z0-9_.=:@/+()-]+")  # needs no quoting in GRUB; in a shell "(" and ")" do
 BEGIN, END = "# guidomain: begin", "# guidomain: end"
 RESCUE, TRIAL = "guidomain-rescue", "guidomain-trial"
 TRY = "guidomain_try"  # set in grubenv by a boot that has not been verified yet
@@ -24,15 +25,39 @@ ADDED = " # guidomain"  # marks a line of /etc/default/grub that was not there b
 # -- words of a kernel line
 
 
+class _List:
+    """An argument that names several things. `sep`: what stands between its parts."""
+
+    def __init__(self, name, sep, pattern):
+        self.name, self.sep, self.pattern = name, sep, re.compile(pattern)
+
+    def parts(self, word):
+        """Of a word that is such an argument; whatever it holds, joined by `sep` they are the same."""
+        value = word[len(self.name) :]
+        return value.split(self.sep) if self.sep else re.findall(r"\([^()]*\)|[^()]+|[()]", value)
+
+
+LISTS = (
+    _List(HIDE, ",", r"rd\.qubes\.hide_pci="),
+    _List(PCIBACK, "", r"xen[-_]pciback\.hide="),  # the kernel takes either of "-" and "_"
+)
+
+
+def _list(word):
+    """The _List that this word is an argument of, or None."""
+    return next((one for one in LISTS if one.pattern.match(word)), None)
+
+
 def tokens(words):
-    """What a list of words means: hide lists taken apart, of several only the last."""
-    last = max((i for i, word in enumerate(words) if word.startswith(HIDE)), default=None)
+    """What a list of words means: hide lists taken apart, of several of one name only the last."""
+    last = {_list(word): i for i, word in enumerate(words)}
     found = []
     for i, word in enumerate(words):
-        if not word.startswith(HIDE):
+        kind = _list(word)
+        if kind is None:
             found.append(word)
-        elif i == last:
-            found += [HIDE + part for part in word[len(HIDE) :].split(",") if part]
+        elif last[kind] == i:
+            found += [kind.name + part for part in kind.parts(word) if part]
     return found
 
 
@@ -47,8 +72,8 @@ class _Text:
     """A piece of text as [source, character] pairs, so that words can be edited in it whatever
     quoting it has. A quote is a pair without a character; an expansion is one odd character."""
 
-    def __init__(self, units, space):
-        self.units, self.space = units, space  # `space`: how a blank is spelled at a place
+    def __init__(self, units, spell):
+        self.units, self.spell = units, spell  # `spell(at, char)`: its source at a place
 
     def words(self):
         """[(begin, end)] of the runs of units between blanks."""
@@ -69,39 +94,42 @@ class _Text:
         return "".join(source for source, _ in self.units)
 
     def add(self, token):
-        if token.startswith(HIDE):
-            lists = [place for place in self.words() if self.word(place).startswith(HIDE)]
-            if lists:
-                begin, end = lists[-1]
-                end = max(i for i in range(begin, end) if self.units[i][1]) + 1
-                empty = self.word(lists[-1]) == HIDE
-                self.units[end:end] = [(c, c) for c in ("" if empty else ",") + token[len(HIDE) :]]
-                return
+        kind = _list(token)
+        lists = [place for place in self.words() if kind and _list(self.word(place)) is kind]
+        if lists:
+            begin, end = lists[-1]
+            end = max(i for i in range(begin, end) if self.units[i][1]) + 1
+            sep = "" if len(self.word(lists[-1])) == len(kind.name) else kind.sep
+            self._insert(end, sep + token[len(kind.name) :])
+            return
         closed = self.units[-1:] in ([("'", "")], [('"', "")])
-        end = len(self.units) - closed
-        blank = [(self.space(end), " ")] if any(char for _, char in self.units) else []
-        self.units[end:end] = blank + [(c, c) for c in token]
+        blank = " " if any(char for _, char in self.units) else ""
+        self._insert(len(self.units) - closed, blank + token)
+
+    def _insert(self, at, text):
+        self.units[at:at] = [(self.spell(at, char), char) for char in text]
 
     def remove(self, token):
+        kind = _list(token)
         for begin, end in reversed(self.words()):
             chars = [i for i in range(begin, end) if self.units[i][1]]
             word = self.word((begin, end))
             if word == token:
                 self._cut(chars)
-            elif token.startswith(HIDE) and word.startswith(HIDE):
-                parts, part = word[len(HIDE) :].split(","), token[len(HIDE) :]
+            elif kind and _list(word) is kind:
+                parts, part, sep = kind.parts(word), token[len(kind.name) :], len(kind.sep)
                 while part in parts:
                     at = parts.index(part)
-                    start = len(HIDE) + sum(len(p) + 1 for p in parts[:at])
+                    start = len(kind.name) + sum(len(p) + sep for p in parts[:at])
                     gone = chars[start : start + len(part)]
                     # with the comma before it, else with the one behind
-                    comma = chars[start - 1 : start] if at else chars[start + len(part) :][:1]
+                    comma = chars[start - sep : start] if at else chars[start + len(part) :][:sep]
                     for i in sorted(gone + comma, reverse=True):
                         del self.units[i]
                     chars = [i for i in range(begin, end - len(gone + comma)) if self.units[i][1]]
                     end -= len(gone + comma)
                     del parts[at]
-                if not parts and word != HIDE:
+                if not parts and len(word) != len(kind.name):
                     self._cut(chars)
 
     def _cut(self, chars):
@@ -118,7 +146,7 @@ class _Text:
 def edit_line(line, add, remove):
     """A kernel line (no quoting of interest) with tokens added at its end and removed. Tokens that
     are there already are not added."""
-    text = _Text([(c, c) for c in line], lambda _: " ")
+    text = _Text([(c, c) for c in line], lambda _, char: char)
     for token in remove:
         text.remove(token)
     for token in add:
@@ -179,17 +207,17 @@ def _assignments(text):
     return chain
 
 
-def _spaced(units):
-    """How a blank is spelled at a place in these units: bare inside quotes."""
+def _spelled(units):
+    """How a character is spelled at a place in these units: as it is inside quotes."""
 
-    def space(at):
+    def spell(at, char):
         quote = ""
-        for source, char in units[:at]:
-            if char == "" and source in ("'", '"'):
+        for source, one in units[:at]:
+            if one == "" and source in ("'", '"'):
                 quote = "" if quote else source
-        return " " if quote else "\\ "
+        return char if quote or char not in " ()" else "\\" + char
 
-    return space
+    return spell
 
 
 def default_words(text):
@@ -210,7 +238,7 @@ def edit_default(text, add, remove):
     """/etc/default/grub with tokens of GRUB_CMDLINE_LINUX added and removed."""
     for token in check(remove):
         for begin, end, units in reversed(_assignments(text)):
-            value = _Text(units, _spaced(units))
+            value = _Text(units, _spelled(units))
             value.remove(token)
             text = text[:begin] + value.source() + text[end:]
     text = re.sub(
@@ -225,9 +253,10 @@ def edit_default(text, add, remove):
             after = "" if before else "\n"
             text += '%sGRUB_CMDLINE_LINUX="%s"%s%s' % (before, token, ADDED, after)
             continue
-        lists = [a for a in chain if any(w.startswith(HIDE) for w in _words(a[2]))]
-        begin, end, units = lists[-1] if lists and token.startswith(HIDE) else chain[-1]
-        value = _Text(units, _spaced(units))
+        kind = _list(token)
+        lists = [a for a in chain if kind and any(_list(w) is kind for w in _words(a[2]))]
+        begin, end, units = lists[-1] if lists else chain[-1]
+        value = _Text(units, _spelled(units))
         value.add(token)
         text = text[:begin] + value.source() + text[end:]
     return text
@@ -305,14 +334,15 @@ def default_entry(text, env):
     """The entry that boots when nobody does anything; `env`: the values of grubenv. GRUB takes the
     first where what is named does not exist. None where there is no entry with a kernel."""
     menu = entries(text)
-    named = [m.group(1) for m in re.finditer(r"^[ \t]*set default=(\S+)", text, re.MULTILINE)]
+    named = re.findall(r"^[ \t]*set default=(\"[^\"\n]*\"|'[^'\n]*'|\S+)", text, re.MULTILINE)
     # In front of it stands the one for `next_entry`; further below, others for when boots fail.
     named = [name.strip("\"'") for name in named if "next_entry" not in name]
     wanted = named[0] if named else "0"
     if wanted in ("${saved_entry}", "$saved_entry"):
         wanted = env.get("saved_entry") or "0"
     level, path = menu, []
-    for part in wanted.split(">"):
+    for part in re.split("(?<!>)>(?!>)", wanted):
+        part = part.replace(">>", ">")
         same = [e for e in level if len(e["path"]) == len(path) + 1]
         hit = [e for e in same if part in (e["id"], e["title"])]
         hit = hit or [e for e in same if part == str(e["path"][-1])]
@@ -327,6 +357,12 @@ def default_entry(text, env):
             return level[0]
     plain = [e for e in menu if e["kernel"] is not None]
     return plain[0] if plain else None
+
+
+def is_xen(text, entry):
+    """Whether the entry loads Xen below its kernel."""
+    lines = text.split("\n")[entry["begin"] : entry["end"]]
+    return any(re.match(r"[ \t]*(?:multiboot2?|xen_hypervisor)[ \t]", line) for line in lines)
 
 
 def entry_tokens(text, entry):

@@ -29,13 +29,22 @@ LEAVE = "/run/guidomain.leave"  # there: this boot was a trial's that is undone,
 BEGUN = ".guidomain-new"  # suffix of a file that is being written; ignored by qrexec's policy
 RELEASE = "/etc/qubes-release"
 DEFAULT_GRUB = "/etc/default/grub"
-GRUB = "/boot/grub2"
-CUSTOM = GRUB + "/custom.cfg"
-BOOT_RESERVE = GRUB + "/guidomain.reserve"
 
 
 def path(name):
     return ROOT + name
+
+
+def grub(name=""):
+    """A file of GRUB's folder: /boot/grub2 of Fedora, /boot/grub of Debian."""
+    folders = ("/boot/grub2", "/boot/grub")
+    folder = next((one for one in folders if os.path.isdir(path(one))), folders[0])
+    return folder + "/" + name if name else folder
+
+
+def boot_reserve():
+    """Space on /boot held for the undo."""
+    return grub("guidomain.reserve")
 
 
 class Failure(Exception):

@@ -14,8 +14,8 @@ import pci
 ASKED = {
     "info": ["xl", "info"],
     "dmesg": ["xl", "dmesg"],
-    "findmnt": ["findmnt", "-n", "-o", "FSTYPE,SOURCE", "--target", common.GRUB],
 }
+FINDMNT = ["findmnt", "-n", "-o", "FSTYPE,SOURCE", "--target"]
 LIGHTDM = "lightdm.service"
 GROUPS = "/sys/fs/cgroup/system.slice"  # a folder for each service that has processes
 
@@ -25,7 +25,7 @@ class Commands:
 
     def __init__(self):
         self.running = {}
-        for what, argv in ASKED.items():
+        for what, argv in dict(ASKED, findmnt=FINDMNT + [common.grub()]).items():
             self.start(what, argv)
         if not os.path.isdir(common.path(GROUPS)):
             self.start("lightdm", ["systemctl", "is-active", LIGHTDM])
@@ -73,7 +73,7 @@ def collect(commands, available):
         "freeBytes": space.f_bavail * space.f_frsize,
         "xen": xen(commands.text("info"), commands.text("dmesg")),
         "pci": functions,
-        "boot": boot.collect(commands.text("findmnt")),
+        "boot": boot.collect(commands.text("findmnt"), functions),
         "firmware": {
             "vendor": _dmi("sys_vendor"),
             "product": _dmi("product_name"),

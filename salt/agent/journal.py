@@ -115,7 +115,7 @@ def _allocate(record, size):
 
 def free():
     """Gives the way back the space that was held for it. Whether any was."""
-    held = any(common.owner_of(name) for name in (common.RESERVE, common.BOOT_RESERVE))
+    held = any(common.owner_of(name) for name in (common.RESERVE, common.boot_reserve()))
     common.remove_file(common.RESERVE)
     menu.reserve(False)
     return held
@@ -291,7 +291,8 @@ def put_back(record, emit, run):
     for name in files:
         _remove_begun_by_salt(name, record["since"])
     if any(key.startswith("bootarg:") for key in before):
-        for name in (menu.CONFIG, menu.CONFIG + common.BEGUN + ".new", common.DEFAULT_GRUB):
+        config = menu.config_file()
+        for name in (config, config + common.BEGUN + ".new", common.DEFAULT_GRUB):
             _attempt(
                 {}, "", common.remove_file, name if name.endswith(".new") else name + common.BEGUN
             )

@@ -7,7 +7,17 @@ import common
 import grub
 from common import Failure
 
-CONFIG, ENV = common.GRUB + "/grub.cfg", common.GRUB + "/grubenv"
+
+def config_file():
+    return common.grub("grub.cfg")
+
+
+def custom_file():
+    return common.grub("custom.cfg")
+
+
+def env_file():
+    return common.grub("grubenv")
 
 
 def environment():
@@ -19,7 +29,7 @@ def environment():
 
 
 def _raw():
-    with open(common.path(ENV), "rb") as file:
+    with open(common.path(env_file()), "rb") as file:
         return file.read(grub.ENV_SIZE + 1)
 
 
@@ -28,7 +38,7 @@ def set_environment(changes):
     data = _raw()
     new = grub.edit_env(data, changes)
     if new != data:
-        fd = os.open(common.path(ENV), os.O_WRONLY)
+        fd = os.open(common.path(env_file()), os.O_WRONLY)
         try:
             os.pwrite(fd, new, 0)
             os.fsync(fd)
@@ -38,7 +48,7 @@ def set_environment(changes):
 
 def default_tokens():
     """Tokens of the entry that boots by default; None where it cannot be told."""
-    config = common.read_text(CONFIG, 4 << 20)
+    config = common.read_text(config_file(), 4 << 20)
     entry = config and grub.default_entry(config, environment())
     return grub.entry_tokens(config, entry) if entry else None
 
@@ -47,7 +57,7 @@ def sync(trial, watch):
     """Makes our block what the trial (None: none with a boot of its own) and the confirmed mode
     need; without both it goes. Failure no-one-shot where the default entry cannot be copied."""
     boot = trial and trial["boot"]
-    text = common.read_text(common.CUSTOM, 4 << 20)
+    text = common.read_text(custom_file(), 4 << 20)
     block = ""
     if boot or watch:
         ours = list(watch["tokens"]) if watch else []
@@ -55,7 +65,7 @@ def sync(trial, watch):
         if boot:
             adds = boot["add"] + ["guidomain.trial=" + trial["id"]]
             removes = boot["remove"]
-        config = common.read_text(CONFIG, 4 << 20) or ""
+        config = common.read_text(config_file(), 4 << 20) or ""
         block = grub.block(
             config,
             environment(),
@@ -64,31 +74,31 @@ def sync(trial, watch):
             bool(watch),
         )
         if block is None:
-            raise Failure("no-one-shot", "no entry with a kernel can be found in %s" % CONFIG)
+            raise Failure("no-one-shot", "no entry with a kernel can be found in %s" % config_file())
     new = grub.with_block(text or "", block)
     if new == (text or ""):
         return
     if not new:
-        common.remove_file(common.CUSTOM)
+        common.remove_file(custom_file())
         return
-    mode = common.read_file(common.CUSTOM)
-    _write(common.CUSTOM, new, int(mode["mode"], 8) if mode else 0o600)
+    mode = common.read_file(custom_file())
+    _write(custom_file(), new, int(mode["mode"], 8) if mode else 0o600)
 
 
 def choose(trial_id):
     """Lets the next boot, and only that, take the trial's entry. GRUB takes any id and then boots
     something else where there is none: so it is looked for first."""
-    text = common.read_text(common.CUSTOM, 4 << 20) or ""
+    text = common.read_text(custom_file(), 4 << 20) or ""
     tokens = {
         entry["id"]: grub.entry_tokens(text, entry)
         for entry in grub.entries(text)
         if entry["kernel"] is not None
     }
     if "guidomain.trial=" + trial_id not in tokens.get(grub.TRIAL, []) or grub.RESCUE not in tokens:
-        raise Failure("no-one-shot", "%s does not hold the entries it should" % common.CUSTOM)
+        raise Failure("no-one-shot", "%s does not hold the entries it should" % custom_file())
     set_environment({"next_entry": grub.TRIAL})
     if environment().get("next_entry") != grub.TRIAL:
-        raise Failure("no-one-shot", "%s does not keep what is written to it" % ENV)
+        raise Failure("no-one-shot", "%s does not keep what is written to it" % env_file())
 
 
 def unchoose():
@@ -114,7 +124,7 @@ def read_token(token):
     used = wanted if live is None else token in live
     if wanted == used:
         return True if wanted else None
-    return "only in " + (common.DEFAULT_GRUB if wanted else CONFIG)
+    return "only in " + (common.DEFAULT_GRUB if wanted else config_file())
 
 
 def write_token(token, present):
@@ -136,7 +146,7 @@ def write_token(token, present):
         return grub.edit_config(text, add, remove, grub.default_entry(text, environment()))
 
     places = [
-        (CONFIG, config),
+        (config_file(), config),
         (common.DEFAULT_GRUB, lambda text: grub.edit_default(text, add, remove)),
     ]
     for name, function in reversed(places) if present else places:
@@ -149,12 +159,12 @@ def write_token(token, present):
 def reserve(there):
     """Holds space on /boot for the way back, or gives it up."""
     if not there:
-        common.remove_file(common.BOOT_RESERVE)
-    elif os.path.isdir(common.path(common.GRUB)):
+        common.remove_file(common.boot_reserve())
+    elif os.path.isdir(common.path(common.grub())):
         size = 65536 + 2 * sum(
-            len(common.read_text(name, 4 << 20) or "") for name in (CONFIG, common.CUSTOM)
+            len(common.read_text(name, 4 << 20) or "") for name in (config_file(), custom_file())
         )
-        common.allocate(common.BOOT_RESERVE, size)
+        common.allocate(common.boot_reserve(), size)
 
 
 def _write(name, text, mode):

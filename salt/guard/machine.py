@@ -10,6 +10,18 @@ import time
 import common
 
 WATCHDOG = "xenwatchdogd.service"
+# Debian ships the program without a unit. This one is transient: it needs no file, and is gone with
+# the boot. Its arguments and its way to stop are those of Xen's own unit: by SIGUSR1 it disarms, by
+# any other signal the machine is reset 300 s later (xenwatchdogd.c).
+PROGRAM, OWN = "/usr/sbin/xenwatchdogd", "guidomain-watchdog.service"
+TRANSIENT = ("--quiet", "--unit=" + OWN, "--property=Type=forking", "--property=KillSignal=SIGUSR1")
+
+
+def watchdog_unit():
+    """What arms Xen's watchdog on this host; None where there is nothing that would."""
+    if common.unit_exists(WATCHDOG):
+        return WATCHDOG
+    return OWN if os.path.exists(common.path(PROGRAM)) else None
 
 
 class Machine:
@@ -32,9 +44,13 @@ class Machine:
 
     def systemctl(self, *words):
         """Exit status; 127 where it cannot be run, 124 where it does not end."""
+        return self._call("systemctl", *words)
+
+    @staticmethod
+    def _call(*argv):
         try:
             return subprocess.call(
-                ("systemctl",) + words,
+                argv,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -48,20 +64,22 @@ class Machine:
     def watchdog(self):
         """Arms Xen's watchdog for dom0, which turns a hang into a reset. True: armed, and it was
         not before; False: it was, or it cannot be; None: there is none."""
-        if not common.unit_exists(WATCHDOG):
+        unit = watchdog_unit()
+        if unit is None:
             return None
-        if self.systemctl("is-active", "--quiet", WATCHDOG) == 0:
+        if self.systemctl("is-active", "--quiet", unit) == 0:
             return False
-        return self.systemctl("start", WATCHDOG) == 0
+        if unit == OWN:
+            return self._call("systemd-run", *TRANSIENT, PROGRAM, "30", "15") == 0
+        return self.systemctl("start", unit) == 0
 
     def is_watched(self):
         """For evidence: True, False, or None where there is no watchdog."""
-        if not common.unit_exists(WATCHDOG):
-            return None
-        return self.systemctl("is-active", "--quiet", WATCHDOG) == 0
+        unit = watchdog_unit()
+        return None if unit is None else self.systemctl("is-active", "--quiet", unit) == 0
 
     def unwatch(self):
-        self.systemctl("stop", WATCHDOG)
+        self.systemctl("stop", watchdog_unit() or WATCHDOG)
 
     def reboot(self):
         """Returns only where the machine is still here after both ways."""

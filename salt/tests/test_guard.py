@@ -215,7 +215,7 @@ class Trials(HostCase):
             self.assertFalse(os.path.exists(self.root + name), name)
         self.assertIsNone(host_lock.current())
         self.assertNotIn("next_entry", menu.environment())
-        for name in (common.RESERVE, common.BOOT_RESERVE):
+        for name in (common.RESERVE, common.boot_reserve()):
             self.assertEqual(os.path.exists(self.root + name), trials.watch() is not None, name)
 
     def outcome(self):
