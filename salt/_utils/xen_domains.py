@@ -19,7 +19,7 @@ except ImportError:  # Salt's loader knows this file, and not its neighbours
     sys.path.append(os.path.dirname(os.path.abspath(__file__)))
     import xl_config
 import xen_host
-from xen_host import AdminError, EmptyReply, pci_available, xl  # noqa: F401, part of what is offered
+from xen_host import AdminError, EmptyReply, xl
 
 FOLDER, AUTO, SUFFIX = "/etc/xen", "/etc/xen/auto", ".cfg"
 BEGUN = ".guidomain-new"
@@ -179,6 +179,20 @@ def tidy():
     for name in names:
         if name.endswith(SUFFIX + BEGUN):
             _unlink(FOLDER + "/" + name)
+
+
+def forget_saved(names):
+    """Debian's xendomains saves what runs when the machine is shut down, and at the next start goes on
+    from there, whatever the files say by then (/etc/default/xendomains)."""
+    try:
+        told = _read("/etc/default/xendomains")
+    except OSError:
+        told = ""
+    found = re.findall(r"^[ \t]*XENDOMAINS_SAVE=[\"']?([^\"'\n#]*)", told, re.MULTILINE)
+    folder = found[-1].strip() if found else "/var/lib/xen/save"
+    for name in names:
+        if folder.startswith("/") and re.fullmatch(r"[A-Za-z0-9_.-]+", name):
+            _unlink("%s/%s" % (folder, name))
 
 
 # -- properties
@@ -420,7 +434,20 @@ def users():
     return {address: name for name in _states() for address in _devices(name)}
 
 
-assignable, add_assignable = xen_host.assignable, xen_host.add_assignable
+def pci_available():
+    return xen_host.pci_available()
+
+
+def assignable(port):
+    return xen_host.assignable(port)
+
+
+def is_hidden(port):
+    return xen_host.address(port) in xen_host.hidden()
+
+
+def add_assignable(port):
+    xen_host.add_assignable(port)
 
 
 def hidden_ports():
@@ -464,6 +491,11 @@ def start(qube, timeout=xen_host.LONG):
     if state is not None:
         raise AdminError("XlError", "%s is there already: %s" % (qube, state.lower()))
     path, _ = _text(qube)
+    for address, device in _noted(qube).items():
+        there = xen_host.identity(address)
+        if there not in (None, device):
+            text = "at %s there is now %s, not the %s that was assigned to %s"
+            raise AdminError("Refused", text % (address, there, device, qube))
     wanted = [a for a, _ in map(_entry, _entries(qube)) if a and not a.endswith("*")]
     before = {address: xen_host.driver(address) for address in wanted}
     for address, driver in before.items():

@@ -10,10 +10,12 @@ function is named by its address, 0000:02:00.0; its port is that with "_" for ":
 import os
 import re
 import subprocess
+import time
 
 ROOT = ""  # tests put a directory here
 DEVICES, PCIBACK = "/sys/bus/pci/devices/", "/sys/bus/pci/drivers/pciback/"
 SHORT, LONG = 60, 300  # seconds; a command of an emulated host takes up to 20
+SETTLES = 2  # seconds for a driver to take what is given back; for some there is none
 SBDF = re.compile(r"\b[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]\b")
 
 
@@ -74,7 +76,7 @@ NOISE = re.compile(r"doesn't support reset from sysfs|reset returned -1|^Parsing
 def words(text):
     """What xl has to say of a failure, in its own words and in one line; "" for nothing."""
     found = []
-    for line in re.sub("[\0-\x08\x0b-\x1f\x7f-\x9f]", "", text).splitlines():
+    for line in re.sub("\x1b\\[[0-9;]*[A-Za-z]|[\0-\x08\x0b-\x1f\x7f-\x9f]", "", text).splitlines():
         where = WHERE.match(line)
         plain = line[where.end() :].strip() if where else line.strip()
         quiet = where and where.group(1) in ("warning", "notice", "info", "detail", "debug")
@@ -205,9 +207,8 @@ def remove_assignable(port_, users):
 def give_back(addresses):
     """What nobody uses goes from pciback to its driver, without xl, which refuses that where it
     could not do the whole of an assignment."""
-    for sbdf in addresses:
-        if driver(sbdf) != "pciback":
-            continue
+    taken = [sbdf for sbdf in addresses if driver(sbdf) == "pciback"]
+    for sbdf in taken:
         # pciback would take it again as long as it is in its list.
         for name, text in (
             (PCIBACK + "unbind", sbdf),
@@ -219,3 +220,6 @@ def give_back(addresses):
                 _write(name, text)
             except OSError:
                 pass  # what counts is who drives it in the end
+    until = time.monotonic() + (SETTLES if taken else 0)
+    while any(driver(sbdf) in (None, "pciback") for sbdf in taken) and time.monotonic() < until:
+        time.sleep(0.05)

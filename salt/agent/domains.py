@@ -44,6 +44,40 @@ def __getattr__(name):
     return getattr(backend(), name)
 
 
+# -- what only a plain Xen host has
+
+
+def tidy():
+    """What is left of a domain's file whose writer was killed."""
+    if not is_qubes():
+        backend().tidy()
+
+
+def forget_saved(names):
+    """Domains that the last shutdown saved are not to go on from there: what they were saved with has
+    changed since."""
+    if not is_qubes():
+        backend().forget_saved(names)
+
+
+def _assignable(function, port):
+    if is_qubes():
+        raise common.Failure("bad-request", "assignable:%s is nothing of a Qubes host" % port)
+    return getattr(backend(), function)(port)
+
+
+def assignable(port):
+    return _assignable("assignable", port)
+
+
+def add_assignable(port):
+    _assignable("add_assignable", port)
+
+
+def remove_assignable(port):
+    _assignable("remove_assignable", port)
+
+
 def release():
     """What the host calls itself."""
     if is_qubes():

@@ -285,6 +285,7 @@ def put_back(record, emit, run):
         if key not in reasons and _attempt(reasons, key, admin.power_state, qube) == "Halted":
             emit("undo", "starting %s again" % qube)
             _attempt(reasons, key, admin.start, qube)
+    _attempt({}, "", admin.tidy)
     files = [key[5:] for key in before if key.startswith("file:")]
     for name in list(record["staged"]) + files + list(record.get("shared", {})):
         common.remove_file(name + common.BEGUN)  # of an agent that was killed while it wrote
@@ -338,6 +339,7 @@ def _rank(key, before, removed):
     if kind == "qube":
         return 0 if key in removed else 4 if before[key] is None else 2
     ranks = {"bootarg": -1, "global": 1, "property": 3, "device": 2, "usb": 2, "feature": 3, "tag": 3}
+    ranks["assignable"] = 3
     # What a level denies counts until all that is wider has gone, and is back before it
     # (src/policy/levels.ts): lines of admins come before it and go after it, but where it goes itself.
     file = 8 if before[key] is None and re.search("/policy.d/46-level-", key) else 6

@@ -38,6 +38,8 @@ FORMS = {
     # Never in the ledger: for the way back of what is written inside a qube, and for that alone.
     "volume": re.compile("(%s):(root|private)" % NAME),
     "bootarg": re.compile(grub.TOKEN.pattern),
+    # A function that dom0 has given up to pciback (plain Xen), by its place.
+    "assignable": re.compile(r"[0-9a-f]{4}_[0-9a-f]{2}_[0-9a-f]{2}\.[0-7]"),
     # Of an include file, and nowhere else: it is shared with whoever writes to it.
     "line": re.compile(r"(/etc/qubes/policy\.d/include/[a-z][a-z0-9_-]*):([\x21-\x7e][\x20-\x7e]*)"),
 }
@@ -74,6 +76,8 @@ def read(key):
         return _read_usb(qube, name.split(":", 2))
     if kind == "bootarg":
         return menu.read_token(name)
+    if kind == "assignable":
+        return admin.assignable(name)
     if kind == "volume":
         return volumes.read(qube, name)
     if kind == "secret":
@@ -162,6 +166,8 @@ def restore(key, before, owner, run, was=None):
         _restore_usb(qube, name.split(":", 2), before)
     elif kind == "bootarg":
         menu.write_token(name, before is True)
+    elif kind == "assignable":
+        admin.remove_assignable(name) if before is None else admin.add_assignable(name)
     elif kind == "volume":
         volumes.put_back(qube, name)
     elif kind == "secret":

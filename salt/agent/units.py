@@ -5,6 +5,7 @@ import json
 import os
 
 import common
+import domains
 import machine
 from common import Failure
 from steps import reach
@@ -38,42 +39,54 @@ SOURCES = (
     "xen_host",
     "xl_config",
 )
+# On Qubes a GUI domain that takes a card is ordered after it (its own drop-in): whether it may start in
+# this boot is decided here. Nothing else waits for it, dom0's greeter least of all.
+QUBES = ("After=qubesd.service\nWants=qubesd.service", "")
+# On plain Xen all domains that start by themselves wait for it (Debian; Xen's own units). What xl and
+# the device model of a domain leave behind that the guard has started must not end with the guard.
+XEN = (
+    "After=xen.service xenstored.service xenconsoled.service\nBefore=xendomains.service",
+    "KillMode=process\n",
+)
 UNITS = {
-    # A GUI domain that takes a card is ordered after it (its own drop-in): whether it may start in
-    # this boot is decided here. Nothing else waits for it, dom0's greeter least of all.
     SERVICE: """\
 [Unit]
 Description=Undoes changes of guidomain that nobody confirmed
-After=qubesd.service
-Wants=qubesd.service
+{order}
 StartLimitIntervalSec=0
 
 [Service]
 Type=simple
-ExecStartPre={0}boot
-ExecStart={0}watch
-Restart=on-failure
+ExecStartPre={guard}boot
+ExecStart={guard}watch
+{kill}Restart=on-failure
 RestartSec=5
 TimeoutStartSec=15min
 
 [Install]
 WantedBy=multi-user.target
-""".format(GUARD),
+""",
     # A kernel update writes grub.cfg: the rescue entry then follows.
     PATH: """\
 [Unit]
 Description=Keeps the rescue entry of guidomain up to date
 
 [Path]
-PathChanged=/boot/grub2/grub.cfg
-Unit=%s
+PathChanged={config}
+Unit={service}
 
 [Install]
 WantedBy=multi-user.target
-"""
-    % SERVICE,
+""",
 }
 ALIVE_WITHIN = 20  # seconds
+
+
+def text(unit):
+    order, kill = QUBES if domains.is_qubes() else XEN
+    return UNITS[unit].format(
+        order=order, kill=kill, guard=GUARD, config=common.grub("grub.cfg"), service=SERVICE
+    )
 
 
 def files():
@@ -100,7 +113,7 @@ def _put(name, text, mode):
 
 
 def _place(unit):
-    changed = _put(FOLDER + unit, UNITS[unit], 0o644)
+    changed = _put(FOLDER + unit, text(unit), 0o644)
     link = common.path(WANTS + unit)
     if not os.path.islink(link):
         os.makedirs(os.path.dirname(link), exist_ok=True)

@@ -69,6 +69,7 @@ class Guard:
             trial = self._trial_boot(trial)
         if (trial and trial["boot"]) or (kept and self._made_for(kept)):
             self._watch_over(trial)
+        admin.forget_saved(self._changed(kept))
         self._may_start(kept, trial)
         if trial and trials.is_committed(trial["id"]):
             return LOOK  # what is still to be removed may take long: no start waits for that
@@ -269,7 +270,22 @@ class Guard:
 
     @staticmethod
     def _made_for(kept):
-        return GPU + kept["qube"] in machine.here.cmdline().split()
+        words = machine.here.cmdline().split()
+        return GPU + kept["qube"] in words and admin.platform() != "none"
+
+    @staticmethod
+    def _changed(kept):
+        """Qubes that are not what they were when the machine went down: those of a change under way,
+        and of a mode that each boot brings up anew."""
+        record = common.read_json(common.JOURNAL) or {"before": {}}
+        names = {kept["qube"]} if kept else set()
+        for part in ("running", "halted", "renewed"):
+            names |= set(record.get(part, []))
+        for key in record["before"]:
+            kind, qube, _ = keys.split(key)
+            if kind in ("qube", "property", "device"):
+                names.add(qube)
+        return sorted(names)
 
     # -- both
 
@@ -298,6 +314,8 @@ class Guard:
 
     @staticmethod
     def _prohibit(mode):
+        if not admin.is_qubes():
+            return  # xl takes no card that is not on pciback
         qube, given, available = mode["qube"], trials.given(mode), admin.pci_available()
 
         def is_hidden(one):

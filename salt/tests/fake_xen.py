@@ -179,7 +179,7 @@ elif words[0] == "create":
         if driver(sbdf) != "pciback":
             if "seize=1" not in text:
                 state["domains"].pop(name) if not state.get("half") else None
-                end(3, where + "PCI device %s is not assignable" % sbdf[3:].lstrip("0"))
+                end(3, where + "PCI device 0:%x:%s is not assignable" % (int(sbdf[5:7], 16), sbdf[8:].lstrip("0")))
             add(sbdf)
         if sbdf in state.get("lost", []):
             continue
@@ -295,3 +295,106 @@ class XenCase(HostCase):
                 self.bind(sbdf, "pciback" if taken else state["drivers"].get(sbdf))
         else:
             assert name.endswith("/driver_override") and text == "\n", (name, text)
+
+    # -- boots
+
+    def shut_down(self):
+        """As xendomains does (Debian): what runs is saved, but for what has devices; that is stopped."""
+        os.makedirs(self.root + "/var/lib/xen/save", exist_ok=True)
+        state = self.state()
+        for name, one in state["domains"].items():
+            if not one["pci"]:
+                self.put("/var/lib/xen/save/" + name, self.text("/etc/xen/%s.cfg" % name))
+        self.state(domains={})
+
+    def power_cycle(self, xen=True):
+        """Off and on again, nobody at the keyboard. The id of the entry that booted."""
+        import grub
+        import menu
+
+        self.machine.stop_guard()
+        for name in os.listdir(self.root + "/run"):
+            if name.startswith("guidomain."):
+                os.unlink(self.root + "/run/" + name)
+        config = self.text("/boot/grub/grub.cfg")
+        custom = menu.common.read_text("/boot/grub/custom.cfg") or ""
+        env = menu.environment()
+        wanted = env.get("next_entry")
+        if wanted:
+            menu.set_environment({"next_entry": None})
+        elif "guidomain_try" in custom:
+            if env.get(grub.TRY) == "1":
+                wanted = grub.RESCUE
+            else:
+                menu.set_environment({grub.TRY: "1"})
+        if not xen:
+            wanted = "gnulinux-simple-1111-2222"
+        found = [(t, e) for t in (config, custom) for e in grub.entries(t) if e["id"] == wanted]
+        text, entry = found[0] if found else (config, grub.default_entry(config, env))
+        words = text.split("\n")[entry["kernel"]].split()[2:]
+        is_xen = grub.is_xen(text, entry)
+        boot = int(self.machine.boot_id().rpartition("-")[2]) + 1
+        self.put("/proc/sys/kernel/random/boot_id", "boot-%d\n" % boot)
+        self.put("/proc/cmdline", " ".join(words) + "\n")
+        for name, there in (("/proc/xen/capabilities", "control_d\n"), ("/sys/hypervisor/type", "xen\n")):
+            if is_xen:
+                self.put(name, there)
+            elif os.path.exists(self.root + name):
+                os.unlink(self.root + name)
+        hidden = xen_host.hidden() if is_xen else set()
+        self.state(domains={}, slots=sorted(hidden))
+        for sbdf, function in FUNCTIONS.items():
+            self.bind(sbdf, "pciback" if sbdf in hidden else function[3])
+        return entry["id"]
+
+    def xendomains(self):
+        """Those that were saved go on as they were, then those of /etc/xen/auto begin."""
+        import subprocess
+
+        if not xen_host.is_xen():
+            return
+        folder = self.root + "/var/lib/xen/save"
+        for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
+            subprocess.run(["xl", "create", folder + "/" + name], capture_output=True, check=False)
+            os.unlink(folder + "/" + name)
+        auto = self.root + "/etc/xen/auto"
+        for name in sorted(os.listdir(auto)) if os.path.isdir(auto) else []:
+            if name[:-4] not in self.state()["domains"]:
+                subprocess.run(["xl", "create", os.path.realpath(auto + "/" + name)], capture_output=True)
+
+    autostart = xendomains
+
+    def starts(self, name):
+        import xen_domains
+
+        try:
+            xen_domains.start(name)
+            return True
+        except xen_domains.AdminError:
+            return False
+
+    def screen(self):
+        """Whose the card is that the screen hangs on; None where nobody shows anything."""
+        words = self.text("/proc/cmdline").split()
+        if xen_host.driver(CARD) != "pciback":
+            ours = [word for word in words if word.startswith("guidomain.gpu=")]
+            return "dom0" if not ours or not xen_host.is_xen() else None
+        return next((n for n, one in self.state()["domains"].items() if CARD in one["pci"]), None)
+
+    def dump(self):
+        """Every file and folder of this host with its mode, and its links."""
+        found = {}
+        for parent, folders, names in os.walk(self.root):
+            for name in folders + names:
+                full = os.path.join(parent, name)
+                if os.path.islink(full):
+                    found[full[len(self.root) :]] = os.readlink(full)
+                    continue
+                content = None
+                if os.path.isfile(full):
+                    with open(full, "rb") as file:
+                        content = file.read()
+                found[full[len(self.root) :]] = (oct(os.lstat(full).st_mode), content)
+        for name in ("/xl.log", "/xen.json", "/log"):
+            found.pop(name, None)
+        return found

@@ -170,7 +170,7 @@ class Machine(HostCase):
         )
 
     def one_shot(self, findmnt="ext4 /dev/sda2"):
-        found = boot.collect(findmnt)
+        found = boot.collect(findmnt, [])
         return found["oneShot"], found["oneShotWhy"]
 
     def disk(self, name, *parts):
@@ -233,7 +233,7 @@ class Machine(HostCase):
         def unattended(cmdline, crypttab):
             self.put("/proc/cmdline", cmdline)
             self.put("/etc/crypttab", crypttab)
-            return boot.collect("")["unattended"]
+            return boot.collect("", [])["unattended"]
 
         plain = "root=/dev/dm-0 ro rd.lvm.lv=qubes_dom0/root"
         self.assertTrue(unattended(plain, "# none\n"))
@@ -243,10 +243,10 @@ class Machine(HostCase):
         self.assertFalse(unattended(plain, "luks-1 UUID=1\n"))
         self.assertFalse(unattended(plain + " rd.luks.uuid=luks-1", ""))
         os.unlink(self.root + "/proc/cmdline")
-        self.assertIsNone(boot.collect("")["unattended"])
+        self.assertIsNone(boot.collect("", [])["unattended"])
 
     def test_the_rest_of_boot(self):
-        found = boot.collect("")
+        found = boot.collect("", [])
         self.assertEqual(
             (found["hidePaths"], found["watchdog"], found["rescue"]), (None, False, False)
         )
@@ -259,13 +259,13 @@ class Machine(HostCase):
             "/boot/grub2/custom.cfg", grub.with_block("", "menuentry --id guidomain-rescue {\n}\n")
         )
         self.put("/etc/default/grub", 'GRUB_CMDLINE_LINUX="a rd.qubes.hide_pci=1,2"\n')
-        found = boot.collect("")
+        found = boot.collect("", [])
         self.assertEqual(
             (found["hidePaths"], found["watchdog"], found["rescue"]), (True, True, True)
         )
         self.assertEqual(found["args"], ["a", "rd.qubes.hide_pci=1", "rd.qubes.hide_pci=2"])
         self.file(boot.HIDES, "old\n")
-        self.assertIs(boot.collect("")["hidePaths"], False)
+        self.assertIs(boot.collect("", [])["hidePaths"], False)
 
     def test_firmware_cpu_and_display_manager(self):
         def found():
