@@ -69,8 +69,13 @@ def xl(*words, timeout=SHORT):
 
 
 WHERE = re.compile(r"^(?:libxl|xl|xc): (\w+): (?:\w+\.c:\d+: ?(?:\w+: ?)?)?(?:Domain \d+: ?)?")
-# Said at each assignment of most devices, with exit status 0 (xen-lab.md, "Devices and passthrough").
-NOISE = re.compile(r"doesn't support reset from sysfs|reset returned -1|^Parsing config from")
+# Said at each assignment of most devices, with exit status 0 (xen-lab.md, "Devices and passthrough"), or
+# after the reason, of a domain that is then not there.
+NOISE = re.compile(
+    r"doesn't support reset from sysfs|reset returned -1|^Parsing config from|^Non-existant domain"
+    r"|^Unable to destroy guest|^Destruction of domain failed|^cannot \(re-\)build domain"
+    r"|^libxl__device_pci_add failed"
+)
 
 
 def words(text):

@@ -91,12 +91,13 @@ def _function(address, known, tells):
 
 
 def _outputs(folder):
-    """DRM connectors: `drm/card0/card0-eDP-1` with the files `status` and `enabled`."""
+    """DRM connectors: `drm/card0/card0-eDP-1` with the files `status` and `enabled`; some kernels show
+    them a second time in `drm/controlD64`."""
     found = []
     for card in _names(folder + "drm"):
         for name in _names("%sdrm/%s" % (folder, card)):
             status = common.read_text("%sdrm/%s/%s/status" % (folder, card, name), 64)
-            if status is not None:
+            if status is not None and name not in [one["name"] for one in found]:
                 enabled = common.read_text("%sdrm/%s/%s/enabled" % (folder, card, name), 64) or ""
                 found.append(
                     {
