@@ -442,10 +442,6 @@ def assignable(port):
     return xen_host.assignable(port)
 
 
-def is_hidden(port):
-    return xen_host.address(port) in xen_host.hidden()
-
-
 def add_assignable(port):
     xen_host.add_assignable(port)
 
@@ -496,10 +492,12 @@ def start(qube, timeout=xen_host.LONG):
         if there not in (None, device):
             text = "at %s there is now %s, not the %s that was assigned to %s"
             raise AdminError("Refused", text % (address, there, device, qube))
-    wanted = [a for a, _ in map(_entry, _entries(qube)) if a and not a.endswith("*")]
+    entries = {a: on for a, on in map(_entry, _entries(qube)) if a and not a.endswith("*")}
+    wanted = list(entries)
     before = {address: xen_host.driver(address) for address in wanted}
     for address, driver in before.items():
-        if driver != "pciback" and xen_host.is_display(address):
+        # Without "seize" xl refuses by itself.
+        if "seize" in entries[address] and driver != "pciback" and xen_host.is_display(address):
             text = "%s is a display that is dom0's in this boot (driver %s), and is not taken from it"
             raise AdminError("Refused", text % (address, driver))
     problem = _started(qube, path, wanted, timeout)

@@ -696,16 +696,6 @@ def sources(case=None):
     return found
 
 
-def utils(**modules):
-    """What Salt's loader gives a state: functions of utils by "module.name"."""
-    import converge
-
-    modules["converge"] = converge
-    return {
-        "%s.%s" % (name, n): f for name, m in modules.items() for n, f in vars(m).items() if callable(f)
-    }
-
-
 class Rebooted(Exception):
     """Not a failure: the machine goes down here."""
 

@@ -179,7 +179,7 @@ elif words[0] == "create":
         if driver(sbdf) != "pciback":
             if "seize=1" not in text:
                 state["domains"].pop(name) if not state.get("half") else None
-                end(3, where + "PCI device 0:%x:%s is not assignable" % (int(sbdf[5:7], 16), sbdf[8:].lstrip("0")))
+                end(3, where + "PCI device 0:%x:%s is not assignable" % (int(sbdf[5:7], 16), "%x.%s" % (int(sbdf[8:10], 16), sbdf[11:])))
             add(sbdf)
         if sbdf in state.get("lost", []):
             continue
