@@ -9,6 +9,7 @@ from fake import SALT, HostCase
 import grub
 import menu
 
+XEN = ["xen-pciback.hide=(0000:02:00.0)", "xen-pciback.hide=(0000:02:00.1)"]
 TOKENS = ["rd.qubes.hide_pci=00_02.0", "systemd.mask=lightdm.service", "guidomain.gpu=sys-gui"]
 
 
@@ -110,12 +111,14 @@ class Texts(HostCase):
                 "a=b,c",
                 "rd.qubes.hide_pci=00_1f.3",
                 "rd.qubes.hide_pci=03:00.0,04:00.0",
+                "xen-pciback.hide=(0000:03:00.0)(0000:04:00.0)",
+                "xen_pciback.hide=(00:1f.3)",
                 "x",
             ]
         )
 
     def ours(self, words):
-        some = self.dice.sample(TOKENS + ["rd.qubes.hide_pci=00_01.0-00_00.0", "y.z"], 3)
+        some = self.dice.sample(TOKENS + XEN + ["rd.qubes.hide_pci=00_01.0-00_00.0", "y.z"], 4)
         return [token for token in some if token not in grub.tokens(words)]
 
     def test_kernel_lines(self):
@@ -182,12 +185,15 @@ class Texts(HostCase):
             "GRUB_CMDLINE_LINUX=a\\ b\n",
             'GRUB_CMDLINE_LINUX="a"\nGRUB_CMDLINE_LINUX+=" rd.qubes.hide_pci=1:0.0"\n',
         ):
-            there = grub.edit_default(text, TOKENS, [])
+            there = grub.edit_default(text, TOKENS + XEN, [])
             said = subprocess.check_output(
                 ["bash", "-c", there + '\necho "$GRUB_CMDLINE_LINUX"'], text=True
             )
             self.assertEqual(grub.tokens(said.split()), grub.default_tokens(there), there)
-            self.assertEqual(grub.edit_default(there, [], TOKENS), text)
+            self.assertEqual(grub.edit_default(there, [], TOKENS + XEN), text)
+            # One argument, as of several the last alone would count.
+            self.assertEqual(said.count("xen-pciback.hide="), 1)
+            self.assertIn("xen-pciback.hide=(0000:02:00.0)(0000:02:00.1)", said)
 
     def test_config_and_its_copies(self):
         config = self.text("/boot/grub2/grub.cfg")
