@@ -167,15 +167,29 @@ test("units before xendomains run before it", async () => {
   assert.match(early, /^gui$/m);
 });
 
-test("pulling a live display hangs a real machine; Debian has no watchdog, so only a power cycle helps", async () => {
+test("pulling a live display hangs a real machine; Debian has the watchdog's program and no unit for it", async () => {
   await twin.reset({ platform: "xen", machine: "laptop" });
+  await twin.world({ watchdogSeconds: 0.5 });
   const add = twin.exec("xl pci-assignable-add 00:02.0");
   assert.match((await twin.until("hung")).why, "0000:00:02.0 was pulled from i915");
   await sleep(300);
   assert.is(twin.machine().state, "hung");
+  await sleep(400);
   assert.is((await twin.powerCycle()).state, "running");
   await add;
   assert.is(await must("basename $(readlink /sys/bus/pci/devices/0000:00:02.0/driver)"), "i915");
+  const arm =
+    "systemd-run -q --unit=dog.service --property=Type=forking --property=KillSignal=SIGUSR1 /usr/sbin/xenwatchdogd 30 15";
+  await must(arm);
+  assert.is(await must("systemctl is-active dog"), "active");
+  const { number } = twin.machine();
+  void twin.exec("xl pci-assignable-add 00:02.0");
+  assert.is((await twin.waitForBoot({ after: number })).log.at(-2)?.what, "watchdog");
+  await must(`${arm}; systemctl stop dog`); // disarmed
+  void twin.exec("xl pci-assignable-add 00:02.0");
+  await twin.until("hung");
+  await sleep(800);
+  assert.is(twin.machine().state, "hung");
 });
 
 test("functions go back and forth by sysfs, and what the kernel refuses changes nothing", async () => {

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 
 import xen
 from machine import faults, units
@@ -75,7 +76,13 @@ class Processes:
     @staticmethod
     def environment(unit):
         own = [word.partition("=") for value in unit.all("service", "environment") for word in value.strip('"').split()]
-        return dict(ENVIRONMENT, **{name: value for name, _, value in own})
+        found = dict(ENVIRONMENT, **{name: value for name, _, value in own})
+        return dict(found, INVOCATION_ID=Processes.invocation(unit))
+
+    @staticmethod
+    def invocation(unit):
+        """systemd's is new at each start; of the twin's units only one start runs at a time."""
+        return uuid.uuid5(uuid.NAMESPACE_URL, unit.name).hex
 
     def reap(self, pid, status):
         """True if it was one of a unit's."""
@@ -97,8 +104,21 @@ class Processes:
     def alive(self, process):
         return process.status is None
 
-    def kill(self, process, patience=2.0):
-        self._signal(process, signal.SIGTERM)
+    def left(self, unit):
+        """The daemon that a command of Type=forking has left: the first process that still has the unit's invocation."""
+        wanted = b"INVOCATION_ID=" + self.invocation(unit).encode()
+        for name in sorted((name for name in os.listdir("/proc") if name.isdigit()), key=int):
+            try:
+                with open("/proc/%s/environ" % name, "rb") as file:
+                    if wanted in file.read().split(b"\0"):
+                        with self.ended:
+                            return self.running.setdefault(int(name), Process(int(name)))
+            except OSError:
+                pass  # it has just ended
+        return None
+
+    def kill(self, process, number=signal.SIGTERM, patience=2.0):
+        self._signal(process, number)
         with self.ended:
             if self.ended.wait_for(lambda: process.status is not None, patience):
                 return
@@ -153,6 +173,8 @@ class Init:
                 os.mkdir(folder) if name in services else os.rmdir(folder)
             except (FileExistsError, FileNotFoundError):
                 pass  # another thread was faster
+        if xen.on(self.world.read()):
+            return  # xen/bin/xenwatchdogd says so itself
         active = WATCHDOG in services
         path = "/run/twin/state/watchdog"
         if active and not os.path.exists(path):

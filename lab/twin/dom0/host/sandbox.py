@@ -108,7 +108,7 @@ def namespaces(config):
     )
 
 
-def file_system(config):
+def file_system(config, watchdog=True):
     root = config["root"]
     mount(None, "/", None, MS_REC | MS_PRIVATE)
     mount(root, root, None, MS_BIND | MS_REC)
@@ -125,6 +125,10 @@ def file_system(config):
     if not os.path.exists("/usr/bin/python3"):  # a dom0 always has one; here it is the virtual environment's
         lend_entries("/usr/bin", root, {"python3"})
         os.symlink(config["python3"], root + "/usr/bin/python3")
+    if config["platform"] == "xen" and watchdog:
+        # A program that is looked for by its path: /usr/sbin with one more file.
+        layers = "lowerdir=%s/xen/sbin:/usr/sbin" % config["tools"].replace(":", "\\:")
+        mount("overlay", root + "/usr/sbin", "overlay", MS_RDONLY, layers)
     own = {path: os.open(root + path, os.O_PATH) for path in OWN if os.path.isdir(root + path)}  # before they are covered
     lend_entries("/usr/lib", root, {"twin", "dom0-python", "os-release", "systemd", "dracut", "modules"})
     if os.path.isdir("/usr/lib/systemd"):
@@ -207,7 +211,7 @@ def process_one(config, boot, world, log, ready):
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     null = os.open("/dev/null", os.O_RDONLY)
     os.umask(0o022)
-    file_system(config)
+    file_system(config, world.get("watchdog", True))
     socket.sethostname(config["hostname"])
     loopback_up()
     sysv.generate()

@@ -9,9 +9,11 @@ import glob
 import os
 import re
 import shlex
+import signal
 
 VENDOR, ADMIN, RUNTIME = "/usr/lib/systemd/system", "/etc/systemd/system", "/run/systemd/system"
 GENERATED = "/run/systemd/generator.late"  # of scripts in /etc/init.d (xen/sysv.py)
+TRANSIENT = "/run/systemd/transient"  # of systemd-run
 WANTS = ("sysinit.target.wants", "basic.target.wants", "multi-user.target.wants", "graphical.target.wants")
 AUTOSTART = re.compile(r"\Aqubes-vm@(.+)\.service\Z")
 LISTS = ("after", "before", "wants", "requires", "wantedby", "requiredby", "alias")
@@ -114,9 +116,13 @@ class Nothing:
     def kill(self, handle):
         pass
 
+    def left(self, unit):
+        """The handle of what a command of Type=forking left running, None where nothing."""
+        return None
+
 
 class Manager:
-    """`execute`: {run(unit, argv, timeout) -> status, spawn(unit, argv) -> handle, alive(handle), kill(handle)}.
+    """`execute`: {run(unit, argv, timeout) -> status, spawn(unit, argv) -> handle, alive(handle), kill(handle), left(unit)}.
     `start_qube(name)` starts an autostarting qube, and raises an Exception where it does not start. `changed()` is called
     after each change of a state. Its calls wait for what they start; nothing here is a thread.
     """
@@ -164,7 +170,7 @@ class Manager:
             return Unit(name, "not-found")
         found = None
         for each in [name] + ([template] if template else []):
-            for folder in (ADMIN, RUNTIME, VENDOR, GENERATED):
+            for folder in (TRANSIENT, ADMIN, RUNTIME, VENDOR, GENERATED):
                 path = os.path.join(folder, each)
                 real = self.path(path)
                 if os.path.islink(real) and os.readlink(real) == "/dev/null":
@@ -357,6 +363,9 @@ class Manager:
                 problem = str(error)
         if not problem and unit.type in ("oneshot", "forking"):
             problem = self._all(unit, commands, timeout)
+            if unit.type == "forking" and not problem and not unit.stays:
+                handle = self.execute.left(unit)
+                problem = None if handle else "the daemon did not stay"
         elif not problem and commands:
             handle = self.execute.spawn(unit, shlex.split(commands[-1].lstrip("-@+!")))
             self._all(unit, unit.all("service", "execstartpost"), timeout)
@@ -388,7 +397,8 @@ class Manager:
             raise UnitProblem("Failed to stop %s: Unit %s not loaded." % (name, name), 5)
         state = self.states.get(name)
         if state and state.get("handle") is not None:
-            self.execute.kill(state["handle"])
+            number = unit.one("service", "killsignal")
+            self.execute.kill(state["handle"], *([getattr(signal, number)] if number else []))
         if state and state["active"] == "active" and unit.loaded == "loaded":
             self._all(unit, unit.all("service", "execstop"), 90)
         self._set(name, "inactive")
