@@ -109,6 +109,8 @@ export interface Faults {
   triggers?: Trigger[];
   /** Plain Xen: guests stop before they look at their devices, all or these. */
   guestHangs?: boolean | string[];
+  /** Plain Xen: guests whose kernel stands still, which take nothing that xl asks of them. */
+  guestDead?: boolean | string[];
   /** Plain Xen: the hypervisor refuses to give these functions (sbdf) to a domain, or all. */
   refuseAssign?: boolean | string[];
   /** Faults of the Qubes model, read by qubesd. */

@@ -245,8 +245,11 @@ test("faults: Xen refuses a function, guests hang, the disk is full, a kernel co
     ),
     "guest hangs",
   );
-  await twin.world({ acknowledgeSeconds: 0.2 });
-  assert.match(await said("xl shutdown stuck"), "guest didn't acknowledge control request: -9");
+  await must("xl shutdown stuck"); // its kernel takes it, and nobody there does it
+  await twin.world({ acknowledgeSeconds: 0.2, faults: { guestDead: ["dead"] } });
+  await guest("dead");
+  assert.match(await said("xl shutdown dead"), "guest didn't acknowledge control request: -9");
+  assert.match(await must("xl list"), /^stuck [\s\S]*^dead /m);
   await twin.clearFaults();
   await twin.fault("disk-full");
   assert.match(await said("echo x > /etc/xen/x.cfg"), "No space left on device");

@@ -1,7 +1,7 @@
 """What runs in a domain: the lab's guest (lab/xen/image/guest/init), or something that says nothing.
 
 A domain whose `kernel` and `ramdisk` are files of dom0 runs the lab's guest where the ramdisk begins with MARK; with HANGS after it, it stops
-before it looks at its devices. What it says and writes follows from what the domain was given.
+before it looks at its devices (its kernel goes on, and takes what control/shutdown asks for, which nobody then does). The fault guestDead: not even that. What it says and writes follows from what the domain was given.
 
 To its console: `guest up after S s as PV`, `guest sees ADDRESS CLASS VENDOR:DEVICE DRIVER` for each PCI function, `guest ready`.
 Into its own xenstore folder: data/guidomain/pci "1234:1111 8086:2668" and, where it has a screen, data/guidomain/screen "on".
@@ -31,13 +31,15 @@ class Guest:
         self.kind = "lab" if words.startswith(MARK) else "other"
         fault = faults.get("guestHangs")
         self.hangs = HANGS in words or fault is True or (isinstance(fault, list) and domain.name in fault)
+        dead = faults.get("guestDead")
+        self.dead = dead is True or (isinstance(dead, list) and domain.name in dead)
         self.no_driver = bool(faults.get("guestNoDrm"))
         self.up, self.drawn = False, None
 
     @property
     def obeys(self):
         """Its kernel looks at control/shutdown."""
-        return self.up and not self.hangs
+        return self.up and not self.dead
 
     def seen(self, function_of):
         """[(address, class, "vendor:device", driver)] of the PCI functions that its kernel sees."""

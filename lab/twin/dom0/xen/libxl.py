@@ -1,4 +1,4 @@
-"""libxl of Xen 4.17.7 as far as the twin has it: what it checks, does and prints, in its order (tools/libs/light). Line numbers are that source's.
+"""libxl of Xen 4.17.7 as far as the twin has it: what it checks, does and prints, in its order (tools/libs/light). Line numbers are Debian's.
 
 What libxl says goes to stderr as "libxl: error: FILE:LINE:FUNCTION: Domain N:TEXT"; many of its errors do not end in a failure.
 """
@@ -169,7 +169,7 @@ class Libxl:
             self.say("error", "pci", 1677, where, "PCI device %s is not assignable" % short(sbdf), domain.id)
             raise Failed(FAIL)
         self.write_info(sbdf, "domid", str(domain.id))
-        self.reset(domain, sbdf)
+        self.reset(sbdf)
         try:
             self.xen.assign(sbdf, domain.id)
         except OSError as error:
@@ -182,26 +182,34 @@ class Libxl:
         domain.pci.append(dict(entry, index=index))
         flags = ["%s=%d" % (name, bool(entry.get(name))) for name in ("msitranslate", "power_mgmt", "permissive")]
         rows = {"frontend": front, "frontend-id": domain.id, "online": 1, "domain": domain.name}
-        rows.update({"key-%d" % index: entry["sbdf"], "dev-%d" % index: entry["sbdf"], "num_devs": index + 1, "state-%d" % index: 1})
+        rows.update({"key-%d" % index: entry["sbdf"], "dev-%d" % index: entry["sbdf"], "num_devs": index + 1, "state-%d" % index: 3})
+        rows["vdev-%d" % index] = "0000:00:%02x.00" % domain.slot(domain.pci[-1])
+        rows.update({"root-0": "0000:00", "root_num": 1})
         rows["opts-%d" % index] = ",".join(flags + ["rdm_policy=" + (entry.get("rdm_policy") or "strict")])
         for name, value in rows.items():
             self.xen.store.write("%s/%s" % (backend, name), value)
         for name, value in (("backend", backend), ("backend-id", 0)):
             self.xen.store.write("%s/%s" % (front, name), value)
         if not self.xen.store.exists(backend + "/state"):
-            self.xen.store.write(backend + "/state", 1)
+            self.xen.store.write(backend + "/state", 3)  # pciback is ready, the guest has not looked yet
             self.xen.store.write(front + "/state", 1)
 
-    def reset(self, domain, sbdf):
+    def destroy(self, domain):
+        """libxl_domain_destroy: each function is reset once more."""
+        for each in list(domain.pci):
+            self.reset(each["sbdf"])
+        self.xen.destroy(domain)
+
+    def reset(self, sbdf):
         """libxl__device_pci_reset: what it says of a function that cannot be reset ends nothing."""
         function = self.xen.function(sbdf)
         where = "libxl__device_pci_reset"
         if not function.resets:
             text = "The kernel doesn't support reset from sysfs for PCI device %s" % sbdf
-            self.say("error", "pci", 1573, where, text, domain.id)
+            self.say("error", "pci", 1573, where, text)
         elif function.raw.get("resetFails"):
             text = "write to /sys/bus/pci/devices/%s/reset returned -1: %s" % (sbdf, os.strerror(errno.ENOTTY))
-            self.say("error", "pci", 1567, where, text, domain.id)
+            self.say("error", "pci", 1568, where, text)
 
     def pci_remove(self, domain, sbdf):
         found = next((each for each in domain.pci if each["sbdf"] == sbdf), None)
@@ -248,7 +256,7 @@ class Libxl:
         try:
             self.pci_add(domain, entry, True)
         except Failed:
-            self.say("error", "create", 1919, "domcreate_attach_devices", "unable to add pci devices", domain.id)
+            self.say("error", "create", 1921, "domcreate_attach_devices", "unable to add pci devices", domain.id)
             raise
 
     def _after(self, domid):
@@ -265,10 +273,10 @@ class Libxl:
         wanted = bool(entries) or settings.get("passthrough") in ("enabled", "share_pt", "sync_pt", "1")
         if wanted and not self.xen.iommu():
             text = "passthrough not supported on this platform\n"
-            self.say("error", "create", 1158, "libxl__domain_config_setdefault", text, INVALID_DOMID)
+            self.say("error", "create", 1160, "libxl__domain_config_setdefault", text, INVALID_DOMID)
         elif settings.get("passthrough") in ("disabled", "0") and entries:
             text = "passthrough disabled but devices are specified"
-            self.say("error", "create", 1165, "libxl__domain_config_setdefault", text, INVALID_DOMID)
+            self.say("error", "create", 1167, "libxl__domain_config_setdefault", text, INVALID_DOMID)
         elif wanted and kind == "pvh":
             text = "passthrough not yet supported for x86 PVH guests\n"
             self.say("error", "x86", 831, "libxl__arch_passthrough_mode_setdefault", text, INVALID_DOMID)
@@ -279,7 +287,7 @@ class Libxl:
     def _build(self, domain, settings):
         def failed(line, text):
             self.say("error", "dom", line, "libxl__build_dom" if line == 586 else "libxl__build_pv", text)
-            self.say("error", "create", 1638, "domcreate_rebuild_done", "cannot (re-)build domain: %d" % FAIL, domain.id)
+            self.say("error", "create", 1640, "domcreate_rebuild_done", "cannot (re-)build domain: %d" % FAIL, domain.id)
             raise Failed(FAIL)
 
         if self.xen.free_memory() < 0:

@@ -201,10 +201,11 @@ class Hypervisor:
             return
         asked = self.store.read(domain.path("control/shutdown"))
         if asked and not domain.requested:
-            domain.requested = asked
-            self.store.write(domain.path("control/shutdown"), "")  # acknowledged
-            self.at(GOES, domain.id, {"reboot": "reboot", "suspend": "suspend"}.get(asked, "poweroff"))
-        if guest.kind != "lab":
+            self.store.write(domain.path("control/shutdown"), "")  # its kernel has taken it
+            if asked == "suspend" or not guest.hangs:  # that is the kernel's own; the others are done by a program
+                domain.requested = asked
+                self.at(GOES, domain.id, {"reboot": "reboot", "suspend": "suspend"}.get(asked, "poweroff"))
+        if guest.kind != "lab" or guest.hangs:
             return
         token = self.store.read(domain.path("data/lab/draw"))
         token = "".join(c for c in token or "" if c in "0123456789abcdef")
@@ -219,6 +220,8 @@ class Hypervisor:
 
     def _boot(self, domain):
         guest = domain.guest
+        if guest.dead:
+            return
         guest.up = True
         if not guest.hangs or guest.kind != "lab":
             self.connect(domain)

@@ -27,7 +27,7 @@ def xenstore(store, words):
     elif verb == "ls":
         for path in names or ["/"]:
             if not store.exists(path):
-                err.append("xenstore-ls: could not access path %s" % path)
+                err.append("xenstore-ls: xs_directory (%s): No such file or directory" % path)
                 code = 1
                 break
             out += tree(store, path, "-f" in options)

@@ -13,6 +13,21 @@ from .libxl import FAIL, INVAL, NOPARAVIRT, Failed, Libxl
 
 
 
+# Commands of xl_cmdtable.c.
+REAL = """
+create config-update list destroy shutdown reboot pci-attach pci-detach pci-list pci-assignable-add
+pci-assignable-remove pci-assignable-list pause unpause console vncviewer save migrate restore migrate-receive dump-core
+cd-insert cd-eject mem-max mem-set button-press vcpu-list vcpu-pin vcpu-set vm-list info sharing sched-credit
+sched-credit2 sched-rtds domid domname rename trigger sysrq debug-keys set-parameters dmesg top network-attach
+network-list network-detach channel-list block-attach block-list block-detach vtpm-attach vtpm-list vtpm-detach
+vkb-attach vkb-list vkb-detach vdispl-attach vdispl-list vdispl-detach vsnd-attach vsnd-list vsnd-detach uptime claims
+cpupool-create cpupool-list cpupool-destroy cpupool-rename cpupool-cpu-add cpupool-cpu-remove cpupool-migrate
+cpupool-numa-split getenforce setenforce loadpolicy remus devd psr-hwinfo psr-cmt-attach psr-cmt-detach psr-cmt-show
+psr-cat-set psr-cat-show psr-mba-set psr-mba-show usbctrl-attach usbctrl-detach usbdev-attach usbdev-detach usb-list
+qemu-monitor-command
+""".split()
+
+
 class Exit(Exception):
     def __init__(self, code):
         super().__init__(code)
@@ -35,6 +50,8 @@ class Xl:
             words.pop(0)
         try:
             handler = getattr(self, "do_" + words[0].replace("-", "_"), None) if words else None
+            if handler is None and words and words[0] not in REAL:
+                self.fail("command not implemented", 1)
             if handler is None:
                 self.fail("xl: the twin does not know: xl %s" % " ".join(argv), 1)
             code = handler(words[1:]) or 0
@@ -71,8 +88,8 @@ class Xl:
             else:
                 rest.append(word)
         if len(rest) < least:
-            self.err.append("'xl %s' requires at least %d argument%s." % (command, least, "s" if least > 1 else ""))
-            self.fail("\nUsage: xl [-vfNtT] %s" % command, 2)
+            self.out.append("Usage: xl [-vtT] %s\n" % command)
+            self.fail("'xl %s' requires at least %d argument%s.\n" % (command, least, "s" if least > 1 else ""), 2)
         return found, rest
 
     def domain(self, word):
@@ -173,9 +190,9 @@ class Xl:
             inner["cmdline"] = domain.settings["extra"]
         found = {
             "c_info": {"type": domain.type, "name": domain.name, "uuid": domain.uuid},
-            "b_info": {"max_vcpus": domain.vcpus, "max_memkb": domain.memory * 1024, "target_memkb": domain.memory * 1024, "type." + domain.type: {}},
+            "b_info": {"max_memkb": domain.memory * 1024, "target_memkb": domain.memory * 1024, "type." + domain.type: {}},
         }
-        found["b_info"].update(inner)
+        found["b_info"].update(inner, **({"max_vcpus": domain.vcpus} if domain.vcpus != 1 else {}))
         if domain.vfb() is not None and domain.type != "hvm":
             found["vfbs"] = [{"devid": 0, "vnc": {"enable": "True", "listen": domain.vnc[0] if domain.vnc else "", "display": domain.vnc[1] - 5900 if domain.vnc else 0}}]
         if domain.pci:
@@ -190,6 +207,8 @@ class Xl:
         segment, bus, rest = entry["sbdf"].split(":")
         slot, function = rest.split(".")
         found = {"func": int(function), "dev": int(slot, 16), "bus": int(bus, 16), "domain": int(segment, 16)}
+        found = {name: value for name, value in found.items() if value}  # what is as it always is, libxl leaves out
+        found["vfunc_mask"] = 1
         found.update({name: True for name in ("permissive", "seize", "power_mgmt", "msitranslate") if entry.get(name)})
         return dict(found, rdm_policy=entry.get("rdm_policy") or "strict")
 
@@ -356,7 +375,7 @@ class Xl:
                 "Not destroying domain 0; use -f to force.\nThis can only be done when using a disaggregated hardware domain and toolstack.\n",
                 1,
             )
-        self.xen.destroy(found)
+        self.libxl.destroy(found)
 
     def do_shutdown(self, words):
         self.ask_down("shutdown", "poweroff", words)
@@ -451,7 +470,7 @@ class Xl:
         except ValueError:
             self.fail("File has wrong magic number - corrupt or for a different tool?", -INVAL)
         self.err.append("Loading new save file %s (new xl fmt info 0x3/0x0/%d)" % (names[0], len(json.dumps(saved))))
-        self.err.append(" Savefile contains xl domain config in JSON format")
+        self.err.append(" Savefile contains xl domain config in JSON format\nParsing config from <saved>")
         entries = [config.parse_spec(text) for text in saved["settings"].get("pci") or []]
         try:
             domain = self.libxl.create(saved["settings"], saved["type"], entries, True, "e" not in given)
