@@ -9,7 +9,10 @@ export interface GuestOptions {
   display?: number;
 }
 
+/** Debian's kernel as packaged, for every type of guest. */
 export const KERNEL = "/opt/lab/guest.kernel";
+/** The same unpacked, for PV and PVH: `xl create` is seconds faster. */
+const UNPACKED = "/opt/lab/guest.vmlinux";
 /** A link: the fault `guest-hangs` lets it lead to another one. */
 export const INITRD = "/opt/lab/guest.initrd";
 
@@ -24,7 +27,7 @@ export function guestConfiguration({ name, type, pci = [], display }: GuestOptio
     `type = ${JSON.stringify(type)}`,
     "memory = 192",
     "vcpus = 1",
-    `kernel = ${JSON.stringify(KERNEL)}`,
+    `kernel = ${JSON.stringify(type === "hvm" ? KERNEL : UNPACKED)}`,
     `ramdisk = ${JSON.stringify(INITRD)}`,
     'extra = "console=hvc0 console=tty0 quiet"',
     ...["on_poweroff", "on_reboot", "on_crash"].map((event) => `${event} = "destroy"`),

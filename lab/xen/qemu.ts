@@ -46,7 +46,7 @@ export function machineArguments(machine: Machine, slots: { disk: string; port: 
   const device = (text: string) => ["-device", text];
   return [
     ...["-accel", "tcg,thread=multi", "-cpu", CPU, "-M", "q35,sata=off,smbus=off"],
-    ...["-m", String(MEMORY_MB), "-smp", "2", "-nodefaults", "-display", "none", "-vga", "none"],
+    ...["-m", String(MEMORY_MB), "-smp", "1", "-nodefaults", "-display", "none", "-vga", "none"],
     ...["-serial", "file:console.log", "-qmp", "unix:qmp.sock,server=on,wait=off"],
     // What a power cut loses is dom0's own memory: what QEMU was given stays in the page cache of the machine around it.
     ...["-drive", `file=${slots.disk},format=qcow2,if=none,id=disk,cache=unsafe,discard=unmap`],

@@ -49,9 +49,10 @@ export async function startXenHost({
       await host.command("cont");
       // It went on from another hour and under the name of the one that was kept.
       const seconds = Math.floor(Date.now() / 1000);
-      await host.must(`date -s @${seconds} && echo ${host.name} > /etc/hostname && hostname ${host.name}`, {
-        timeout: 300_000,
-      });
+      await host.must(
+        `date -s @${seconds} && echo ${host.name} > /etc/hostname && hostname ${host.name} && printf '127.0.0.1 localhost ${host.name}\\n' > /etc/hosts`,
+        { timeout: 300_000 },
+      );
     } else await host.until("up", { timeout: 1_200_000 });
     return host;
   } catch (error) {
