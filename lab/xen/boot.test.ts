@@ -67,6 +67,8 @@ on("a one-shot entry that does not boot is gone after a power cycle", async () =
   assert.not.match(line, /nowhere|pciback/);
   assert.match(await host.must("xl info"), /^virt_caps/m);
   assert.is(await driverOf(host, DEVICES.card), "bochs-drm");
+  await host.untilDesktop();
+  say(`its own session on the screen: ${passed(start)}`);
 });
 
 on("faults: a cut line, processors that stand still, the power gone", async () => {

@@ -55,6 +55,7 @@ export async function makeGolden(
     say(`first boot through GRUB${machine.iommu ? "" : ", without IOMMU"}: ${passed()}`);
     // Units that are still starting would do so in every host that goes on from here.
     await host.exec("systemctl is-system-running --wait", { timeout: 600_000 });
+    await host.untilDesktop();
     // What hosts will run first is read once; then memory is made to compress well.
     await host.must("xl info; xl list; lspci; sync; echo 3 > /proc/sys/vm/drop_caches", { timeout: 300_000 });
     await host.command("stop");

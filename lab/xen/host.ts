@@ -6,7 +6,7 @@ import { basename, dirname, join, resolve } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { alive, end, type ProcessId, signal } from "../twin/process.ts";
 import type { Image } from "./image.ts";
-import { type Picture, readPng } from "./png.ts";
+import { type Picture, readPng, showsDesktop } from "./png.ts";
 import { command, type Machine, startQemu } from "./qemu.ts";
 import { Line, type Result } from "./ssh.ts";
 
@@ -118,6 +118,13 @@ export class XenHost {
     const path = resolve(file ?? join(this.dir, "screen.png"));
     await this.command("screendump", { filename: path, format: "png", device: "screen", head: 0 });
     return readPng(readFileSync(path));
+  }
+
+  /** Resolves when the machine's screen shows dom0's own session, as after each boot. Throws after `timeout` ms. */
+  async untilDesktop(timeout = 600_000): Promise<void> {
+    for (const limit = Date.now() + timeout; Date.now() < limit; await sleep(1000))
+      if (showsDesktop(await this.screenshot())) return;
+    throw new Error(`The screen of ${this.name} did not show dom0's session within ${timeout / 1000} s.`);
   }
 
   /** A command of QEMU's machine protocol. */

@@ -3,7 +3,7 @@ import { deflateSync } from "node:zlib";
 import fc from "fast-check";
 import { test } from "uvu";
 import * as assert from "uvu/assert";
-import { type Picture, readPng, readToken } from "./png.ts";
+import { type Picture, readPng, readToken, showsDesktop } from "./png.ts";
 
 const BLACK = [0, 0, 0];
 const WHITE = [170, 170, 170];
@@ -89,6 +89,15 @@ test("every picture is read as it was, whatever the filters", () => {
       },
     ),
   );
+});
+
+test("dom0's own session is its colour on more than four fifths of the screen", () => {
+  const picture = blank(10, 10);
+  assert.not.ok(showsDesktop(picture));
+  for (let i = 0; i < 80; i++) picture.pixels.set([0x22, 0x48, 0x87], i * 3);
+  assert.not.ok(showsDesktop(picture));
+  picture.pixels.set([0x20, 0x4a, 0x87], 80 * 3);
+  assert.ok(showsDesktop(picture));
 });
 
 test("what is no PNG of that kind is refused", () => {

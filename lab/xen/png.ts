@@ -70,6 +70,8 @@ const LETTERS: Record<string, string> = {
   "011": "3",
 };
 
+const DESKTOP = [0x20, 0x4a, 0x87];
+
 /** What a row shows as runs of one colour: ["w", 24], ["k", 8], … Other colours are "?". */
 function runs({ width, pixels }: Picture, row: number): [string, number][] {
   const found: [string, number][] = [];
@@ -97,6 +99,14 @@ export function readToken(picture: Picture): string | null {
     if (token !== null && count >= 8) return token;
   }
   return null;
+}
+
+/** Whether it is dom0's own session that the screen shows (image/root/opt/lab/desktop): its colour on more than four fifths. */
+export function showsDesktop({ width, height, pixels }: Picture): boolean {
+  let count = 0;
+  for (let at = 0; at < pixels.length; at += 3)
+    if (DESKTOP.every((value, part) => Math.abs((pixels[at + part] as number) - value) <= 8)) count++;
+  return count > width * height * 0.8;
 }
 
 function tokenIn(row: [string, number][]): string | null {

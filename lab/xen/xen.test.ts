@@ -10,7 +10,7 @@ import { test } from "uvu";
 import * as assert from "uvu/assert";
 import { clearFaults, setFault } from "./faults.ts";
 import { consoleOf, guestConfiguration, seenFunctions } from "./guest.ts";
-import { readToken } from "./png.ts";
+import { readToken, showsDesktop } from "./png.ts";
 import { driverOf, folder, on, passed, say, startGuest } from "./testing.ts";
 import { DEVICES, startXenHost, type XenHost } from "./xenHost.ts";
 
@@ -66,7 +66,10 @@ on("Salt applies a state", async () => {
 on("the screen shows dom0's Xephyr with what a guest draws", async () => {
   const said = await startGuest({ name: "gui", type: "pv", display: 5 }, host);
   assert.match(said, /^guest has a screen of 800,600$/m);
-  await host.must("systemctl start --no-block lightdm");
+  assert.ok(showsDesktop(await host.screenshot()), "dom0's own session is there from the start");
+  await host.must(
+    "printf '[Seat:*]\\nautologin-session=lab-screen\\n' > /etc/lightdm/lightdm.conf.d/20-test.conf && systemctl restart --no-block lightdm",
+  );
   for (const token of [randomBytes(4).toString("hex"), randomBytes(4).toString("hex")]) {
     await host.must(`xenstore-write /local/domain/$(xl domid gui)/data/lab/draw ${token}`);
     const start = performance.now();
@@ -82,6 +85,9 @@ on("the screen shows dom0's Xephyr with what a guest draws", async () => {
   const limit = Date.now() + 300_000;
   while (readToken(await host.screenshot()) !== null && Date.now() < limit) await sleep(2000);
   assert.is(readToken(await host.screenshot()), null);
+  // And back to dom0's own session.
+  await host.must("rm /etc/lightdm/lightdm.conf.d/20-test.conf && systemctl start --no-block lightdm");
+  await host.untilDesktop();
   await host.must("xl destroy gui");
 });
 

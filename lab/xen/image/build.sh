@@ -41,7 +41,9 @@ for name in cryptsetup debug getty gpt-auto hibernate-resume integritysetup rc-l
   ln -s /dev/null "$root/etc/systemd/system-generators/systemd-$name-generator"
 done
 inside systemctl enable -q lab-net.service ssh.service
-inside systemctl set-default -q multi-user.target
+# As on any desktop: dom0's greeter or session is there after each boot.
+ln -sf /lib/systemd/system/lightdm.service "$root/etc/systemd/system/display-manager.service"
+inside systemctl set-default -q graphical.target
 # shellcheck disable=SC2046
 inside systemctl mask -q $(grep -v '^#' "$here/masked.txt")
 
