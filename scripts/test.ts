@@ -3,7 +3,7 @@
  *
  * Every `*.test.ts` runs in a process of its own, two at a time (`--serial`: one). FILTERs are parts of file names. A file
  * that holds the line `// runner: alone` (it measures time, say) runs after the others, by itself. One with another name there, as
- * `// runner: xen`, runs only where that is asked for by `--runner`, one file at a time.
+ * `// runner: xen`, runs only where that is asked for by `--runner`.
  *
  * uvu alone cannot be trusted with the verdict: what `before` throws is swallowed (exit 0), and a forgotten `run()` is
  * silent. So a file passes only if it exits with 0, its counts can be read, it ran at least one test and passed all of them.
@@ -257,7 +257,7 @@ async function main(): Promise<void> {
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, () => process.exit(130));
   const started = performance.now();
   const files = takenBy(values.runner, root, findTests(root, positionals));
-  const width = values.serial || values.runner !== undefined ? 1 : 2;
+  const width = values.serial ? 1 : 2;
   const outcomes = await runAll(root, files, width, limit);
   console.log(`\n${files.length} files, ${((performance.now() - started) / 1000).toFixed(0)} s`);
   process.exitCode = summarize(outcomes);

@@ -8,6 +8,7 @@ import { basename, dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { layDisk, startMachine, type XenHost } from "./host.ts";
 import { CACHE, type Image } from "./image.ts";
+import { once } from "./once.ts";
 import { type Machine, machineArguments, qemuVersion } from "./qemu.ts";
 
 export interface Golden {
@@ -35,13 +36,12 @@ export function findGolden(image: Image, machine: Machine): Golden | null {
 }
 
 /** The kept host, booted and saved where there is none: one boot and half a minute. `say` gets progress, a line each. */
-export async function makeGolden(
-  image: Image,
-  machine: Machine,
-  say: (line: string) => void,
-): Promise<Golden> {
-  const found = findGolden(image, machine);
-  if (found) return found;
+export function makeGolden(image: Image, machine: Machine, say: (line: string) => void): Promise<Golden> {
+  const find = () => findGolden(image, machine);
+  return once(`${folderOf(image, machine)}.lock`, find, () => saveBooted(image, machine, say));
+}
+
+async function saveBooted(image: Image, machine: Machine, say: (line: string) => void): Promise<Golden> {
   const folder = folderOf(image, machine);
   const making = mkdtempSync(join(CACHE, "making-"));
   const start = performance.now();

@@ -17,6 +17,7 @@ import {
   writeFileSync,
 } from "node:fs";
 import { join, relative, resolve } from "node:path";
+import { once } from "./once.ts";
 
 const ROOT = resolve(import.meta.dirname, "../..");
 const RECIPE = join(import.meta.dirname, "image");
@@ -75,9 +76,11 @@ function imageIn(folder: string, digest: string): Image {
 }
 
 /** The image of the present recipe, built where it is not there: one to three minutes and 2 GB. `say` gets progress, a line each. */
-export async function buildImage(say: (line: string) => void): Promise<Image> {
-  const found = findImage();
-  if (found) return found;
+export function buildImage(say: (line: string) => void): Promise<Image> {
+  return once(join(CACHE, `image-${imageDigest()}.lock`), findImage, () => makeImage(say));
+}
+
+async function makeImage(say: (line: string) => void): Promise<Image> {
   const digest = imageDigest();
   mkdirSync(CACHE, { recursive: true });
   const making = mkdtempSync(join(CACHE, "making-"));
