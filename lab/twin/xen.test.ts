@@ -55,7 +55,7 @@ test("nothing of Qubes is there, everything of Debian", async () => {
 });
 
 test("the greeter at first; a session shows a domain's framebuffer in a Xephyr for as long as that is there", async () => {
-  const first = await screen();
+  const first = await until(screen, ({ shows }) => shows !== "text console");
   assert.equal([first.drivenBy, first.shows, first.usable], ["dom0 (lightdm)", "greeter", true]);
   await guest("gui", { display: 5 });
   await session("lab-screen");
@@ -71,17 +71,18 @@ test("the greeter at first; a session shows a domain's framebuffer in a Xephyr f
 });
 
 test("a session that is not there, that cannot run, that is for nobody known: the greeter", async () => {
+  const restarted = async () => {
+    await must("systemctl restart lightdm");
+    return (await until(screen, ({ shows }) => shows !== "text console")).shows; // X takes a moment
+  };
   await session("none");
-  await must("systemctl restart lightdm");
-  assert.is((await screen()).shows, "greeter");
+  assert.is(await restarted(), "greeter");
   await put("/usr/share/xsessions/bad.desktop", "[Desktop Entry]\nExec=/no/such/program");
   await session("bad");
-  await must("systemctl restart lightdm");
-  assert.is((await screen()).shows, "greeter");
+  assert.is(await restarted(), "greeter");
   await put("/etc/lightdm/lightdm.conf.d/60.conf", "[Seat:*]\nautologin-user=somebody");
   await session("lab-screen");
-  await must("systemctl restart lightdm");
-  assert.is((await screen()).shows, "greeter");
+  assert.is(await restarted(), "greeter");
 });
 
 test("a viewer without a framebuffer leaves the Xephyr black, or ends with it", async () => {
@@ -112,13 +113,13 @@ test("lightdm waits for the entry's word, under Xen only", async () => {
   assert.is((await twin.exec("test -e /sys/hypervisor/type")).code, 1);
   assert.match(await must("cat /proc/cmdline"), "guidomain.gpu=gui");
   assert.is(await must("systemctl is-active lightdm"), "active");
-  assert.is((await screen()).shows, "greeter");
+  assert.is((await until(screen, ({ shows }) => shows !== "text console")).shows, "greeter");
 });
 
 test("the screen of a card that was passed shows its guest, if that has a driver and does not hang", async () => {
   await kernelLine(`xen-pciback.hide=(${DEVICES.bootDisplay})(${DEVICES.secondCard})(${DEVICES.usb})`);
   await twin.reboot();
-  const dark = (await screen()).displays;
+  const dark = (await until(screen, ({ shows }) => shows === "greeter")).displays;
   assert.is(dark[DEVICES.bootDisplay]?.shows, "nothing");
   assert.is(dark[DEVICES.card]?.shows, "greeter");
   await guest("gpu", { pci: [DEVICES.bootDisplay, DEVICES.usb] });

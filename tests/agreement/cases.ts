@@ -217,6 +217,8 @@ export const withIommu: Case[] = [
         /none is an invalid domain identifier \(rc=-6\)/,
       );
       assert.match(await refused(host, "xl domid none", 1), /Can't get domid of domain name 'none'/);
+      assert.match(await refused(host, "xl frobnicate", 1), /^command not implemented/);
+      assert.match(await refused(host, "xl pci-list", 2), /'xl pci-list' requires at least 1 argument\./);
       assert.equal(await names(host), ["Domain-0"]);
       await must(host, `rm ${cfg("no")}`);
     },
@@ -297,12 +299,13 @@ export const withIommu: Case[] = [
     },
   },
   {
-    title: "a guest that hangs: told, not ready, gone when destroyed",
+    title: "a guest that hangs: not ready, its kernel takes a shutdown; gone when destroyed",
     async run(host) {
       await must(host, "ln -sfn guest-hangs.img /opt/lab/guest.initrd");
       await must(host, `xl create ${await configure(host, { name: "stuck", type: "pv" })}`);
       assert.not.match(await until(host, console_("stuck"), /^guest hangs/m), /^guest ready/m);
-      await must(host, "xl destroy stuck && ln -sfn guest.img /opt/lab/guest.initrd");
+      await must(host, "xl shutdown stuck"); // whether somebody does what its kernel has taken is the guest's matter
+      await must(host, "xl destroy stuck 2>/dev/null; ln -sfn guest.img /opt/lab/guest.initrd");
       assert.equal(await names(host), ["Domain-0"]);
     },
   },
@@ -373,9 +376,8 @@ export const withIommu: Case[] = [
       await must(host, "grub-reboot no-such-entry && sync");
       await host.reboot();
       assert.is((await host.exec("test -e /sys/hypervisor/type")).code, 1);
-      assert.not.match(await must(host, "cat /proc/cmdline"), /^placeholder/);
-      const words = await refused(host, "xl list", 1);
-      assert.match(words, /cannot open libxc handle|cannot init xl context/);
+      assert.match(await must(host, "cat /proc/cmdline"), /^BOOT_IMAGE=\/boot\/vmlinuz-\S+ root=/);
+      assert.is(await refused(host, "xl list", 1), "ERROR:  Can't find hypervisor information in sysfs!\n");
       assert.is((await host.exec("test -e /sys/bus/pci/drivers/pciback")).code, 1);
       assert.is((await must(host, "ls /var/lib/xen/save")).trim(), "auto");
     },

@@ -337,8 +337,9 @@ class Choice:
 
     @property
     def cmdline(self):
-        """/proc/cmdline of the kernel."""
-        return self.kernel.partition(" ")[2] if self.kernel else ""
+        """/proc/cmdline of the kernel. Where GRUB boots it itself (grub-core/loader/i386/linux.c) it says which file it was."""
+        file, _, words = (self.kernel or "").partition(" ")
+        return words if self.xen or not file else "BOOT_IMAGE=%s %s" % (file, words)
 
 
 # Commands that change nothing of what is chosen.
