@@ -375,7 +375,7 @@ def _entries(qube):
 def _noted(qube):
     """{address: identity} of what we have assigned, from when that was done."""
     path = _files().get(qube)
-    note = xl_config.note(_read(path), "pci") if path else ""
+    note = _checked(path, xl_config.note, _read(path), "pci") if path else ""
     return dict(part.partition("=")[::2] for part in note.split())
 
 
@@ -409,6 +409,23 @@ def unassign_pci(qube, port, device):
     address, noted = xen_host.address(port), _noted(qube)
     noted.pop(address, None)
     _put_entries(qube, [one for one in _entries(qube) if _entry(one)[0] != address], noted)
+
+
+def drop_strangers():
+    """[(domain, address, what sits there now)] of our assignments where another device sits by now, as
+    after a card was put in: they are taken out. xl goes by the place alone, and what it may seize it
+    would take from dom0."""
+    found = []
+    for name in _files():
+        try:
+            for address, device in _noted(name).items():
+                there = xen_host.identity(address)
+                if there not in (None, device):
+                    unassign_pci(name, xen_host.port(address), device)
+                    found.append((name, address, there))
+        except AdminError:
+            continue  # a file that xl would not take either
+    return found
 
 
 def _put_entries(qube, entries, noted):

@@ -52,6 +52,7 @@ SHAPE = {
     "trial": dict,
 }
 WORK = 60  # seconds that somebody at work has at least, and is heard of more often
+PLAIN_SHUTDOWN = 120  # seconds for a domain to shut down; a qube says itself how long
 PATIENCE = 10  # seconds after which a change that waits gives way to a newer one of its owner
 IDLE = ("staged", "verified", "rebooting", "trial")  # phases in which no agent is at work
 
@@ -810,7 +811,7 @@ def _shutdown(qube, emit, stop, force=False):
         return
     emit("shutdown", qube)
     limit = admin.get_property(qube, "shutdown_timeout")
-    seconds = int(limit["value"]) if limit and limit["value"].isdigit() else 60
+    seconds = int(limit["value"]) if limit and limit["value"].isdigit() else PLAIN_SHUTDOWN
     journal.stop_qube(qube, seconds, stop=stop, force=force)
 
 

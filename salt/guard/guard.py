@@ -70,6 +70,7 @@ class Guard:
         if (trial and trial["boot"]) or (kept and self._made_for(kept)):
             self._watch_over(trial)
         admin.forget_saved(self._changed(kept))
+        self._drop_strangers()
         self._may_start(kept, trial)
         if trial and trials.is_committed(trial["id"]):
             return LOOK  # what is still to be removed may take long: no start waits for that
@@ -272,6 +273,14 @@ class Guard:
     def _made_for(kept):
         words = machine.here.cmdline().split()
         return GPU + kept["qube"] in words and admin.platform() != "none"
+
+    @staticmethod
+    def _drop_strangers():
+        try:
+            for qube, address, there in admin.drop_strangers():
+                say("at", address, "there is now", there + ", which", qube, "is not given")
+        except OSError as error:
+            say("cannot look after devices:", error)
 
     @staticmethod
     def _changed(kept):

@@ -342,6 +342,23 @@ class Gpu(XenTrials):
             self.alone()
             os.unlink(self.root + "/var/lib/xen-memory")
 
+    def test_another_device_in_the_same_place_is_not_given(self):
+        """After a card was put in, buses have other numbers; xl would seize whatever sits there."""
+        for looks in (False, True):
+            xen_domains.assign_pci("work", SOUND, AUDIO_ID, {"seize": "True"})
+            xen_domains.set_property("work", "autostart", "True")
+            for name, text in (("device", "0x9999"), ("class", "0x010802")):
+                self.put("/sys/bus/pci/devices/%s/%s" % (AUDIO, name), text + "\n")
+            self.power_cycle()
+            if looks:
+                guard.Guard().boot()
+            self.xendomains()
+            # Negative control: without the guard it has been taken from dom0.
+            self.assertEqual(xen_host.driver(AUDIO) == "pciback", not looks)
+            self.assertEqual(bool(xen_domains.pci_assigned("work")), not looks)
+            for name, text in (("device", "0x293e"), ("class", "0x040300")):
+                self.put("/sys/bus/pci/devices/%s/%s" % (AUDIO, name), text + "\n")
+
     def test_killed_at_each_step_of_the_way_there(self):
         before = self.seen()
         for step in ("apply.salt", "apply.waits", "reboot.menu", "reboot.chosen"):
