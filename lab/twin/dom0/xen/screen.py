@@ -3,7 +3,7 @@
 shows     what is on it: "greeter", "session NAME", "Xephyr with the framebuffer of DOMAIN", "Xephyr, black", "text console", "DOMAIN", "nothing"
 domain    the domain whose picture that is, None where it is dom0's own
 token     what that domain has drawn there (data/lab/draw), None where nothing
-displays  {sbdf: the same three of every display with a monitor}; the others above are those of one where a person can work, else the first
+displays  {sbdf: the same three of every display with a monitor}; the others above are those of one where a person can work, else of one with a picture
 """
 from machine import hardware
 
@@ -29,7 +29,8 @@ def screen(world, drivers, shown, domains):
             found.append((function.sbdf, one))
     if not found:
         return nothing("no display has a monitor", True)
-    chosen = next((one for _, one in found if one["usable"]), found[0][1])
+    ranked = sorted((one for _, one in found), key=lambda one: (not one["usable"], one["shows"] in ("text console", "nothing")))
+    chosen = ranked[0]
     displays = {sbdf: {name: one[name] for name in ("shows", "domain", "token")} for sbdf, one in found}
     return dict(chosen, wayIn=True, displays=displays)
 
