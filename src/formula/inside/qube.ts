@@ -27,6 +27,7 @@ const ALONG: Record<Mode, Parts[]> = {
 
 /** null: nothing is put in place. */
 export function qubeInside(gui: GuiDomain, rung: Rung): QubeInside | null {
+  if (gui.domain) return null; // guidomain puts nothing inside a domain of plain Xen
   if (rung === "dom0") return null;
   const of = (parts: Parts[]) => parts.map((part) => part(gui));
   const { files, start, secrets, commands } = qubeTogether(...of(REQUIRING[rung]));
