@@ -142,6 +142,28 @@ test("xl refuses the card in its trial: its own words are the reason, and the co
   await settled();
 });
 
+test("a domain that was there is adopted, and every byte of its configuration comes back", async () => {
+  const gone = await stack.destroy();
+  assert.ok(gone.ok, gone.output);
+  await twin.world({ faults: { refuseAssign: false } });
+  const own = `# mine\nname = 'own' # by hand\ntype = "pv"\nkernel = "${GUEST.kernel}"\nramdisk = "${GUEST.ramdisk}"\nmemory = 100\ndisk = [ ]\n`;
+  await must(`printf '%s' ${JSON.stringify(own)} > /etc/xen/own.cfg`);
+  const before = await twin.dump();
+  const { outputs } = await up({ qube: "own", display: ["vnc"], domain: { type: "pv", reports: true } });
+  assert.equal([outputs["mode"], outputs["state"]], ["vnc", "ready"]);
+  assert.is((await stack.resource("sys-gui")).outputs["origin"], "adopted");
+  await settled();
+  // It runs by now, and was there before guidomain: it is not stopped for a change of its mode.
+  gui = { qube: "own", display: ["xephyr"], domain: { type: "pv", reports: true, display: 6 } };
+  const refused = await stack.up();
+  assert.match(refused.output, /was there before guidomain.*Shut it down \(xl shutdown own\)/s);
+  await must("xl destroy own");
+  const back = await stack.destroy();
+  assert.ok(back.ok, back.output);
+  assert.equal(twin.compare(before, await twin.dump(), BOOTED), []);
+  await must("rm /etc/xen/own.cfg");
+});
+
 test("what has no meaning on plain Xen is refused before anything is touched", async () => {
   const before = await twin.dump();
   gui = { clients: "default", level: "user" };

@@ -14,6 +14,7 @@ import {
 } from "../model/guiDomain.ts";
 import { isRemote, PORTS, type RemoteMode, type Rung } from "../model/modes.ts";
 import { policyFile } from "../model/names.ts";
+import { platformOf } from "../model/platform.ts";
 import type { Settings } from "../model/settings.ts";
 import { vncPort } from "../model/xenDomain.ts";
 import { reached } from "../pci/identity.ts";
@@ -86,6 +87,7 @@ export function knownFailures(args: Properties) {
 export function adopted(host: string, qube: string, snapshot: Snapshot): GuiDomain {
   const live = snapshot.qubes[qube];
   const of = (name: string) => live?.properties[name];
+  if (platformOf(snapshot.facts) === "xen") return adoptedDomain(host, qube, snapshot);
   const explicit = (name: string) => (of(name) && !of(name)?.default ? Number(of(name)?.value) : undefined);
   const mode = modeOf(qube, snapshot);
   const byDefault = snapshot.globals["default_guivm"]?.value === qube;
@@ -117,6 +119,33 @@ export function adopted(host: string, qube: string, snapshot: Snapshot): GuiDoma
     (name) => valueOf(snapshot, `package:${name}`) !== null,
   );
   return { ...parsed.gui, hostPackages };
+}
+
+/** The same of a domain of plain Xen; what it boots and what its disks are stays as it is. */
+function adoptedDomain(host: string, qube: string, snapshot: Snapshot): GuiDomain {
+  const { properties = {} } = snapshot.qubes[qube] ?? {};
+  const of = (name: string) => properties[name]?.value || undefined;
+  const mode = modeOf(qube, snapshot);
+  const display = of("vncdisplay") ?? /\bvncdisplay=(\d+)/.exec(of("vfb") ?? "")?.[1];
+  const number = (name: string) => (/^\d+$/.test(of(name) ?? "") ? { [name]: Number(of(name)) } : {});
+  const parsed = parseGuiDomain(qube, {
+    host,
+    display: [mode],
+    ...(mode === "gpu" && { gpu: displayOf(qube, snapshot) }),
+    // xl.cfg(5): without a type it is a PV domain.
+    domain: { type: of("type") ?? "pv", ...(display !== undefined && { display: Number(display) }) },
+    autostart: of("autostart") === "True",
+    hostPackages: [],
+    ...number("memory"),
+    ...number("vcpus"),
+  });
+  if (!("faults" in parsed)) return parsed.gui;
+  throw new Refusal({
+    resource: `GUI domain ${qube}`,
+    host,
+    what: `it cannot be imported: ${parsed.faults.map((f) => `${f.property} ${f.reason}`).join("; ")}`,
+    next: "Change the domain by hand first, or describe it in the program and let pulumi up converge it",
+  });
 }
 
 /** The display that a qube was given by hand, by what it is. */
