@@ -268,8 +268,8 @@ export type Verification =
   | { kind: "start"; id: string; qube: string; timeout: number }
   /** A command inside the qube as root (qvm-run); passes when it exits 0. */
   | { kind: "guest"; id: string; qube: string; command: string; timeout: number }
-  /** A command in dom0; passes when it exits 0. `argv`, never a shell line. */
-  | { kind: "host"; id: string; argv: string[]; timeout: number };
+  /** A command in dom0; passes when it exits 0, with `until` once it does within the time. `argv`, never a shell line. */
+  | { kind: "host"; id: string; argv: string[]; timeout: number; until?: true };
 
 /** How long a change may wait, whether it needs a boot of its own, and what each boot is held to from then on. */
 export interface TrialArgs {

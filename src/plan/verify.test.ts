@@ -35,7 +35,7 @@ test("mode gpu: the display is kept from dom0 before it is given away, and all t
 });
 
 test("the watch of later boots names no address: buses are renumbered", () => {
-  const watch = screenChecks(gui({ display: ["gpu"] }), laptop(), GIVEN.lit);
+  const watch = screenChecks(gui({ display: ["gpu"] }), laptop(), { lit: GIVEN.lit });
   assert.ok(watch.length > 5);
   assert.not.match(JSON.stringify(watch), /0000:00/);
   assert.ok(
@@ -75,6 +75,7 @@ test("dom0 has its screen back", () => {
       id: "dom0's greeter runs",
       argv: ["systemctl", "is-active", "lightdm"],
       timeout: 30,
+      until: true,
     },
     {
       kind: "host",

@@ -158,7 +158,7 @@ const MODE_CHECKS: Record<Mode, (gui: GuiDomain, snapshot: Snapshot, given: Give
         `xl pci-list ${gui.qube} | grep -qF ${sbdf}`,
       ]),
     ),
-    ...screenChecks(gui, snapshot, given.lit),
+    ...screenChecks(gui, snapshot, given),
     ...layoutEvidence(gui),
   ],
   xephyr: (gui) => [
@@ -204,8 +204,12 @@ const openTo = (ports: readonly number[]) =>
  * What shows that a person sees and steers the GUI domain. Each boot asks these again (the boot watch), so they name nothing that may
  * be called otherwise in the next boot.
  */
-export function screenChecks(gui: GuiDomain, snapshot: Snapshot, lit: string[] = []): Verification[] {
-  if (gui.domain) return xenScreenChecks(gui, gui.domain, snapshot);
+export function screenChecks(
+  gui: GuiDomain,
+  snapshot: Snapshot,
+  { lit = [], sbdfs = [] }: Given = {},
+): Verification[] {
+  if (gui.domain) return xenScreenChecks(gui, gui.domain, snapshot, sbdfs);
   const { guest, host } = checksOf(gui);
   return [
     guest(
@@ -240,7 +244,8 @@ export function screenChecks(gui: GuiDomain, snapshot: Snapshot, lit: string[] =
 export const hostScreenChecks = (gui: GuiDomain, lit: string[]): Verification[] => {
   const { host } = checksOf(gui);
   return [
-    host("dom0's greeter runs", ["systemctl", "is-active", "lightdm"]),
+    // In a boot that has just begun it may come after the way in.
+    { ...host("dom0's greeter runs", ["systemctl", "is-active", "lightdm"]), until: true },
     ...lit.map((name) => host(`dom0 shows a picture on ${name}`, ["sh", "-c", isConnected(name)])),
   ];
 };
@@ -260,6 +265,6 @@ function checksOf({ qube, limits }: GuiDomain) {
       command,
       timeout: limits.checks,
     }),
-    host: (id: string, argv: string[]): Verification => ({ kind: "host", id, argv, timeout: limits.checks }),
+    host: (id: string, argv: string[]) => ({ kind: "host" as const, id, argv, timeout: limits.checks }),
   };
 }

@@ -59,7 +59,7 @@ export function rungRequest(
           ports: Object.values(wanted.devices).map((device) => device.port),
           ids: Object.keys(wanted.devices).map(deviceId),
           seconds: gui.limits.boot,
-          checks: screenChecks(gui, snapshot, lit),
+          checks: screenChecks(gui, snapshot, given),
         }
       : null;
   const platform = platformIn(snapshot);
