@@ -8,6 +8,8 @@ import common
 import domains as admin
 from common import Failure
 
+PAUSE = 1  # seconds
+
 
 def verify(checks, run, emit, stop):
     """Runs all checks and returns their evidence; Failure verify-failed when one did not pass."""
@@ -33,6 +35,13 @@ def verify(checks, run, emit, stop):
                 check["command"],
             ]
             ok, output = _command(argv, check["timeout"], run, stop)
+            # What comes by itself a moment later is waited for, where the check says so; not after
+            # something has failed that it rests on.
+            waits = check.get("until") and all(entry["ok"] for entry in evidence)
+            while not ok and waits and time.monotonic() - begun < check["timeout"] - PAUSE:
+                time.sleep(PAUSE)
+                left = max(PAUSE, check["timeout"] - (time.monotonic() - begun))
+                ok, output = _command(argv, left, run, stop)
         seconds = round(time.monotonic() - begun, 3)
         evidence.append(
             {"id": check["id"], "ok": ok, "seconds": seconds, "output": common.clean(output)}

@@ -227,6 +227,18 @@ class Apply(HostCase):
         self.apply(self.args(ACTIONS + [["litter"]], TOUCH))
         self.assertFalse(os.path.exists(self.root + common.SCRATCH))
 
+    def test_a_check_may_wait_until_it_passes(self):
+        self.put("/tries", "")
+        count = 'echo x >> "$FAKE_ROOT/tries"; test $(wc -l < "$FAKE_ROOT/tries") -ge 3'
+        patient = {"kind": "host", "id": "p", "argv": ["sh", "-c", count], "timeout": 30, "until": True}
+        false = {"kind": "host", "id": "no", "argv": ["false"], "timeout": 5}
+        with unittest.mock.patch.object(verify, "PAUSE", 0.01):
+            self.fails("verify-failed", self.args(ACTIONS, TOUCH, verify=[patient, false]))
+            self.assertEqual(len(self.text("/tries").splitlines()), 3, "until it passes")
+            self.put("/tries", "")
+            self.fails("verify-failed", self.args(ACTIONS, TOUCH, verify=[false, patient]))
+        self.assertEqual(len(self.text("/tries").splitlines()), 1, "not after what it rests on failed")
+
     def test_other_failures_put_everything_back(self):
         before = self.dump()
         start = {"kind": "start", "id": "s", "qube": "sys-gui", "timeout": 5}
