@@ -84,6 +84,8 @@ export interface Screen {
   wayIn: boolean;
   /** Plain Xen: what the screen that dom0 drives shows, "Xephyr with the framebuffer of sys-gui". */
   shows?: string;
+  /** Plain Xen: what each display shows, by its address. */
+  displays?: Record<string, { shows: string; domain: string | null }>;
 }
 
 /** dom0/xen/screen.py: what a plain Xen host's screens show. */
