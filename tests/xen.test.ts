@@ -7,9 +7,10 @@ import { AudioDomain, GuiDomain, type GuiDomainArgs, Host, PciAttachment } from 
 import { test } from "uvu";
 import * as assert from "uvu/assert";
 import { startTwin } from "../lab/twin/twin.ts";
+import { KERNEL } from "../lab/xen/guest.ts";
 import { DEVICES } from "../lab/xen/qemu.ts";
 import { hostOf, mustIn, type Outcome, scratch, testStack } from "./harness.ts";
-import { attemptsOf, GUEST, rungs } from "./xenLab.ts";
+import { attemptsOf, rungs, GUEST as UNPACKED_GUEST } from "./xenLab.ts";
 
 const folder = scratch("plain-xen");
 const twin = await startTwin({ dir: `${folder}/twin`, platform: "xen" });
@@ -17,6 +18,7 @@ const must = mustIn(twin);
 const pristine = await twin.dump();
 /** GRUB itself leaves the empty word of an entry that it has booted once. */
 const BOOTED = { ignore: ["files./boot/grub/grubenv", "files./run/X"] };
+const GUEST = { ...UNPACKED_GUEST, kernel: KERNEL };
 const GPU = { display: ["gpu", "xephyr"] as ("gpu" | "xephyr")[], gpu: { address: DEVICES.secondCard } };
 
 let gui: Partial<GuiDomainArgs> | null = null;
@@ -68,7 +70,8 @@ test("xephyr: dom0's session shows the framebuffer of the domain", async () => {
   assert.equal(modeOf(done), ["xephyr", "ready"]);
   await settled();
   await must("systemctl restart lightdm");
-  for (let i = 0; i < 240 && !(await twin.screen()).shows?.endsWith("framebuffer of sys-gui"); i++) await sleep(250);
+  for (let i = 0; i < 240 && !(await twin.screen()).shows?.endsWith("framebuffer of sys-gui"); i++)
+    await sleep(250);
   assert.is((await twin.screen()).shows, "Xephyr with the framebuffer of sys-gui");
   await stack.refresh();
   assert.is((await stack.resource("sys-gui")).outputs["state"], "inUse");

@@ -10,14 +10,14 @@ import {
   type PciAttachmentArgs,
 } from "guidomain";
 import * as assert from "uvu/assert";
-import { consoleOf, INITRD, KERNEL } from "../lab/xen/guest.ts";
+import { consoleOf, INITRD, UNPACKED } from "../lab/xen/guest.ts";
 import { type Machine, startXenHost, type XenHost } from "../lab/xen/xenHost.ts";
 import { type Outcome, scratch, type TestStack, testStack } from "./harness.ts";
 
 /** The lab's guest, which tells what it sees, as a program describes it. */
 export const GUEST = {
   type: "pv" as const,
-  kernel: KERNEL,
+  kernel: UNPACKED,
   ramdisk: INITRD,
   cmdline: "console=hvc0 console=tty0 quiet",
   reports: true,

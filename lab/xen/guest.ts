@@ -12,7 +12,7 @@ export interface GuestOptions {
 /** Debian's kernel as packaged, for every type of guest. */
 export const KERNEL = "/opt/lab/guest.kernel";
 /** The same unpacked, for PV and PVH: `xl create` is seconds faster. */
-const UNPACKED = "/opt/lab/guest.vmlinux";
+export const UNPACKED = "/opt/lab/guest.vmlinux";
 /** A link: the fault `guest-hangs` lets it lead to another one. */
 export const INITRD = "/opt/lab/guest.initrd";
 
