@@ -14,6 +14,9 @@ WATCHDOG = "xenwatchdogd.service"
 # the boot. Its arguments and its way to stop are those of Xen's own unit: by SIGUSR1 it disarms, by
 # any other signal the machine is reset 300 s later (xenwatchdogd.c).
 PROGRAM, OWN = "/usr/sbin/xenwatchdogd", "guidomain-watchdog.service"
+# Seconds until the reset, and between two signs of life. A dom0 that is only busy stands still for half a
+# minute at times (seen in an emulated one, which a watchdog of 30 s had reset); a reset is for a hang.
+PATIENCE = ("180", "15")
 TRANSIENT = ("--quiet", "--unit=" + OWN, "--property=Type=forking", "--property=KillSignal=SIGUSR1")
 
 
@@ -70,7 +73,7 @@ class Machine:
         if self.systemctl("is-active", "--quiet", unit) == 0:
             return False
         if unit == OWN:
-            return self._call("systemd-run", *TRANSIENT, PROGRAM, "30", "15") == 0
+            return self._call("systemd-run", *TRANSIENT, PROGRAM, *PATIENCE) == 0
         return self.systemctl("start", unit) == 0
 
     def is_watched(self):

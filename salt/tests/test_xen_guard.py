@@ -416,7 +416,7 @@ class Units(XenTrials):
             self.assertEqual(calls[-1][0], "systemd-run")
             # By any other signal it leaves the machine to be reset.
             self.assertIn("--property=KillSignal=SIGUSR1", calls[-1])
-            self.assertEqual(calls[-1][-3:], ("/usr/sbin/xenwatchdogd", "30", "15"))
+            self.assertEqual(calls[-1][-3:], ("/usr/sbin/xenwatchdogd", "180", "15"))
             here.unwatch()
             self.assertEqual(calls[-1], ("systemctl", "stop", "guidomain-watchdog.service"))
             self.put("/etc/systemd/system/xenwatchdogd.service", "")
