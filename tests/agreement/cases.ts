@@ -370,8 +370,11 @@ export const withIommu: Case[] = [
   {
     title: "update-grub writes a word of /etc/default/grub into every entry",
     async run(host) {
-      // QEMU's IOMMU: a Linux without Xen finds no timer behind it otherwise, and dies before it has a console.
-      await must(host, `sed -i 's/^GRUB_CMDLINE_LINUX="/&intremap=off /' /etc/default/grub && update-grub`);
+      // Linux without Xen finds no timer behind QEMU's IOMMU otherwise, and has no hvc0.
+      await must(
+        host,
+        `sed -i 's/^GRUB_CMDLINE_LINUX="/&intremap=off console=tty0 /' /etc/default/grub && update-grub`,
+      );
       const lines = await must(
         host,
         "grep -E '^[[:space:]]*(linux|module2)[[:space:]]+/boot/vmlinuz' /boot/grub/grub.cfg",
