@@ -55,12 +55,12 @@ class Case(unittest.TestCase):
 
 class Grub(Case):
     def test_what_debian_writes_byte_for_byte(self):
-        """Of the lab's image (lab/xen): its /etc/default/grub, its files in /boot, what its update-grub made of them."""
+        """Of an image of lab/xen: its /etc/default/grub, its files in /boot, what its update-grub made of them."""
         here = os.path.dirname(os.path.abspath(__file__))
         for name in ("vmlinuz-6.1.0-57-amd64", "initrd.img-6.1.0-57-amd64", "xen-4.17-amd64.gz", "xen-4.17-amd64.efi", "xen-4.17-amd64.config"):
             self.write("/boot/" + name, "")
         os.makedirs(self.root + "/boot/grub")
-        with open(os.path.join(here, "../../../xen/image/root/etc/default/grub")) as file:
+        with open(os.path.join(here, "fixtures/default-grub")) as file:
             # Where update-grub ran there was no /dev/disk/by-uuid.
             self.write("/etc/default/grub", file.read() + "GRUB_DISABLE_LINUX_UUID=true\n")
         world = disk.world("xen-lab", None, "debian-12")
