@@ -191,7 +191,9 @@ systemctl daemon-reload; systemctl enable guard.service`);
   for (let wait = 0; wait < 100 && (await twin.exec("systemctl is-active guard")).code !== 0; wait++)
     await sleep(20);
   assert.is((await twin.exec("systemctl is-active guard")).stdout, "active\n");
-  await twin.reboot();
+  await twin.reboot(); // somebody gets in before it has started
+  for (let wait = 0; wait < 100 && (await twin.exec("systemctl is-active guard")).code !== 0; wait++)
+    await sleep(20);
   assert.is((await twin.exec("systemctl is-active guard; wc -l < /root/log")).stdout, "active\n6\n");
 });
 
