@@ -208,7 +208,8 @@ function findPip(): string[] {
 /** Runs a program with its words in the log; throws with the last of them. It ends with us. */
 function must(log: string, program: string, args: string[], env: Record<string, string> = {}): Promise<void> {
   return new Promise((done, fail) => {
-    const child = spawn(program, args, {
+    // The kernel sends the signal, also where we are killed.
+    const child = spawn("setpriv", ["--pdeathsig", "TERM", program, ...args], {
       env: { ...process.env, ...env },
       stdio: ["ignore", "pipe", "pipe"],
     });
@@ -219,11 +220,8 @@ function must(log: string, program: string, args: string[], env: Record<string, 
     };
     child.stdout.on("data", take);
     child.stderr.on("data", take);
-    const kill = () => child.kill();
-    process.on("exit", kill);
     child.on("error", (error) => fail(new Error(`${program} cannot be started: ${error.message}.`)));
     child.on("close", (code) => {
-      process.off("exit", kill);
       if (code === 0) done();
       else
         fail(new Error(`${program} ended with ${code}:\n${last.trim().split("\n").slice(-8).join("\n")}\n`));
