@@ -100,7 +100,7 @@ async function makeImage(say: (line: string) => void): Promise<Image> {
     await timed("Salt and what it needs, as wheels", () => fetchWheels(wheels, log));
     const env = { LAB_OUT: out, LAB_WHEELS: wheels, LAB_DISK_MB: String(DISK_MB), TMPDIR: making };
     await timed("dom0 from Debian's packages, with its disk", () =>
-      must(log, "mmdebstrap", mmdebstrapArguments(), env),
+      must(log, ...apart("mmdebstrap", mmdebstrapArguments()), env),
     );
     rmSync(join(out, "host_key")); // the disk has it
     try {
@@ -119,6 +119,16 @@ async function makeImage(say: (line: string) => void): Promise<Image> {
     removeMaking();
   }
   return imageIn(join(CACHE, `image-${digest}`), digest);
+}
+
+/**
+ * In namespaces of its own where we may, for mounts and for processes: root's mmdebstrap binds the machine's /dev/shm and mounts /proc below our
+ * folder, and whoever removed that folder after a killed build would empty them. For anybody else mmdebstrap makes its own.
+ */
+function apart(program: string, args: string[]): [string, string[]] {
+  const options = ["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"];
+  const may = process.getuid?.() === 0 && spawnSync("unshare", [...options, "true"]).status === 0;
+  return may ? ["unshare", [...options, program, ...args]] : [program, args];
 }
 
 function mmdebstrapArguments(): string[] {
@@ -209,7 +219,7 @@ function findPip(): string[] {
 function must(log: string, program: string, args: string[], env: Record<string, string> = {}): Promise<void> {
   return new Promise((done, fail) => {
     // The kernel sends the signal, also where we are killed.
-    const child = spawn("setpriv", ["--pdeathsig", "TERM", program, ...args], {
+    const child = spawn("setpriv", ["--pdeathsig", "KILL", program, ...args], {
       env: { ...process.env, ...env },
       stdio: ["ignore", "pipe", "pipe"],
     });
