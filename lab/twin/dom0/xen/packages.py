@@ -178,7 +178,7 @@ def apt(words):
     offline = not world.get("network", True) or fault.get("offline")
     if verb == "update":
         if offline:
-            print("W: Failed to fetch http://deb.debian.org/debian/dists/bookworm/InRelease  Temporary failure resolving 'deb.debian.org'", file=sys.stderr)
+            print("W: Failed to fetch http://debian.invalid/debian/dists/bookworm/InRelease  Temporary failure resolving 'debian.invalid'", file=sys.stderr)
             print("W: Some index files failed to download. They have been ignored, or old ones used instead.", file=sys.stderr)
         print("Reading package lists...")
         return 0
@@ -219,8 +219,8 @@ def transaction(world, verb, names, offline, failing, simulate):
         return 0
     if verb == "install" and offline:
         name, version = rows[0]
-        path = "http://deb.debian.org/debian/pool/main/%s/%s/%s_%s_amd64.deb" % (name[0], name, name, version.partition(":")[2] or version)
-        print("E: Failed to fetch %s  Temporary failure resolving 'deb.debian.org'" % path, file=sys.stderr)
+        path = "http://debian.invalid/debian/pool/main/%s/%s/%s_%s_amd64.deb" % (name[0], name, name, version.partition(":")[2] or version)
+        print("E: Failed to fetch %s  Temporary failure resolving 'debian.invalid'" % path, file=sys.stderr)
         print("E: Unable to fetch some archives, maybe run apt-get update or try with --fix-missing?", file=sys.stderr)
         return 100
     for name, _ in rows:
