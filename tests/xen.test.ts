@@ -16,8 +16,8 @@ const folder = scratch("plain-xen");
 const twin = await startTwin({ dir: `${folder}/twin`, platform: "xen" });
 const must = mustIn(twin);
 const pristine = await twin.dump();
-/** GRUB itself leaves the empty word of an entry that it has booted once. */
-const BOOTED = { ignore: ["files./boot/grub/grubenv", "files./run/X"] };
+/** GRUB itself leaves the empty word of an entry that it has booted once; X and systemd keep what is of this boot in /run. */
+const BOOTED = { ignore: ["files./boot/grub/grubenv", "files./run/X", "files./run/systemd/transient"] };
 const GUEST = { ...UNPACKED_GUEST, kernel: KERNEL };
 const GPU = { display: ["gpu", "xephyr"] as ("gpu" | "xephyr")[], gpu: { address: DEVICES.secondCard } };
 
@@ -88,17 +88,19 @@ test("what was changed by hand shows and is put right; nothing else of the file 
   await settled();
 });
 
-test("somebody's session is not ended for a change of mode; without one the domain starts anew", async () => {
-  gui = { display: ["vnc"] };
+test("somebody's session is not ended for a change of its framebuffer; without one the domain starts anew", async () => {
+  const xephyr = { display: ["xephyr" as const], session: "autologin" as const, sessionUser: "user" };
+  gui = { ...xephyr, domain: { ...GUEST, display: 6 } };
   const refused = await stack.up();
   assert.not.ok(refused.ok);
   assert.match(refused.output, /somebody is in its session.*Nothing is ever stopped for you/s);
   await must("systemctl stop lightdm");
-  const done = await up(gui);
+  assert.equal(modeOf(await up(gui)), ["xephyr", "ready"]);
+  await must("systemctl start lightdm");
+  const done = await up({ display: ["vnc"] });
   assert.equal(modeOf(done), ["vnc", "ready"]);
   assert.equal((done.outputs["endpoint"] as { port: number }).port, 5905);
   await settled();
-  await must("systemctl start lightdm");
 });
 
 test("sound and a USB controller are given up by dom0 at once, and come back", async () => {
@@ -134,6 +136,7 @@ test("destroy: dom0 has its screen, and nothing of ours is left", async () => {
   assert.ok(gone.ok, gone.output);
   assert.equal(twin.compare(pristine, await twin.dump(), BOOTED), []);
   assert.is((await twin.screen()).usable, true);
+  assert.is((await twin.exec("systemctl is-active guidomain-watchdog")).code, 3);
 });
 
 test("xl refuses the card in its trial: its own words are the reason, and the compromise comes up", async () => {
