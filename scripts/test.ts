@@ -3,7 +3,7 @@
  *
  * Every `*.test.ts` runs in a process of its own, two at a time (`--serial`: one). FILTERs are parts of file names. A file
  * that holds the line `// runner: alone` (it measures time, say) runs after the others, by itself. One with another name there, as
- * `// runner: xen`, runs only where that is asked for by `--runner`.
+ * `// runner: xen`, runs only where that is asked for: by `--runner` those alone, by `--also` after the others, and it may take an hour.
  *
  * uvu alone cannot be trusted with the verdict: what `before` throws is swallowed (exit 0), and a forgotten `run()` is
  * silent. So a file passes only if it exits with 0, its counts can be read, it ran at least one test and passed all of them.
@@ -240,6 +240,9 @@ export function summarize(outcomes: readonly Outcome[]): number {
   return isGood ? 0 : 1;
 }
 
+/** Milliseconds for a file of another runner. */
+const LONG = 3_600_000;
+
 async function main(): Promise<void> {
   const { values, positionals } = parseArgs({
     allowPositionals: true,
@@ -247,6 +250,7 @@ async function main(): Promise<void> {
       serial: { type: "boolean", default: false },
       limit: { type: "string", default: "10" },
       runner: { type: "string" },
+      also: { type: "string" },
     },
   });
   const limit = Number(values.limit) * 60_000;
@@ -256,10 +260,12 @@ async function main(): Promise<void> {
   });
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, () => process.exit(130));
   const started = performance.now();
-  const files = takenBy(values.runner, root, findTests(root, positionals));
+  const found = findTests(root, positionals);
   const width = values.serial ? 1 : 2;
-  const outcomes = await runAll(root, files, width, limit);
-  console.log(`\n${files.length} files, ${((performance.now() - started) / 1000).toFixed(0)} s`);
+  const outcomes = await runAll(root, takenBy(values.runner, root, found), width, limit);
+  if (values.also !== undefined)
+    outcomes.push(...(await runAll(root, takenBy(values.also, root, found), width, LONG)));
+  console.log(`\n${outcomes.length} files, ${((performance.now() - started) / 1000).toFixed(0)} s`);
   process.exitCode = summarize(outcomes);
 }
 

@@ -18,7 +18,7 @@ const must = mustIn(twin);
 const pristine = await twin.dump();
 /** GRUB itself leaves the empty word of an entry that it has booted once; X and systemd keep what is of this boot in /run. */
 const BOOTED = { ignore: ["files./boot/grub/grubenv", "files./run/X", "files./run/systemd/transient"] };
-const GUEST = { ...UNPACKED_GUEST, kernel: KERNEL };
+const GUEST = { ...UNPACKED_GUEST, kernel: KERNEL, reports: ["pci", "screen"] as ("pci" | "screen")[] };
 const GPU = { display: ["gpu", "xephyr"] as ("gpu" | "xephyr")[], gpu: { address: DEVICES.secondCard } };
 
 let gui: Partial<GuiDomainArgs> | null = null;
@@ -156,12 +156,16 @@ test("a domain that was there is adopted, and every byte of its configuration co
   const own = `# mine\nname = 'own' # by hand\ntype = "pv"\nkernel = "${GUEST.kernel}"\nramdisk = "${GUEST.ramdisk}"\nmemory = 100\ndisk = [ ]\n`;
   await must(`cat > /etc/xen/own.cfg <<'END'\n${own}END`);
   const before = await twin.dump();
-  const { outputs } = await up({ qube: "own", display: ["vnc"], domain: { type: "pv", reports: true } });
+  const { outputs } = await up({
+    qube: "own",
+    display: ["vnc"],
+    domain: { type: "pv", reports: ["screen"] },
+  });
   assert.equal([outputs["mode"], outputs["state"]], ["vnc", "ready"]);
   assert.is((await stack.resource("sys-gui")).outputs["origin"], "adopted");
   await settled();
   // It runs by now, and was there before guidomain: it is not stopped for a change of its mode.
-  gui = { qube: "own", display: ["xephyr"], domain: { type: "pv", reports: true, display: 6 } };
+  gui = { qube: "own", display: ["xephyr"], domain: { type: "pv", reports: ["screen"], display: 6 } };
   const refused = await stack.up();
   assert.match(refused.output, /was there before guidomain.*Shut it down \(xl shutdown own\)/s);
   await must("xl destroy own");

@@ -12,7 +12,7 @@ import { readToken } from "../lab/xen/png.ts";
 import { on, say } from "../lab/xen/testing.ts";
 import { DEVICES, type XenHost } from "../lab/xen/xenHost.ts";
 import { ROOT } from "./harness.ts";
-import { attemptsOf, differences, rungs, XenLab } from "./xenLab.ts";
+import { attemptsOf, differences, GUEST, rungs, XenLab } from "./xenLab.ts";
 
 /** What the machine's screen showed is kept, for whoever wants to look. */
 const EVIDENCE = `${ROOT}/.lab/evidence`;
@@ -36,6 +36,7 @@ on("without IOMMU: refused in xl's words, and the compromise is brought up and c
     gui: {
       display: ["gpu", "xephyr"],
       gpu: { address: DEVICES.secondCard },
+      domain: { ...GUEST, reports: ["pci", "screen"] },
       session: "autologin",
       sessionUser: "user",
     },

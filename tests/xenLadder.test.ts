@@ -86,7 +86,7 @@ on("an HVM guest is given the card too", async () => {
     kernel: "/opt/lab/guest.kernel",
     ramdisk: "/opt/lab/guest.initrd",
     cmdline: "console=hvc0 console=tty0 quiet",
-    reports: true,
+    reports: ["pci" as const],
   };
   const { outputs } = await lab.up({ gui: { ...GPU, reboot: "allowed", domain } });
   assert.equal([outputs["mode"], outputs["state"]], ["gpu", "ready"], JSON.stringify(attemptsOf(outputs)));

@@ -21,7 +21,8 @@ test("what the domain is made of: each wrong part by its name", () => {
     [{ domain: { type: "pv", kernel: 1 } }, "domain.kernel: 1 is not allowed", "a text"],
     [{ domain: { type: "pv", disks: "phy:/dev/x" } }, "domain.disks: ", "a list"],
     [{ domain: { type: "pv", display: 100 } }, "domain.display: 100", "from 0 to 99"],
-    [{ domain: { type: "pv", reports: "yes" } }, "domain.reports: ", "true or false"],
+    [{ domain: { type: "pv", reports: true } }, "domain.reports: ", "a list"],
+    [{ domain: { type: "pv", reports: ["sound"] } }, "domain.reports[0]: ", '"pci", "screen"'],
     [{ domain: { type: "pv", uuid: "x" } }, "domain.uuid: there is no such part", "ramdisk"],
   ] as [Args, ...string[]][]) {
     const faults = gui(args).join("\n");

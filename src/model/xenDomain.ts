@@ -2,6 +2,9 @@
 import * as v from "valibot";
 import { integer, listOf, oneOf, only, text, wrong } from "./fields.ts";
 
+/** What a domain may tell of itself: the devices that its kernel sees, that it draws on its screen. */
+export const REPORTS = ["pci", "screen"] as const;
+
 /** Every one but `type` is left as it is in the configuration of a domain that is there, unless given. */
 export const XEN_DOMAIN = only(
   {
@@ -12,7 +15,7 @@ export const XEN_DOMAIN = only(
     disks: v.optional(listOf(text)),
     networks: v.optional(listOf(text)),
     display: v.optional(integer(0, 99, "the number of a VNC display")),
-    reports: v.optional(v.boolean(wrong("true or false"))),
+    reports: v.optional(listOf(oneOf(...REPORTS))),
   },
   wrong(
     'what the domain is made of: { type: "pv" } with kernel, ramdisk, cmdline, disks, networks, display, reports',
@@ -32,15 +35,15 @@ export interface XenDomain {
   networks?: string[];
   /** VNC display on dom0's loopback that its framebuffer is shown at, in modes "xephyr" and "vnc". */
   display: number;
-  /** It tells what it sees in its own folder of xenstore (docs/xen.md). */
-  reports: boolean;
+  /** What it tells of itself, in its own folder of xenstore (docs/xen.md). */
+  reports: readonly (typeof REPORTS)[number][];
 }
 
 /** The VNC display unless given: away from those that somebody else's domains take first. */
 export const DISPLAY = 5;
 
 export function xenDomainOf(given: v.InferOutput<typeof XEN_DOMAIN>): XenDomain {
-  const { type, display = DISPLAY, reports = false, ...rest } = given;
+  const { type, display = DISPLAY, reports = [], ...rest } = given;
   const said = Object.entries(rest).filter(([, value]) => value !== undefined);
   return { type, ...Object.fromEntries(said), display, reports };
 }

@@ -146,7 +146,7 @@ const guiInputs: Record<string, Property> = {
   domain: {
     ...any,
     description:
-      "Plain Xen alone: what the domain is made of: type (pv, hvm, pvh), kernel, ramdisk, cmdline, disks, networks, display (the VNC display of its framebuffer, 5), reports (it tells what it sees).",
+      "Plain Xen alone: what the domain is made of: type (pv, hvm, pvh), kernel, ramdisk, cmdline, disks, networks, display (the VNC display of its framebuffer, 5), reports (what it tells of itself: pci, screen).",
   },
 };
 

@@ -163,8 +163,8 @@ export interface XenDomain {
   networks?: pulumi.Input<pulumi.Input<string>[]>;
   /** VNC display of dom0's loopback that shows its framebuffer. Default: 5. */
   display?: pulumi.Input<number>;
-  /** It writes what it sees into its own folder of xenstore, and counts as up only once it has. Default: false. */
-  reports?: pulumi.Input<boolean>;
+  /** What it writes into its own folder of xenstore; it counts as up only once it has. Default: nothing. */
+  reports?: pulumi.Input<pulumi.Input<"pci" | "screen">[]>;
 }
 
 export interface Evidence {

@@ -47,7 +47,7 @@ export function xenVerifications(
           ]),
         ]
       : []),
-    ...(domain.reports ? [reported(gui, "it draws on its screen", "screen", ["on"])] : []),
+    ...(domain.reports.includes("screen") ? [reported(gui, "it draws on its screen", "screen", ["on"])] : []),
   ];
 }
 
@@ -76,7 +76,7 @@ export function xenScreenChecks(
 ): Verification[] {
   return [
     ...deviceChecks(gui, domain, snapshot, sbdfs),
-    ...(domain.reports ? [reported(gui, "it draws on its screen", "screen", ["on"])] : []),
+    ...(domain.reports.includes("screen") ? [reported(gui, "it draws on its screen", "screen", ["on"])] : []),
   ];
 }
 
@@ -93,7 +93,9 @@ export function deviceChecks(
   });
   return [
     ...(type === "hvm" ? [] : [host(of, "its kernel has taken the devices over", connected(of), true)]),
-    ...(reports && ids.length ? [reported(of, `its kernel sees ${ids.join(", ")}`, "pci", ids)] : []),
+    ...(reports.includes("pci") && ids.length
+      ? [reported(of, `its kernel sees ${ids.join(", ")}`, "pci", ids)]
+      : []),
   ];
 }
 

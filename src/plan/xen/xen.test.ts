@@ -17,7 +17,7 @@ import { guiOf } from "../testing/cases.ts";
 import { display } from "../testing/hostModel.ts";
 import { screenChecks, verificationsOf } from "../verify.ts";
 
-const PV = { type: "pv", kernel: "/boot/guest", ramdisk: "/boot/guest.img", reports: true };
+const PV = { type: "pv", kernel: "/boot/guest", ramdisk: "/boot/guest.img", reports: ["pci", "screen"] };
 const CARD = "0000:02:00.0";
 const card = display({
   sbdf: CARD,
