@@ -1,4 +1,4 @@
-// runner: xen
+// runner: xenlab
 /** The cases that the twin and real Xen share, on real Xen; agreement.test.ts runs the same ones on the twin. */
 import { join } from "node:path";
 import { test } from "uvu";

@@ -132,10 +132,10 @@ export const connectionOf = (host: XenHost) => ({
 
 /**
  * Everything that a change may touch, a line each: KEY<TAB>VALUE. An empty folder counts; what other programs write by themselves (logs,
- * Salt's cache, GRUB's memory of an entry that it has booted) does not.
+ * Salt's cache, GRUB's memory of an entry that it has booted, the folder that xendomains makes, the word of a boot that was a trial's) does not.
  */
 const DUMP = `
-for folder in /etc/xen /etc/lightdm /usr/share/xsessions /usr/local /etc/systemd/system /etc/salt /var/lib/guidomain /var/lib/xen/save /srv /etc/default /boot/grub /root; do
+for folder in /etc/xen /etc/lightdm /usr/share/xsessions /usr/local /etc/systemd/system /etc/salt /var/lib/guidomain /srv /etc/default /boot/grub /root; do
   find $folder \\( -type f -o -type l -o -type d -empty \\) ! -path /boot/grub/grubenv ! -path '/boot/grub/i386-pc/*' ! -path '*/__pycache__*' 2> /dev/null
 done | sort | while read -r name; do
   if [ -h "$name" ]; then printf '%s\\tlink to %s\\n' "$name" "$(readlink "$name")"
@@ -147,6 +147,6 @@ dpkg-query -W -f 'package \${Package}\\t\${Version}\\n'
 for device in /sys/bus/pci/devices/*; do printf '%s\\t%s\\n' "\${device##*/}" "$(basename "$(readlink "$device/driver" || echo none)")"; done
 xl list | awk 'NR > 1 && $1 != "Domain-0" { print "domain " $1 "\\tis there" }'
 printf 'lightdm\\t%s\\n' "$(systemctl is-active lightdm)"
-tr ' ' '\\n' < /proc/cmdline | grep -E 'pciback|guidomain' | sed 's/^/boot word /; s/$/\\tset/'
+tr ' ' '\\n' < /proc/cmdline | grep -E 'pciback|guidomain' | grep -v '^guidomain.trial=' | sed 's/^/boot word /; s/$/\\tset/'
 true
 `;

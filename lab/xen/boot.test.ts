@@ -1,4 +1,4 @@
-// runner: xen
+// runner: xenlab
 /**
  * Boots of the Xen lab: entries that GRUB takes once, cards on pciback from the start and in a guest, a boot that fails, the power gone.
  */

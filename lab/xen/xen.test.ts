@@ -1,4 +1,4 @@
-// runner: xen
+// runner: xenlab
 /**
  * The Xen lab itself, on a real Xen in QEMU: what it says of itself, Salt, the screen, devices, what xl refuses, faults. One host with an
  * IOMMU goes through all of it in order, another one has none; both start from a saved state. Each test prints how long it took.
