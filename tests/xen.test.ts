@@ -96,11 +96,11 @@ test("somebody's session is not ended for a change of its framebuffer; without o
   assert.match(refused.output, /somebody is in its session.*Nothing is ever stopped for you/s);
   await must("systemctl stop lightdm");
   assert.equal(modeOf(await up(gui)), ["xephyr", "ready"]);
-  await must("systemctl start lightdm");
   const done = await up({ display: ["vnc"] });
   assert.equal(modeOf(done), ["vnc", "ready"]);
   assert.equal((done.outputs["endpoint"] as { port: number }).port, 5905);
   await settled();
+  await must("systemctl start lightdm");
 });
 
 test("sound and a USB controller are given up by dom0 at once, and come back", async () => {
