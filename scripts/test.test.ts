@@ -91,6 +91,13 @@ test("a file without tests, without run() or without anything fails", async () =
   assert.match((await plant("empty", "")).fault ?? "", "it printed no counts");
 });
 
+test("a file may skip all of its tests only where it says why", async () => {
+  const skips = 'test.skip("x", () => {}); test.run();';
+  assert.is((await plant("silent", skips)).fault, "it ran no test");
+  const told = await plant("told", `console.log("skipped: the machine has no lab"); ${skips}`);
+  assert.equal([told.fault, told.passed, told.skipped], [undefined, 0, 1]);
+});
+
 test("a file that cannot be loaded fails and shows why", async () => {
   const outcome = await plant("unloadable", 'import "./nowhere.ts";');
   assert.is(outcome.failed, 1);

@@ -68,6 +68,9 @@ export function judge(ending: Ending): Pick<Outcome, "passed" | "failed" | "skip
   };
 }
 
+/** What a file prints that skips all of its tests, since the machine lacks what they need. */
+const WHY_SKIPPED = /^skipped: .+$/m;
+
 function findFault(ending: Ending, counts: Counts | undefined): string | undefined {
   if (ending.limit !== undefined) return `it took longer than ${ending.limit / 60_000} min and was ended`;
   if (ending.signal !== null) return `it was ended by ${ending.signal}`;
@@ -78,7 +81,7 @@ function findFault(ending: Ending, counts: Counts | undefined): string | undefin
   }
   if (counts.passed < counts.total) return `${counts.total - counts.passed} of ${counts.total} tests failed`;
   if (ending.status !== 0) return `all tests passed, but its exit status is ${ending.status}`;
-  if (counts.total === 0) return "it ran no test";
+  if (counts.total === 0 && !(counts.skipped > 0 && WHY_SKIPPED.test(ending.output))) return "it ran no test";
   return undefined;
 }
 
@@ -177,7 +180,8 @@ function report({ file, passed, skipped, fault, output, milliseconds }: Outcome)
   const time = `${(milliseconds / 1000).toFixed(1)} s`;
   const skips = skipped > 0 ? `, ${skipped} skipped` : "";
   if (fault === undefined) {
-    console.log(`ok      ${file}: ${passed} passed${skips}, ${time}`);
+    const why = passed === 0 ? (WHY_SKIPPED.exec(output)?.[0] ?? "") : "";
+    console.log(`ok      ${file}: ${passed} passed${skips}, ${time}${why && `; ${why}`}`);
     return;
   }
   console.log(`FAILED  ${file}: ${fault}, ${time}`);
