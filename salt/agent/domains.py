@@ -26,7 +26,8 @@ def platform():
 
 
 def is_qubes():
-    return common.read_text(common.RELEASE, 1) is not None
+    """Also where its release file is gone: such a host is refused, and never taken for plain Xen."""
+    return common.read_text(common.RELEASE, 1) is not None or os.path.isdir(common.path("/var/lib/qubes"))
 
 
 def backend():
@@ -84,10 +85,10 @@ def remove_assignable(port):
 
 
 def release():
-    """What the host calls itself."""
+    """What the host calls itself; None where it does not say."""
     if is_qubes():
-        text = common.read_text(common.RELEASE) or ""
-        return common.clean(text.split("\n")[0], 200)
+        text = common.read_text(common.RELEASE)
+        return None if text is None else common.clean(text.split("\n")[0], 200)
     for line in (common.read_text("/etc/os-release") or "").splitlines():
         name, _, value = line.partition("=")
         if name == "PRETTY_NAME":

@@ -344,6 +344,11 @@ class Domains(XenCase):
             keys.read("assignable:" + SOUND)
         self.assertEqual(caught.exception.code, "bad-request")
 
+    def test_a_qubes_host_without_its_release_file_is_not_taken_for_plain_xen(self):
+        self.assertEqual(domains.platform(), "xen")
+        os.makedirs(self.root + "/var/lib/qubes")
+        self.assertEqual((domains.platform(), domains.release()), ("qubes", None))
+
 
 class Salt(XenCase):
     def test_the_modules_find_each_other_the_way_salt_loads_them(self):
