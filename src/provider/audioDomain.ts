@@ -481,9 +481,9 @@ function applyRequest(
   waiting: string[],
 ): Omit<ApplyRequest, "owner"> {
   const { qube } = audio;
-  const { now, touch, release, after } = parted(platformIn(snapshot), qube, plan, "audio");
-  const settings = appliedSettings(qube, wanted, snapshot);
   const platform = platformIn(snapshot);
+  const { now, touch, release, after } = parted(platform, qube, plan, "audio");
+  const settings = appliedSettings(qube, wanted, snapshot);
   const formula = formulaOf({ platform, qube, part: "audio", mode: target, settings, restores: now });
   // A client that runs and cannot be told of its new audio domain.
   const fixed = soundClients(audio, plan).filter((name) => {
@@ -516,8 +516,8 @@ const soundClients = (audio: AudioDomain, { changes }: Plan): string[] =>
     : audio.clients.filter((name) => changes.some(({ wish }) => wish.key === `property:${name}:audiovm`));
 
 function takeAwayRequest(qube: string, plan: Plan, snapshot: Snapshot): Omit<ApplyRequest, "owner"> {
-  const { now, touch, release, after } = parted(platformIn(snapshot), qube, plan, "audio");
   const platform = platformIn(snapshot);
+  const { now, touch, release, after } = parted(platform, qube, plan, "audio");
   const formula = formulaOf({ platform, qube, part: "audio", mode: "", settings: null, restores: now });
   const any = now.length > 0;
   return {
@@ -525,7 +525,8 @@ function takeAwayRequest(qube: string, plan: Plan, snapshot: Snapshot): Omit<App
     release,
     after,
     restart: [],
-    shutdown: removes(qube, plan) && snapshot.qubes[qube]?.state !== "Halted" ? [qube] : [],
+    // Whether it runs is seen when its turn comes: one that starts with the host may do so after the look.
+    shutdown: removes(qube, plan) ? [qube] : [],
     formula: any ? formula.files : {},
     sls: any ? formula.sls : "",
     verify: [],

@@ -210,7 +210,8 @@ export function takeAwayRequest(
     const any = now.length > 0;
     return {
       ...common,
-      shutdown: removes && snapshot.qubes[qube]?.state !== "Halted" ? [qube] : [],
+      // Whether it runs is seen when its turn comes: one that starts with the host may do so after the look.
+      shutdown: removes ? [qube] : [],
       formula: any ? formula.files : {},
       sls: any ? formula.sls : "",
       verify: [],

@@ -118,6 +118,7 @@ test("the formula: states of ours for domains, devices that dom0 gives up, and t
       { key: "device:sys-gui:0000_00_07.0:0x8086:0x293e::p040300", to: null },
       { key: "assignable:0000_00_07.0", to: null },
       { key: "file:/usr/share/xsessions/guidomain-sys-gui.desktop", to: null },
+      { key: "qube:sys-audio", to: null },
     ],
   });
   assert.is(sls, "guidomain.sys-gui");
@@ -145,6 +146,11 @@ test("the formula: states of ours for domains, devices that dom0 gives up, and t
     { add: [] },
     { remove: ["0000_00_07.0"] },
   ]);
+  const order = Object.keys(parsed);
+  assert.ok(
+    order.indexOf("sys-gui back domain sys-audio") < order.indexOf("sys-gui back assignable"),
+    "what a domain of ours has is free once it is gone, however it came to run",
+  );
   assert.not.ok(JSON.stringify(parsed).includes("qube."), "no state of Qubes");
 });
 
