@@ -260,10 +260,12 @@ export interface Result {
   stderr: string;
 }
 
-/** Runs a program with nothing on its stdin and waits for it; a signal counts as 128 + its number, as in a shell. */
-export function run(file: string, args: string[]): Promise<Result> {
+/** Runs a program and waits for it, with `input` alone on its stdin; a signal counts as 128 + its number, as in a shell. */
+export function run(file: string, args: string[], input = ""): Promise<Result> {
   return new Promise((done, fail) => {
-    const child = spawn(file, args, { stdio: ["ignore", "pipe", "pipe"] });
+    const child = spawn(file, args, { stdio: ["pipe", "pipe", "pipe"] });
+    child.stdin.on("error", () => {}); // it has ended without reading all of it
+    child.stdin.end(input);
     let stdout = "";
     let stderr = "";
     child.stdout.setEncoding("utf8").on("data", (text: string) => {

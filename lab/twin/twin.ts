@@ -288,9 +288,9 @@ export class Twin {
     this.#running = running;
   }
 
-  /** Runs a command line in dom0 as root, past SSH. */
-  exec(command: string): Promise<Result> {
-    return run(layout(this.dir).enter, [command]);
+  /** Runs a command line in dom0 as root, past SSH; `input` comes on its stdin. */
+  exec(command: string, input?: string): Promise<Result> {
+    return run(layout(this.dir).enter, [command], input);
   }
 
   dump(): Promise<TwinDump> {
