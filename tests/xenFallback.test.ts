@@ -10,7 +10,7 @@ import { test } from "uvu";
 import * as assert from "uvu/assert";
 import { readToken } from "../lab/xen/png.ts";
 import { on, say } from "../lab/xen/testing.ts";
-import { DEVICES, type XenHost } from "../lab/xen/xenHost.ts";
+import { DEVICES } from "../lab/xen/xenHost.ts";
 import { ROOT } from "./harness.ts";
 import { attemptsOf, differences, GUEST, rungs, XenLab } from "./xenLab.ts";
 
@@ -18,16 +18,6 @@ import { attemptsOf, differences, GUEST, rungs, XenLab } from "./xenLab.ts";
 const EVIDENCE = `${ROOT}/.lab/evidence`;
 let lab: XenLab;
 let before: Record<string, string>;
-
-/** The token that the machine's screen shows within `seconds`, or null. */
-export async function shownOn(host: XenHost, token: string, seconds = 300): Promise<string | null> {
-  const end = Date.now() + seconds * 1000;
-  for (;;) {
-    const shown = readToken(await host.screenshot());
-    if (shown === token || Date.now() > end) return shown;
-    await sleep(2000);
-  }
-}
 
 on("without IOMMU: refused in xl's words, and the compromise is brought up and checked", async () => {
   lab = await XenLab.start("fallback", { iommu: false }, say);
@@ -54,7 +44,7 @@ on("the machine's screen shows what the GUI domain draws now", async () => {
   // A person comes to the greeter anew; what is preselected there logs in.
   await lab.host.must("systemctl restart --no-block lightdm");
   await lab.host.must(`xenstore-write /local/domain/$(xl domid sys-gui)/data/lab/draw ${token}`);
-  assert.is(await shownOn(lab.host, token), token);
+  assert.is(await lab.host.untilToken(token, 300_000), token);
   mkdirSync(EVIDENCE, { recursive: true });
   assert.is(readToken(await lab.host.screenshot(`${EVIDENCE}/xephyr-${token}.png`)), token);
   await lab.stack.refresh();

@@ -6,10 +6,10 @@
 
 import { test } from "uvu";
 import * as assert from "uvu/assert";
-import { seenFunctions } from "../lab/xen/guest.ts";
+import { KERNEL, seenFunctions } from "../lab/xen/guest.ts";
 import { driverOf, on, say } from "../lab/xen/testing.ts";
 import { DEVICES } from "../lab/xen/xenHost.ts";
-import { attemptsOf, differences, rungs, XenLab } from "./xenLab.ts";
+import { attemptsOf, differences, GUEST, rungs, XenLab } from "./xenLab.ts";
 
 const GPU = { display: ["gpu", "xephyr"] as ("gpu" | "xephyr")[], gpu: { address: DEVICES.secondCard } };
 let lab: XenLab;
@@ -83,13 +83,7 @@ on("destroy: the screen goes back to dom0 in a boot of its own, and nothing of o
 });
 
 on("an HVM guest is given the card too", async () => {
-  const domain = {
-    type: "hvm" as const,
-    kernel: "/opt/lab/guest.kernel",
-    ramdisk: "/opt/lab/guest.initrd",
-    cmdline: "console=hvc0 console=tty0 quiet",
-    reports: ["pci" as const],
-  };
+  const domain = { ...GUEST, type: "hvm" as const, kernel: KERNEL };
   const { outputs } = await lab.up({ gui: { ...GPU, reboot: "allowed", domain } });
   assert.equal([outputs["mode"], outputs["state"]], ["gpu", "ready"], JSON.stringify(attemptsOf(outputs)));
   const said = await lab.consoleOf("sys-gui");

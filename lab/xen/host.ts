@@ -6,7 +6,7 @@ import { basename, dirname, join, resolve } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { alive, end, type ProcessId, signal } from "../twin/process.ts";
 import type { Image } from "./image.ts";
-import { type Picture, readPng, showsDesktop } from "./png.ts";
+import { type Picture, readPng, readToken, showsDesktop } from "./png.ts";
 import { command, type Machine, startQemu } from "./qemu.ts";
 import { Line, type Result } from "./ssh.ts";
 
@@ -125,6 +125,14 @@ export class XenHost {
     for (const limit = Date.now() + timeout; Date.now() < limit; await sleep(1000))
       if (showsDesktop(await this.screenshot())) return;
     throw new Error(`The screen of ${this.name} did not show dom0's session within ${timeout / 1000} s.`);
+  }
+
+  /** The token that the machine's screen shows: that one as soon as it does, after `timeout` ms whatever it is. */
+  async untilToken(token: string, timeout = 600_000): Promise<string | null> {
+    for (const limit = Date.now() + timeout; ; await sleep(2000)) {
+      const shown = readToken(await this.screenshot());
+      if (shown === token || Date.now() > limit) return shown;
+    }
   }
 
   /** A command of QEMU's machine protocol. */

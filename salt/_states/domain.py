@@ -122,11 +122,7 @@ def _devices(run, name, assign, unassign):
         return
 
     def assigned(place):
-        for one in _xen("pci_assigned", name) if there else []:
-            if (one["port"], one["device"]) == place:
-                on = {key: "True" for key, value in one["options"].items() if value}
-                return {"mode": one["mode"], "options": on}
-        return None
+        return converge.assignment(_xen("pci_assigned", name) if there else [], place)
 
     for text in unassign:
         place = converge.place(text)

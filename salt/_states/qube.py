@@ -264,12 +264,7 @@ def _devices(run, name, assign, unassign):
     available = {device["port"]: device["device"] for device in _admin("pci_available")}
 
     def assigned(place):
-        found = _admin("pci_assigned", name) if exists else []
-        for one in found:
-            if (one["port"], one["device"]) == place:
-                on = {key: "True" for key, value in one["options"].items() if value}
-                return {"mode": one["mode"], "options": on}
-        return None
+        return converge.assignment(_admin("pci_assigned", name) if exists else [], place)
 
     for text in unassign or []:
         place = converge.place(text)

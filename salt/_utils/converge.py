@@ -92,6 +92,15 @@ def is_down(run, admin, seconds):
     return True
 
 
+def assignment(devices, where):
+    """Of these assignments the one at `where`, (port, id), with its options that are on; None without one."""
+    for one in devices:
+        if (one["port"], one["device"]) == where:
+            options = {key: "True" for key, value in one["options"].items() if value}
+            return {"mode": one["mode"], "options": options}
+    return None
+
+
 def place(text):
     """(port, id) of "00_02.0:0x8086:0x9a49::p030000" or "*:0x8086:0x9a49::p030000"."""
     port, _, device = text.partition(":")

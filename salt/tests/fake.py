@@ -859,19 +859,18 @@ class HostCase(unittest.TestCase):
 
     # -- boots: what GRUB, the kernel line and qubesd make of the files on disk
 
-    def power_cycle(self):
-        """Off and on again, nobody at the keyboard. The id of the entry that booted; None where the
-        initramfs stopped, as a device to hide is not there."""
+    def turn_on(self, folder, chosen=None):
+        """Off and on again, as far as GRUB goes with its configuration in `folder`: (text, entry, kernel words) of what it starts.
+        `chosen`: id of the entry that somebody at the keyboard takes."""
         import grub
         import menu
 
         self.machine.stop_guard()
-        self.hung = None
         for name in os.listdir(self.root + "/run"):
             if name.startswith("guidomain."):
                 os.unlink(self.root + "/run/" + name)
-        config = self.text("/boot/grub2/grub.cfg")
-        custom = menu.common.read_text("/boot/grub2/custom.cfg") or ""
+        config = self.text(folder + "/grub.cfg")
+        custom = menu.common.read_text(folder + "/custom.cfg") or ""
         env = menu.environment()
         wanted = env.get("next_entry")
         if wanted:
@@ -881,12 +880,22 @@ class HostCase(unittest.TestCase):
                 wanted = grub.RESCUE
             else:
                 menu.set_environment({grub.TRY: "1"})
+        wanted = chosen or wanted
         found = [(t, e) for t in (config, custom) for e in grub.entries(t) if e["id"] == wanted]
         text, entry = found[0] if found else (config, grub.default_entry(config, env))
         words = text.split("\n")[entry["kernel"]].split()[2:]
         boot = int(self.machine.boot_id().rpartition("-")[2]) + 1
         self.put("/proc/sys/kernel/random/boot_id", "boot-%d\n" % boot)
         self.put("/proc/cmdline", " ".join(words) + "\n")
+        return text, entry, words
+
+    def power_cycle(self):
+        """Off and on again, nobody at the keyboard. The id of the entry that booted; None where the
+        initramfs stopped, as a device to hide is not there."""
+        import grub
+
+        self.hung = None
+        _, entry, words = self.turn_on("/boot/grub2")
         pciback = self.root + "/sys/bus/pci/drivers/pciback"
         for name in os.listdir(pciback):
             os.unlink(pciback + "/" + name)

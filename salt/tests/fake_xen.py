@@ -308,34 +308,11 @@ class XenCase(HostCase):
         self.state(domains={})
 
     def power_cycle(self, xen=True):
-        """Off and on again, nobody at the keyboard. The id of the entry that booted."""
+        """Off and on again, nobody at the keyboard (`xen`: or somebody who starts Linux without Xen). The id of the entry that booted."""
         import grub
-        import menu
 
-        self.machine.stop_guard()
-        for name in os.listdir(self.root + "/run"):
-            if name.startswith("guidomain."):
-                os.unlink(self.root + "/run/" + name)
-        config = self.text("/boot/grub/grub.cfg")
-        custom = menu.common.read_text("/boot/grub/custom.cfg") or ""
-        env = menu.environment()
-        wanted = env.get("next_entry")
-        if wanted:
-            menu.set_environment({"next_entry": None})
-        elif "guidomain_try" in custom:
-            if env.get(grub.TRY) == "1":
-                wanted = grub.RESCUE
-            else:
-                menu.set_environment({grub.TRY: "1"})
-        if not xen:
-            wanted = "gnulinux-simple-1111-2222"
-        found = [(t, e) for t in (config, custom) for e in grub.entries(t) if e["id"] == wanted]
-        text, entry = found[0] if found else (config, grub.default_entry(config, env))
-        words = text.split("\n")[entry["kernel"]].split()[2:]
+        text, entry, _ = self.turn_on("/boot/grub", None if xen else "gnulinux-simple-1111-2222")
         is_xen = grub.is_xen(text, entry)
-        boot = int(self.machine.boot_id().rpartition("-")[2]) + 1
-        self.put("/proc/sys/kernel/random/boot_id", "boot-%d\n" % boot)
-        self.put("/proc/cmdline", " ".join(words) + "\n")
         for name, there in (("/proc/xen/capabilities", "control_d\n"), ("/sys/hypervisor/type", "xen\n")):
             if is_xen:
                 self.put(name, there)

@@ -7,11 +7,15 @@ import { lacking } from "../../lab/xen/needs.ts";
 import { parseHosts } from "../../src/host/inventory.ts";
 import { HostPool } from "../../src/host/pool.ts";
 import { Scrubber } from "../../src/host/scrub.ts";
+import { XEN_PACKAGES } from "../../src/model/guiDomain.ts";
 import { scratch } from "../../tests/harness.ts";
 import { connectionOf, XenLab } from "../../tests/xenLab.ts";
 import { median, print, show, timed } from "./figures.ts";
 
 const run = promisify(execFile);
+
+/** What mode "xephyr" asks of dom0: the most that a look has to tell. */
+const PACKAGES = XEN_PACKAGES.xephyr;
 
 /** What a person would look at to know the same: hypervisor, domains, devices, boot, files, packages. */
 const LOOK = [
@@ -19,7 +23,7 @@ const LOOK = [
   "lspci -vmmnnkD 2> /dev/null || cat /sys/bus/pci/devices/*/uevent; ls -l /sys/bus/pci/drivers/pciback",
   "cat /etc/default/grub /boot/grub/grub.cfg /boot/grub/grubenv; findmnt -n /boot/grub -T /boot/grub",
   "cat /usr/share/xsessions/* /etc/lightdm/lightdm.conf.d/*; systemctl is-active lightdm",
-  "dpkg-query -W qemu-system-xen xauth xserver-xephyr xtightvncviewer",
+  `dpkg-query -W ${PACKAGES.join(" ")}`,
   "true",
 ].join("; ");
 
@@ -45,7 +49,7 @@ export async function benchXen(runs: number): Promise<void> {
     const look = async () => {
       const pool = new HostPool({
         hosts,
-        packages: ["qemu-system-xen", "xauth", "xserver-xephyr", "xtightvncviewer"],
+        packages: [...PACKAGES],
         usb: [],
         scrubber: new Scrubber(),
       });

@@ -228,7 +228,7 @@ export const Snapshot = v.object({
   usb: v.optional(mapOf(v.nullable(v.array(UsbDevice)))),
   /**
    * Every file of /etc/qubes/policy.d (with include/), /run/qubes/policy.d, /etc/qubes-rpc/policy, /usr/share/xsessions, /etc/lightdm/lightdm.conf.d and
-   * /etc/systemd/system/qubes-vm@*.service.d and multi-user.target.d, guidomain-login-* beside these, and /etc/qubes/input-proxy-target; text up to 256 KiB.
+   * /etc/systemd/system/qubes-vm@*.service.d, lightdm.service.d and multi-user.target.d, guidomain-login-* beside these, guidomain-* of /usr/local/libexec, and /etc/qubes/input-proxy-target; text up to 256 KiB.
    */
   files: mapOf(FileValue),
   /** Only the packages that were asked for and those of the ledger: version, or null where not installed. */

@@ -7,7 +7,7 @@ import type { Key } from "./keys.ts";
 import { hostNameFault, qubeNameFault } from "./names.ts";
 import { AUDIO_MODEL } from "./settings.ts";
 import { UsbSelector } from "./usb.ts";
-import { PVH_WORDS, XEN_DOMAIN, type XenDomain, xenDomainOf } from "./xenDomain.ts";
+import { onlyQubesFaults, PVH_WORDS, XEN_DOMAIN, type XenDomain, xenDomainOf } from "./xenDomain.ts";
 
 /** MiB; qubes-host.md (b), column audio. */
 const MEMORY = 400;
@@ -184,7 +184,8 @@ const ONLY_QUBES: Partial<Record<keyof AudioDomain, string>> = {
   template: "its domains are not made from templates of Qubes",
   label: "its windows have no labels",
 };
-const SAID_BY_DEFAULT: Partial<Record<string, unknown>> = {
+/** What a description has where the program says nothing, if that is not nothing. */
+const DEFAULTS: Partial<Record<string, unknown>> = {
   shared: false,
   restartClients: "never",
   microphone: "denied",
@@ -197,12 +198,7 @@ function xenFaults(
   { type }: XenDomain,
   add: (property: string, reason: string) => void,
 ): void {
-  for (const [property, why] of Object.entries(ONLY_QUBES)) {
-    const value = audio[property as keyof AudioDomain];
-    const isNothing = value === null || (Array.isArray(value) && value.length === 0);
-    if (!isNothing && value !== SAID_BY_DEFAULT[property])
-      add(property, `it has no meaning on plain Xen: ${why}; leave it out`);
-  }
+  onlyQubesFaults(audio, ONLY_QUBES, DEFAULTS, add);
   if (type === "pvh")
     add("domain.type", `"pvh" cannot have a sound device: xl says "${PVH_WORDS}"; give "hvm" or "pv"`);
 }

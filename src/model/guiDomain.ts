@@ -18,7 +18,7 @@ import { LAYOUT, layoutFaults, layoutOf, type Screen } from "./layout.ts";
 import { isRemote, MODES, type Mode, type Rung } from "./modes.ts";
 import { guiDomainNameFault, hostNameFault, qubeNameFault } from "./names.ts";
 import { PARTS, POWER, POWERLESS, type PowerAction, type PowerPart, powerIn } from "./power.ts";
-import { PVH_WORDS, XEN_DOMAIN, type XenDomain, xenDomainOf } from "./xenDomain.ts";
+import { onlyQubesFaults, PVH_WORDS, XEN_DOMAIN, type XenDomain, xenDomainOf } from "./xenDomain.ts";
 
 const allowedModes = MODES.map((m) => `"${m}"`).join(", ");
 
@@ -39,7 +39,7 @@ const HOST_PACKAGES: Record<Mode, string[]> = {
 };
 
 /** Debian's names, on plain Xen: what serves framebuffers and emulated machines, and dom0's window. */
-const XEN_PACKAGES: Record<Mode, string[]> = {
+export const XEN_PACKAGES: Record<Mode, string[]> = {
   gpu: [],
   xephyr: ["qemu-system-xen", "xauth", "xserver-xephyr", "xtightvncviewer"],
   vnc: ["qemu-system-xen"],
@@ -461,14 +461,10 @@ const DEFAULTS: Partial<Record<string, string>> = {
   restartClients: "never",
   suspend: "allowed",
 };
-const isSaid = (property: string, value: unknown) =>
-  value !== null && value !== DEFAULTS[property] && !(Array.isArray(value) && value.length === 0);
 
 /** docs/xen.md. */
 function xenFaults(gui: GuiDomain, { type }: XenDomain, add: (property: string, reason: string) => void) {
-  for (const [property, why] of Object.entries(ONLY_QUBES))
-    if (isSaid(property, gui[property as keyof GuiDomain]))
-      add(property, `it has no meaning on plain Xen: ${why}; leave it out`);
+  onlyQubesFaults(gui, ONLY_QUBES, DEFAULTS, add);
   if (gui.display.includes("rdp"))
     add(
       `display[${gui.display.indexOf("rdp")}]`,

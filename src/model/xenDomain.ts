@@ -51,6 +51,25 @@ export function xenDomainOf(given: v.InferOutput<typeof XEN_DOMAIN>): XenDomain 
 /** TCP port of a VNC display (RFB 3.8). */
 export const vncPort = ({ display }: Pick<XenDomain, "display">): number => 5900 + display;
 
+/**
+ * What plain Xen does not have is not said. `reasons`: why, by the property; `defaults`: what a description has where the program says
+ * nothing, if that is not nothing.
+ */
+export function onlyQubesFaults(
+  described: object,
+  reasons: Partial<Record<string, string>>,
+  defaults: Partial<Record<string, unknown>>,
+  add: (property: string, reason: string) => void,
+): void {
+  const values = new Map<string, unknown>(Object.entries(described));
+  for (const [property, why] of Object.entries(reasons)) {
+    const value = values.get(property);
+    const isNothing = value === null || (Array.isArray(value) && value.length === 0);
+    if (!isNothing && value !== defaults[property])
+      add(property, `it has no meaning on plain Xen: ${why}; leave it out`);
+  }
+}
+
 /** xl's own words (libxl_pci.c of Xen 4.17; xen-lab.md "Devices and passthrough"). */
 export const PVH_WORDS = "passthrough not yet supported for x86 PVH guests";
 

@@ -27,6 +27,7 @@ import type { Remembered } from "../plan/ladder.ts";
 import { inForce, modeOf, waitingForRestart } from "../plan/preflight.ts";
 import { decide, rungKey } from "../plan/rungs.ts";
 import { clientsOf, valueOf } from "../plan/values.ts";
+import { displaysOf } from "../plan/xen/preflight.ts";
 import { rulesOf } from "../policy/rules.ts";
 import { pendingClaims } from "./claims.ts";
 import { topLevel } from "./diff.ts";
@@ -126,7 +127,7 @@ function adoptedDomain(host: string, qube: string, snapshot: Snapshot): GuiDomai
   const { properties = {} } = snapshot.qubes[qube] ?? {};
   const of = (name: string) => properties[name]?.value || undefined;
   const mode = modeOf(qube, snapshot);
-  const display = of("vncdisplay") ?? /\bvncdisplay=(\d+)/.exec(of("vfb") ?? "")?.[1];
+  const [display] = displaysOf(qube, snapshot);
   const number = (name: string) => (/^\d+$/.test(of(name) ?? "") ? { [name]: Number(of(name)) } : {});
   const parsed = parseGuiDomain(qube, {
     host,

@@ -71,8 +71,8 @@ export function preflightXen(gui: GuiDomain, domain: XenDomain, snapshot: Snapsh
     });
 }
 
-/** VNC displays that a domain's configuration names, as text. */
-function displaysOf(name: string, { qubes }: Snapshot): string[] {
+/** VNC displays that a domain's configuration names, as text; its own first, then that of its list `vfb`. */
+export function displaysOf(name: string, { qubes }: Snapshot): string[] {
   const { properties = {} } = qubes[name] ?? {};
   const own = properties["vncdisplay"]?.value;
   const listed = /\bvncdisplay=(\d+)/.exec(properties["vfb"]?.value ?? "")?.[1];

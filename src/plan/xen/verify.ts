@@ -47,7 +47,7 @@ export function xenVerifications(
           ]),
         ]
       : []),
-    ...(domain.reports.includes("screen") ? [reported(gui, "it draws on its screen", "screen", ["on"])] : []),
+    ...drawing(gui, domain),
   ];
 }
 
@@ -74,10 +74,7 @@ export function xenScreenChecks(
   snapshot: Snapshot,
   sbdfs: readonly string[],
 ): Verification[] {
-  return [
-    ...deviceChecks(gui, domain, snapshot, sbdfs),
-    ...(domain.reports.includes("screen") ? [reported(gui, "it draws on its screen", "screen", ["on"])] : []),
-  ];
+  return [...deviceChecks(gui, domain, snapshot, sbdfs), ...drawing(gui, domain)];
 }
 
 export function deviceChecks(
@@ -108,6 +105,9 @@ const connected = ({ qube }: Described): string[] => [
   "-c",
   `state=$(xenstore-read /local/domain/0/backend/pci/$(xl domid ${qube})/0/state); echo "the back end is in state $state"; test "$state" = 4`,
 ];
+
+const drawing = (of: Described, { reports }: Pick<XenDomain, "reports">): Verification[] =>
+  reports.includes("screen") ? [reported(of, "it draws on its screen", "screen", ["on"])] : [];
 
 /** What the domain has written into its own folder of xenstore since it started: words that must be there. */
 const reported = (of: Described, id: string, name: string, words: readonly string[]): Verification =>

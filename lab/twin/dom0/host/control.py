@@ -20,6 +20,22 @@ def ask(path, request):
     return json.loads(data.decode() or "null")
 
 
+def serve(connection, answer):
+    """The other side of `ask`: one request, answered by `answer(request)`, whose errors are its own to tell."""
+    with connection:
+        data = b""
+        while not data.endswith(b"\n"):
+            part = connection.recv(65536)
+            if not part:
+                return
+            data += part
+        reply = answer(data.decode())
+        try:
+            connection.sendall(json.dumps(reply).encode() + b"\n")
+        except OSError:
+            pass
+
+
 def power(what, why=""):
     """What happens to the host: hang, reset, power, reboot, poweroff, suspend, or only to its line or to programs in it: cut-line,
     kill-agent, kill-guard, kill-salt. After the others but a sleep this does not return: the host is stopped or gone.

@@ -266,21 +266,13 @@ class Init:
             threading.Thread(target=self.serve, args=(connection,), daemon=True).start()
 
     def serve(self, connection):
-        with connection:
-            data = b""
-            while not data.endswith(b"\n"):
-                part = connection.recv(65536)
-                if not part:
-                    return
-                data += part
-            try:
-                answer = self.systemctl(self, json.loads(data.decode())).answer()
-            except Exception as error:  # process 1 must not fall over a request
-                answer = {"code": 1, "out": "", "err": "systemctl: %r\n" % error}
-            try:
-                connection.sendall(json.dumps(answer).encode() + b"\n")
-            except OSError:
-                pass
+        control.serve(connection, self.answer)
+
+    def answer(self, line):
+        try:
+            return self.systemctl(self, json.loads(line)).answer()
+        except Exception as error:  # process 1 must not fall over a request
+            return {"code": 1, "out": "", "err": "systemctl: %r\n" % error}
 
     def ask_qubesd(self, call):
         """The reply's text to a call without payload; raises RuntimeError with qubesd's reason."""

@@ -19,38 +19,7 @@ if [ -s $prefix/grubenv ]; then
   set have_grubenv=true
   load_env
 fi
-if [ "${next_entry}" ] ; then
-   set default="${next_entry}"
-   set next_entry=
-   save_env next_entry
-   set boot_once=true
-else
-   set default="@DEFAULT@"
-fi
-
-if [ x"${feature_menuentry_id}" = xy ]; then
-  menuentry_id_option="--id"
-else
-  menuentry_id_option=""
-fi
-
-export menuentry_id_option
-
-if [ "${prev_saved_entry}" ]; then
-  set saved_entry="${prev_saved_entry}"
-  save_env saved_entry
-  set prev_saved_entry=
-  save_env prev_saved_entry
-  set boot_once=true
-fi
-
-function savedefault {
-  if [ -z "${boot_once}" ]; then
-    saved_entry="${chosen}"
-    save_env saved_entry
-  fi
-}
-function load_video {
+@CHOICE@function load_video {
   if [ x$feature_all_video_module = xy ]; then
     insmod all_video
   else
@@ -83,8 +52,9 @@ set menu_color_normal=cyan/blue
 set menu_color_highlight=white/blue
 ### END /etc/grub.d/05_debian_theme ###
 
-"""
-FOOTER = """### BEGIN /etc/grub.d/30_os-prober ###
+""".replace("@CHOICE@", grub.CHOICE)
+FOOTER = (
+    """### BEGIN /etc/grub.d/30_os-prober ###
 ### END /etc/grub.d/30_os-prober ###
 
 ### BEGIN /etc/grub.d/30_uefi-firmware ###
@@ -96,14 +66,9 @@ FOOTER = """### BEGIN /etc/grub.d/30_os-prober ###
 # the 'exec tail' line above.
 ### END /etc/grub.d/40_custom ###
 
-### BEGIN /etc/grub.d/41_custom ###
-if [ -f  ${config_directory}/custom.cfg ]; then
-  source ${config_directory}/custom.cfg
-elif [ -z "${config_directory}" -a -f  $prefix/custom.cfg ]; then
-  source $prefix/custom.cfg
-fi
-### END /etc/grub.d/41_custom ###
 """
+    + grub.CUSTOM_FILE
+)
 
 
 class Menu:

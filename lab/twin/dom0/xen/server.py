@@ -84,27 +84,17 @@ class Server:
     def accept(self, server):
         while True:
             connection, _ = server.accept()
-            threading.Thread(target=self.answer, args=(connection,), daemon=True).start()
+            threading.Thread(target=control.serve, args=(connection, self.answer), daemon=True).start()
 
-    def answer(self, connection):
-        with connection:
-            data = b""
-            while not data.endswith(b"\n"):
-                part = connection.recv(65536)
-                if not part:
-                    return
-                data += part
-            request = json.loads(data.decode())
-            try:
-                with self.lock:
-                    reply = self.reply(request)
-                    self.fit_listeners()
-            except Exception as error:  # who asked must get an answer
-                reply = {"code": 1, "out": "", "err": "the twin's Xen: %r\n" % error}
-            try:
-                connection.sendall(json.dumps(reply).encode() + b"\n")
-            except OSError:
-                pass
+    def answer(self, line):
+        request = json.loads(line)
+        try:
+            with self.lock:
+                reply = self.reply(request)
+                self.fit_listeners()
+            return reply
+        except Exception as error:  # who asked must get an answer
+            return {"code": 1, "out": "", "err": "the twin's Xen: %r\n" % error}
 
     def reply(self, request):
         if "xl" in request:
