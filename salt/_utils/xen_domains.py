@@ -24,6 +24,7 @@ from xen_host import AdminError, EmptyReply, xl
 FOLDER, AUTO, SUFFIX = "/etc/xen", "/etc/xen/auto", ".cfg"
 BEGUN = ".guidomain-new"
 CLASS = "Domain"
+ASKED = 90  # seconds for xl to end that waits a minute for the domain (libxl_domain_shutdown)
 STATES = {"p": "Paused", "s": "Halting", "c": "Crashed", "d": "Dying"}
 LISTED = re.compile(r"(.+?)\s+(\d+)\s+\d+\s+\d+\s+([r-][b-][p-][s-][c-][d-])\s+[0-9.]+")
 NOWHERE = "Domain %r has no configuration in " + FOLDER
@@ -544,9 +545,14 @@ def _started(qube, path, wanted, timeout):
 
 
 def shutdown(qube, force=False):
-    """Asks the domain to shut down and returns at once; no error where it is not running. Without a
-    PV driver it is asked by its power button (-F)."""
-    _stopped(qube, *xl("shutdown", "-F", qube))
+    """Asks the domain to shut down; no error where it is not running. Without a PV driver it is asked by
+    its power button (-F). False: its kernel has not taken the word within a minute, as one that still
+    boots, and xl has withdrawn it (docs/real-xen.md): who waits for it asks again."""
+    status, out, err = xl("shutdown", "-F", qube, timeout=ASKED)
+    if status and "acknowledge" in err:
+        return qube not in _states()
+    _stopped(qube, status, out, err)
+    return True
 
 
 def kill(qube):

@@ -400,8 +400,8 @@ def stop_qube(qube, patience, kill=False, stop=None, force=False):
     `force`: also where running qubes name it as their GUI domain."""
     if admin.power_state(qube) in (None, "Halted"):
         return
-    admin.shutdown(qube, force)
     deadline = time.monotonic() + patience
+    taken = admin.shutdown(qube, force)
     while admin.power_state(qube) not in (None, "Halted"):
         if stop:
             stop.check()
@@ -413,4 +413,6 @@ def stop_qube(qube, patience, kill=False, stop=None, force=False):
                 )
             admin.kill(qube)
             return
+        if taken is False:
+            taken = admin.shutdown(qube, force)
         time.sleep(0.05)

@@ -201,6 +201,12 @@ elif words[0] in ("shutdown", "destroy"):
     name = words[-1]
     if name not in domains:
         end(1, "%s is an invalid domain identifier (rc=-6)" % name)
+    # Still booting, or its kernel stands still: as often as it says, xl waits for it in vain.
+    deaf = state.get("deaf", {}).get(name, 0)
+    if words[0] == "shutdown" and deaf:
+        state["deaf"][name] = deaf - 1
+        end(1, "libxl: error: libxl_domain.c:854:domain_shutdown_done: Domain 5:guest didn't acknowledge control request: -9",
+            "shutdown failed (rc=-9)")
     if words[0] == "destroy" or name not in state.get("stubborn", []):
         del domains[name]
 elif words[0] == "pci-assignable-add":

@@ -7,6 +7,7 @@ from fake import SALT
 from fake_xen import AUDIO, AUDIO_ID, CARD, CARD_ID, FUNCTIONS, XenCase
 
 import domains
+import journal
 import keys
 import xen_domains as admin
 import xen_host
@@ -133,6 +134,21 @@ class Domains(XenCase):
         admin.shutdown("gui")
         admin.remove("gui")
         self.assertEqual(self.dump(), before)
+
+    def test_one_whose_kernel_does_not_take_the_word_is_asked_again_and_killed_where_that_is_allowed(self):
+        admin.start("work")
+        self.state(deaf={"work": 2})
+        self.assertIs(admin.shutdown("work"), False)
+        journal.stop_qube("work", 5)
+        self.assertEqual(admin.power_state("work"), "Halted")
+        admin.start("work")
+        self.state(deaf={"work": 1000})
+        with self.assertRaises(domains.common.Failure) as caught:
+            journal.stop_qube("work", 0.2)
+        self.assertEqual(caught.exception.code, "shutdown-refused")
+        self.assertEqual(admin.power_state("work"), "Running")
+        journal.stop_qube("work", 0.2, kill=True)
+        self.assertEqual(admin.power_state("work"), "Halted")
 
     # -- devices
 

@@ -88,6 +88,14 @@ class XenStates(XenCase):
         self.assertTrue(self.run_state("domain.absent", "sys-gui")["result"])
         self.assertNotIn("sys-gui", self.state()["domains"])
 
+    def test_one_that_still_boots_is_asked_again(self):
+        self.run_state("domain.present", "sys-gui")
+        xen_domains.start("sys-gui")
+        self.state(deaf={"sys-gui": 2})
+        self.modules["domain"].SHUTDOWN = 5
+        self.assertTrue(self.run_state("domain.absent", "sys-gui")["result"])
+        self.assertNotIn("sys-gui", self.state()["domains"])
+
     def test_properties_of_a_file_that_is_somebodys(self):
         before = self.files()[0]
         changes = self.converges(
