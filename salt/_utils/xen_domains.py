@@ -184,16 +184,24 @@ def tidy():
 
 def forget_saved(names):
     """Debian's xendomains saves what runs when the machine is shut down, and at the next start goes on
-    from there, whatever the files say by then (/etc/default/xendomains)."""
+    from there, whatever the files say by then (/etc/default/xendomains). Those of `names`, and each that
+    has a device by us: Xen does not carry a device over, and in another boot it is another's."""
     try:
         told = _read("/etc/default/xendomains")
     except OSError:
         told = ""
     found = re.findall(r"^[ \t]*XENDOMAINS_SAVE=[\"']?([^\"'\n#]*)", told, re.MULTILINE)
     folder = found[-1].strip() if found else "/var/lib/xen/save"
-    for name in names:
+    for name in set(names) | {name for name in _files() if _has_ours(name)}:
         if folder.startswith("/") and re.fullmatch(r"[A-Za-z0-9_.-]+", name):
             _unlink("%s/%s" % (folder, name))
+
+
+def _has_ours(name):
+    try:
+        return bool(_noted(name))
+    except AdminError:
+        return False  # a file that xl would not take
 
 
 # -- properties

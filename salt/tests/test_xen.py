@@ -135,6 +135,17 @@ class Domains(XenCase):
         admin.remove("gui")
         self.assertEqual(self.dump(), before)
 
+    def test_what_the_last_shutdown_saved_of_one_with_a_device_of_ours_is_thrown_away(self):
+        os.makedirs(self.root + "/var/lib/xen/save")
+        saved = ["/var/lib/xen/save/" + name for name in ("work", "other")]
+        for name in saved:
+            self.put(name, "saved")
+        domains.forget_saved([])
+        self.assertEqual([os.path.exists(self.root + name) for name in saved], [True, True])
+        admin.assign_pci("work", SOUND, AUDIO_ID, {"seize": "True"})
+        domains.forget_saved([])
+        self.assertEqual([os.path.exists(self.root + name) for name in saved], [False, True])
+
     def test_one_whose_kernel_does_not_take_the_word_is_asked_again_and_killed_where_that_is_allowed(self):
         admin.start("work")
         self.state(deaf={"work": 2})
