@@ -55,8 +55,7 @@ def tidy():
 
 
 def forget_saved(names):
-    """Domains that the last shutdown saved are not to go on from there: what they were saved with has
-    changed since."""
+    """See xen_domains.py. Qubes saves nothing of what runs when the host is shut down."""
     if not is_qubes():
         backend().forget_saved(names)
 

@@ -11,29 +11,32 @@ def ask(path, request):
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(path)
         client.sendall(json.dumps(request).encode() + b"\n")
-        data = b""
-        while not data.endswith(b"\n"):
-            part = client.recv(65536)
-            if not part:
-                break
-            data += part
+        data = _line(client)
     return json.loads(data.decode() or "null")
 
 
 def serve(connection, answer):
     """The other side of `ask`: one request, answered by `answer(request)`, whose errors are its own to tell."""
     with connection:
-        data = b""
-        while not data.endswith(b"\n"):
-            part = connection.recv(65536)
-            if not part:
-                return
-            data += part
+        data = _line(connection)
+        if not data.endswith(b"\n"):
+            return  # who asked is gone
         reply = answer(data.decode())
         try:
             connection.sendall(json.dumps(reply).encode() + b"\n")
         except OSError:
             pass
+
+
+def _line(connection):
+    """The bytes up to a line's end, or to where the other side has ended."""
+    data = b""
+    while not data.endswith(b"\n"):
+        part = connection.recv(65536)
+        if not part:
+            break
+        data += part
+    return data
 
 
 def power(what, why=""):
